@@ -1,0 +1,112 @@
+"""How a tree of specs fits a tree of arrays: matched by path, checked leaf by leaf, brought to canonical layout."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes, to_canonical
+from modula_optax._norms import Norm, Unnormed
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._specs import NormSpec
+
+
+class Leaf(NamedTuple):
+    """A parameter (or its update) beside the spec it goes by; where it is absent, that is `Unnormed`."""
+
+    path: str
+    value: Any
+    spec: NormSpec
+
+
+_ABSENT = NormSpec(Unnormed())
+
+
+def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
+    """Matches a spec tree, or a prefix of one, to a tree of arrays by path, and checks that every spec fits.
+
+    Returns:
+      The leaves in the order of `tree`, and its structure.
+
+    Raises:
+      ValueError: lists every parameter without a spec, every spec without a parameter, and every spec that does not
+        fit its parameter.
+    """
+    flat, treedef = flatten_with_paths(tree)
+    by_path = {path: spec for path, spec in flatten_with_paths(specs)[0] if not is_absent(spec)}
+    owners = [next((p for p in _prefixes(path) if p in by_path), None) for path, _ in flat]
+    missing = [
+        describe(path, leaf)
+        for (path, leaf), owner in zip(flat, owners, strict=True)
+        if owner is None and not is_absent(leaf)
+    ]
+    if missing:
+        raise ValueError(listing("parameters have no spec", missing, "Specs must be of this tree or a prefix of it."))
+    extra = sorted(by_path.keys() - set(owners))
+    if extra:
+        raise ValueError(listing("specs name no parameter", extra, "Are these the specs of another model?"))
+    leaves = [
+        Leaf(path, value, _ABSENT if is_absent(value) or owner is None else by_path[owner])
+        for (path, value), owner in zip(flat, owners, strict=True)
+    ]
+    problems = [
+        f"{describe(leaf.path, leaf.value)}: {problem}"
+        for leaf in leaves
+        if (problem := _misfit(leaf.spec, leaf.value)) is not None
+    ]
+    if problems:
+        raise ValueError(listing("parameters do not fit their specs", problems))
+    return leaves, treedef
+
+
+def _prefixes(path: str) -> Sequence[str]:
+    """The path, then its parents up to the root."""
+    keys = path.split("/")
+    return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
+
+
+def _misfit(spec: Any, value: Any) -> str | None:
+    """Why a spec cannot be that of an array, and what to write instead; `None` if it can."""
+    if not isinstance(spec, NormSpec):
+        return f"its spec is {spec!r}; write NormSpec({spec!r})" if isinstance(spec, Norm) else f"{spec!r} is no spec"
+    if not spec.is_normed:
+        return None if spec.constraint is None else f"Unnormed() cannot be held to {spec.constraint!r}; give it a norm"
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        return "is not an array; leave it out of the parameters (with Equinox: eqx.filter(model, eqx.is_inexact_array))"
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return f"{type(spec.norm).__name__} needs real floating-point numbers; write Unnormed() or leave it out"
+    if math.prod(value.shape) == 0:
+        return "has no entries; write Unnormed() or leave it out"
+    try:
+        resolve_axes(spec, value.shape)
+    except ValueError as error:
+        return f"{type(spec.norm).__name__} {error}; write RMS(), or axes=Axes(...) that fit"
+    return None
+
+
+def resolve_axes(spec: NormSpec, shape: tuple[int, ...]) -> Axes:
+    """The axes of a normed parameter of this shape, counted from the front."""
+    axes = spec.norm.default_axes(len(shape)) if spec.axes is None else spec.axes
+    return normalize_axes(axes, shape)
+
+
+def count_atoms(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:
+    """The spec, knowing how many layers a parameter of this shape stacks."""
+    if not spec.is_normed:
+        return spec
+    stacked = (shape[i] for i in batch_axes(resolve_axes(spec, shape), len(shape)))
+    return dataclasses.replace(spec, atoms=math.prod(stacked))
+
+
+def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in fan_out"]:
+    """A parameter as its norm wants it: canonical layout, at least float32."""
+    x = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return to_canonical(x, resolve_axes(spec, value.shape))
+
+
+def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any) -> Array:
+    """Inverse of `canonical`: the layout, shape and dtype of the parameter `like`."""
+    return from_canonical(w, resolve_axes(spec, like.shape), like.shape).astype(like.dtype)

@@ -1,0 +1,126 @@
+"""Axes: how a parameter array becomes canonical, `[*batch, taps, fan_in, fan_out]`, and back."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Axes:
+    """Which axes of a parameter are its inputs, its outputs and its taps; all others are a batch.
+
+    Every index into the batch axes is an independent atom, with a norm of its own.
+
+    Args:
+      fan_in: axes that a linear map contracts with its input, in order; an integer or several.
+      fan_out: axes that it produces; an integer or several.
+      taps: axes of a convolution's window; empty for other layers.
+      groups: how many equal blocks the (flattened) fan-out is made of, each an atom of its own: the
+        `feature_group_count` of a grouped convolution, 3 for a fused query-key-value kernel.
+
+    Raises:
+      ValueError: an axis is not an integer or is named twice, or `groups` is below one.
+
+    Example:
+      >>> Axes(fan_in=-1, fan_out=-2)  # PyTorch and Equinox keep [fan_out, fan_in]
+      Axes(fan_in=(-1,), fan_out=(-2,), taps=(), groups=1)
+    """
+
+    fan_in: tuple[int, ...]
+    fan_out: tuple[int, ...]
+    taps: tuple[int, ...]
+    groups: int
+
+    def __init__(
+        self,
+        fan_in: int | Sequence[int] = (-2,),
+        fan_out: int | Sequence[int] = (-1,),
+        taps: int | Sequence[int] = (),
+        groups: int = 1,
+    ):
+        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"groups must be an integer of at least 1; got {groups!r}.")
+        object.__setattr__(self, "fan_in", _as_tuple("fan_in", fan_in))
+        object.__setattr__(self, "fan_out", _as_tuple("fan_out", fan_out))
+        object.__setattr__(self, "taps", _as_tuple("taps", taps))
+        object.__setattr__(self, "groups", groups)
+        named = self.taps + self.fan_in + self.fan_out
+        repeated = sorted({i for i in named if named.count(i) > 1})
+        if repeated:
+            raise ValueError(
+                f"axis {repeated[0]} is named twice in fan_in={self.fan_in}, fan_out={self.fan_out}, taps={self.taps}"
+            )
+
+
+def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
+    entries = (indices,) if isinstance(indices, int) else indices
+    if isinstance(entries, str) or not all(isinstance(i, int) and not isinstance(i, bool) for i in entries):
+        raise ValueError(f"{name} must be an axis or a sequence of axes (integers); got {indices!r}.")
+    return tuple(entries)
+
+
+def normalize_axes(axes: Axes, shape: tuple[int, ...]) -> Axes:
+    """The same axes counted from the front, checked against the shape of a parameter.
+
+    Raises:
+      ValueError: an axis is out of range or named twice, none is named, or the groups do not divide fan-out.
+    """
+    ndim = len(shape)
+
+    def from_front(name: str) -> tuple[int, ...]:
+        indices = getattr(axes, name)
+        for i in indices:
+            if not -ndim <= i < ndim:
+                raise ValueError(f"{name}={indices} names axis {i}, but there are {ndim} axes")
+        return tuple(i % ndim for i in indices)
+
+    result = Axes(from_front("fan_in"), from_front("fan_out"), from_front("taps"), axes.groups)
+    if ndim > 0 and not result.fan_in + result.fan_out:
+        raise ValueError("fan_in and fan_out are both empty, so that no axis is left for the norm")
+    fan_out = math.prod(shape[i] for i in result.fan_out)
+    if fan_out % axes.groups:
+        raise ValueError(f"groups={axes.groups} does not divide the fan-out of {fan_out}")
+    return result
+
+
+def batch_axes(axes: Axes, ndim: int) -> tuple[int, ...]:
+    """The axes that normalized `axes` do not name, in order."""
+    return tuple(i for i in range(ndim) if i not in axes.taps + axes.fan_in + axes.fan_out)
+
+
+def to_canonical(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*batch taps fan_in fan_out"]:
+    """Array as `[*batch, taps, fan_in, fan_out]`; groups, if any, are the last of the batch axes."""
+    axes = normalize_axes(axes, x.shape)
+    order, batch, (taps, fan_in, fan_out) = _canonical_order(axes, x.shape)
+    y = x.transpose(order)
+    if axes.groups == 1:
+        return y.reshape(*batch, math.prod(taps), math.prod(fan_in), math.prod(fan_out))
+    n, block = len(batch), math.prod(fan_out) // axes.groups
+    y = y.reshape(*batch, math.prod(taps), math.prod(fan_in), axes.groups, block)
+    return y.transpose(*range(n), n + 2, n, n + 1, n + 3)
+
+
+def from_canonical(
+    y: Float[Array, "*batch taps fan_in fan_out"], axes: Axes, shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """Inverse of `to_canonical` for a parameter of this shape."""
+    axes = normalize_axes(axes, shape)
+    order, batch, (taps, fan_in, fan_out) = _canonical_order(axes, shape)
+    if axes.groups > 1:
+        n = len(batch)
+        y = y.transpose(*range(n), n + 1, n + 2, n, n + 3)
+    inverse = sorted(range(len(shape)), key=order.__getitem__)
+    return y.reshape(*batch, *taps, *fan_in, *fan_out).transpose(inverse)
+
+
+def _canonical_order(axes: Axes, shape: tuple[int, ...]):
+    """The permutation to canonical order, the batch sizes, and the sizes of taps, fan-in and fan-out."""
+    batch = batch_axes(axes, len(shape))
+
+    def sizes(indices: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape[i] for i in indices)
+
+    order = batch + axes.taps + axes.fan_in + axes.fan_out
+    return order, sizes(batch), (sizes(axes.taps), sizes(axes.fan_in), sizes(axes.fan_out))

@@ -1,0 +1,61 @@
+"""Momentum: the average that a gradient goes through before its direction is taken."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import DTypeLike
+
+
+class MomentumState(NamedTuple):
+    """Number of updates so far, and the running average of the gradients."""
+
+    count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
+    mu: optax.Updates
+
+
+def scale_by_momentum(
+    b1: jax.typing.ArrayLike = 0.95, *, nesterov: bool = True, accumulator_dtype: DTypeLike | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Debiased exponential average of the gradients, with Nesterov's look-ahead as in NAdam.
+
+    .. math:: \mu_t = \beta \mu_{t-1} + (1 - \beta) g_t, \qquad
+      u_t = \beta \frac{\mu_t}{1 - \beta^{t+1}} + (1 - \beta) \frac{g_t}{1 - \beta^t}
+
+    Without Nesterov :math:`u_t = \mu_t / (1 - \beta^t)`, which is `optax.ema`.
+
+    Args:
+      b1: decay of the average, :math:`\beta`; in [0, 1).
+      nesterov: whether to look ahead.
+      accumulator_dtype: dtype of the average; `None`: that of the parameters.
+
+    Returns:
+      A transformation whose updates have the dtype of the gradients.
+
+    Example:
+      >>> tx = scale_by_momentum(0.9, nesterov=False)
+      >>> tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))[0]
+      Array([1.], dtype=float32)
+
+    References:
+      Dozat, Incorporating Nesterov Momentum into Adam, 2016.
+    """
+
+    def init(params: optax.Params) -> MomentumState:
+        return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        del params, extra_args
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        count = optax.safe_increment(state.count)
+        if nesterov:
+            ahead = optax.tree.bias_correction(mu, b1, optax.safe_increment(count))
+            now = optax.tree.bias_correction(updates, b1, count)
+            averaged = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, ahead, now)
+        else:
+            averaged = optax.tree.bias_correction(mu, b1, count)
+        averaged = jax.tree.map(lambda u, g: u.astype(g.dtype), averaged, updates)
+        return averaged, MomentumState(count, optax.tree.cast(mu, accumulator_dtype))
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,364 @@
+"""The atomic norms: what each is, its dual, its steepest direction, its unit sphere.
+
+Arrays here are canonical, `[*batch, taps, fan_in, fan_out]`, in float32 or float64; every index into the batch is
+an atom. Paths, trees and half precision are the business of the files that follow.
+"""
+
+import dataclasses
+import math
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from modula_optax._axes import Axes
+from modula_optax._polar import (
+    Coefficients,
+    largest_entry,
+    polar,
+    polar_express,
+    resolve_coefficients,
+    resolve_scaling,
+)
+
+Canonical = Float[Array, "*batch taps fan_in fan_out"]
+PerAtom = Float[Array, "*batch"]
+
+
+@runtime_checkable
+class Norm(Protocol):
+    """What a norm must know; write your own by giving these methods to a frozen, hashable dataclass."""
+
+    def norm(self, w: Canonical) -> PerAtom:
+        """Norm of every atom."""
+        ...
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        """Largest inner product of `g` with an atom of norm one."""
+        ...
+
+    def dualize(self, g: Canonical) -> Canonical:
+        """The atom of norm one with the largest inner product with `g`; 0 for 0."""
+        ...
+
+    def project(self, w: Canonical) -> Canonical:
+        """A retraction to the unit sphere: same direction where the norm leaves a choice; 0 for 0."""
+        ...
+
+    def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
+        """A random atom of norm one."""
+        return self.project(jax.random.normal(key, shape, dtype))
+
+    def default_axes(self, ndim: int) -> Axes:
+        """What `axes=None` means: here the last two axes, as `[fan_in, fan_out]`."""
+        if ndim < 2:
+            raise ValueError("needs at least two axes, [fan_in, fan_out]")
+        return Axes(fan_in=ndim - 2, fan_out=ndim - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectral(Norm):
+    r"""Operator norm from RMS to RMS, for linear layers and, with K taps, for convolutions.
+
+    .. math:: \|W\| = K \sqrt{d_{in} / d_{out}} \max_t s_1(W_t), \qquad
+      \text{dualize}(G)_t = \tfrac{1}{K} \sqrt{d_{out} / d_{in}} \; U_t V_t^\top
+
+    Args:
+      coefficients: what the polar factor of a gradient is computed with: the name of a table, or triples;
+        see `polar`.
+      steps: how many steps of it; `None`: all.
+      scaling: the bound that a gradient is divided by first; see `polar`.
+
+    Raises:
+      ValueError: unknown coefficients or scaling.
+
+    Example:
+      >>> Spectral().dualize(3.0 * jnp.eye(2)[None]).round(2)
+      Array([[[1., 0.],
+              [0., 1.]]], dtype=float32)
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
+      Modular Duality in Deep Learning, arXiv:2410.21265.
+    """
+
+    coefficients: Coefficients = "six-step"
+    steps: int | None = None
+    scaling: str = "frobenius"
+
+    def __post_init__(self):
+        triples = resolve_coefficients(self.coefficients, self.steps)
+        resolve_scaling(self.scaling)
+        if not isinstance(self.coefficients, str):
+            # a list from the user would make the norm unhashable
+            object.__setattr__(self, "coefficients", triples)
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return jnp.max(_singular_values(w), axis=(-2, -1)) / _spectral_gain(w)
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return _spectral_gain(g) * jnp.sum(_singular_values(g), axis=(-2, -1))
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return _spectral_gain(g) * polar(g, self.coefficients, steps=self.steps, scaling=self.scaling)
+
+    def project(self, w: Canonical) -> Canonical:
+        # weights must land on the sphere: exact to rounding for singular values down to 1e-3 of the largest
+        return _spectral_gain(w) * polar(w, _EXACT)
+
+
+_EXACT = polar_express(9, 1e-4)
+
+
+def _spectral_gain(w: Canonical) -> float:
+    """What all singular values of a unit atom are: sqrt(d_out / d_in) / K."""
+    taps, fan_in, fan_out = w.shape[-3:]
+    return math.sqrt(fan_out / fan_in) / taps
+
+
+def _singular_values(w: Canonical) -> Float[Array, "*batch taps rank"]:
+    largest = largest_entry(w, (-2, -1))
+    return jnp.linalg.svdvals(w / largest) * largest[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frobenius(Norm):
+    r"""Frobenius norm in the units of `Spectral`, which it bounds from above without an SVD.
+
+    .. math:: \|W\| = K \sqrt{d_{in} / d_{out}} \max_t \|W_t\|_F, \qquad
+      \text{dualize}(G)_t = \tfrac{1}{K} \sqrt{d_{out} / d_{in}} \; G_t / \|G_t\|_F
+
+    Example:
+      >>> Frobenius().norm(jnp.eye(4)[None])
+      Array(2., dtype=float32)
+
+    References:
+      Bernstein & Newhouse, Old Optimizer, New Norm, arXiv:2409.20325.
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return jnp.max(_length(w, (-2, -1)), axis=-1) / _spectral_gain(w)
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return _spectral_gain(g) * jnp.sum(_length(g, (-2, -1)), axis=-1)
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return _spectral_gain(g) * _unit(g, (-2, -1))
+
+    def project(self, w: Canonical) -> Canonical:
+        return self.dualize(w)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Norm):
+    r"""Operator norm from l1 to RMS, for lookup tables `[num, d]`: the largest RMS of a row.
+
+    .. math:: \|W\| = \max_i \text{RMS}(w_i), \qquad \text{dualize}(G)_i = g_i / \text{RMS}(g_i)
+
+    Rows that a batch did not look up have a zero gradient, and stay where they are.
+
+    Example:
+      >>> Embedding().dualize(jnp.array([[[3.0, 4.0], [0.0, 0.0]]])).round(3)
+      Array([[[0.849, 1.131],
+              [0.   , 0.   ]]], dtype=float32)
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813.
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return jnp.max(_length(w, -1), axis=(-2, -1)) / math.sqrt(w.shape[-1])
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return jnp.sum(_length(g, -1), axis=(-2, -1)) * math.sqrt(g.shape[-1])
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return math.sqrt(g.shape[-1]) * _unit(g, -1)
+
+    def project(self, w: Canonical) -> Canonical:
+        return self.dualize(w)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowL2(Norm):
+    r"""Operator norm from RMS to l-infinity, for output layers: every output unit gets its own unit step.
+
+    .. math:: \|W\| = \sqrt{d_{in}} \max_j \|W_{:,j}\|_2, \qquad
+      \text{dualize}(G)_{:,j} = G_{:,j} / (\sqrt{d_{in}} \|G_{:,j}\|_2)
+
+    Taps count as inputs. The name is that of layouts with one row for each output unit.
+
+    Example:
+      >>> RowL2().norm(jnp.eye(4)[None])
+      Array(2., dtype=float32)
+
+    References:
+      Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return math.sqrt(_inputs(w)) * jnp.max(_length(w, (-3, -2)), axis=-1)
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return jnp.sum(_length(g, (-3, -2)), axis=-1) / math.sqrt(_inputs(g))
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return _unit(g, (-3, -2)) / math.sqrt(_inputs(g))
+
+    def project(self, w: Canonical) -> Canonical:
+        return self.dualize(w)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sign(Norm):
+    r"""Largest entry in units of 1 / d_in, which bounds RMS to l-infinity: output layers and tied tables.
+
+    .. math:: \|W\| = d_{in} \max_{ij} |w_{ij}|, \qquad \text{dualize}(G) = \text{sign}(G) / d_{in}
+
+    Taps count as inputs. `project` scales the whole atom, since the signs alone would forget a weight.
+
+    Example:
+      >>> Sign().dualize(jnp.array([[[5.0], [-0.1]]]))
+      Array([[[ 0.5],
+              [-0.5]]], dtype=float32)
+
+    References:
+      Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return _inputs(w) * _largest(w)
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return jnp.sum(jnp.abs(g), axis=_ATOM) / _inputs(g)
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return _sign(g) / _inputs(g)
+
+    def project(self, w: Canonical) -> Canonical:
+        return w / largest_entry(w, _ATOM) / _inputs(w)
+
+
+@dataclasses.dataclass(frozen=True)
+class RMS(Norm):
+    r"""Root mean square of all entries, for biases and other vectors.
+
+    .. math:: \|b\| = \|b\|_2 / \sqrt{d}, \qquad \text{dualize}(g) = g / \text{RMS}(g)
+
+    `axes=None` takes the whole parameter as one vector; a single number is a vector of one entry.
+
+    Example:
+      >>> RMS().norm(jnp.array([[[3.0, 3.0]]]))
+      Array(3., dtype=float32)
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return _length(w, _ATOM) / math.sqrt(_size(w))
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return _length(g, _ATOM) * math.sqrt(_size(g))
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return math.sqrt(_size(g)) * _unit(g, _ATOM)
+
+    def project(self, w: Canonical) -> Canonical:
+        return self.dualize(w)
+
+    def default_axes(self, ndim: int) -> Axes:
+        return _one_vector(ndim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal(Norm):
+    r"""Operator norm from RMS to RMS of a diagonal matrix, for gains: the largest entry.
+
+    .. math:: \|w\| = \max_i |w_i|, \qquad \text{dualize}(g) = \text{sign}(g)
+
+    `project` scales the whole gain, `initialize` gives the identity: all ones.
+
+    Example:
+      >>> Diagonal().dualize(jnp.array([[[0.3, -2.0, 0.0]]]))
+      Array([[[ 1., -1.,  0.]]], dtype=float32)
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return _largest(w)
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return jnp.sum(jnp.abs(g), axis=_ATOM)
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return _sign(g)
+
+    def project(self, w: Canonical) -> Canonical:
+        return w / largest_entry(w, _ATOM)
+
+    def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
+        return jnp.ones(shape, dtype)
+
+    def default_axes(self, ndim: int) -> Axes:
+        return _one_vector(ndim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unnormed(Norm):
+    """No norm: the updates of the parameter pass through unchanged, and it counts in no modular norm.
+
+    `modular` and `scion` hand such parameters to their `fallback` transformation.
+    """
+
+    def norm(self, w: Canonical) -> PerAtom:
+        return jnp.zeros(w.shape[:-3], w.dtype)
+
+    def dual_norm(self, g: Canonical) -> PerAtom:
+        return jnp.zeros(g.shape[:-3], g.dtype)
+
+    def dualize(self, g: Canonical) -> Canonical:
+        return g
+
+    def project(self, w: Canonical) -> Canonical:
+        return w
+
+    def default_axes(self, ndim: int) -> Axes:
+        return _one_vector(ndim)
+
+
+_ATOM = (-3, -2, -1)
+
+
+def _one_vector(ndim: int) -> Axes:
+    return Axes(fan_in=(), fan_out=tuple(range(ndim)))
+
+
+def _inputs(w: Canonical) -> int:
+    return w.shape[-3] * w.shape[-2]
+
+
+def _size(w: Canonical) -> int:
+    return math.prod(w.shape[-3:])
+
+
+def _largest(w: Canonical) -> PerAtom:
+    return jnp.max(jnp.abs(w), axis=_ATOM)
+
+
+def _sign(g: Canonical) -> Canonical:
+    # the sign of infinity is a plausible step: make it one that finiteness checks see
+    return jnp.where(jnp.isfinite(g), jnp.sign(g), jnp.nan)
+
+
+def _length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
+    """Euclidean length over `axes`, without overflow or underflow of the squares."""
+    axes = (axes,) if isinstance(axes, int) else axes
+    largest = largest_entry(x, axes)
+    return jnp.squeeze(largest * jnp.sqrt(jnp.sum((x / largest) ** 2, axis=axes, keepdims=True)), axes)
+
+
+def _unit(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
+    """Vectors over `axes` of length one; 0 for 0."""
+    axes = (axes,) if isinstance(axes, int) else axes
+    x = x / largest_entry(x, axes)
+    squares = jnp.sum(x * x, axis=axes, keepdims=True)
+    # a non-zero vector has an entry of ±1 by now: 1 stands in for the squares of a zero one only
+    return x / jnp.sqrt(jnp.maximum(squares, 1.0))

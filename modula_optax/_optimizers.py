@@ -1,0 +1,159 @@
+"""Optimizers: each a short chain of Optax links around `dualize`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import DTypeLike
+
+from modula_optax._dualize import dualize
+from modula_optax._momentum import scale_by_momentum
+from modula_optax._project import keep_params_projected
+from modula_optax._registry import resolve_tree
+
+
+def modular(
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Any,
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    nesterov: bool = True,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    accumulator_dtype: DTypeLike | None = None,
+    fallback: optax.GradientTransformation = optax.adam(1e-3),
+) -> optax.GradientTransformationExtraArgs:
+    r"""Modular duality: momentum, then the steepest step under the norms of a network's parameters.
+
+    .. math:: w_i \leftarrow w_i - \eta \left( \frac{m_i}{s_i} \, \text{dualize}_i(\mu_i) + \lambda w_i \right)
+
+    Args:
+      learning_rate: modular norm moved per step, or a schedule of it.
+      specs: what the norm of each parameter is: a spec tree, a prefix of one, a `NormRegistry`, or a function from
+        parameters to a spec tree. Constraints are kept after every step.
+      b1: decay of the momentum.
+      nesterov: whether the momentum looks ahead.
+      weight_decay: decoupled decay :math:`\lambda`, multiplied with the learning rate.
+      accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
+      fallback: what updates `Unnormed` parameters, learning rate included.
+
+    Returns:
+      The corresponding transformation.
+
+    Raises:
+      ValueError: specs do not fit the parameters; raised by `init`.
+
+    Example:
+      >>> tx = modular(0.1, NormRegistry(Rule(r".*/kernel", Spectral()), default=Unnormed()))
+      >>> params = {"dense": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> (-updates["dense"]["kernel"][0, 0]).round(2)
+      Array(0.1, dtype=float32)
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
+      Modular Duality in Deep Learning, arXiv:2410.21265.
+    """
+
+    def normed(specs: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
+            scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
+            dualize(specs),
+            # after the dual map, so that decay is not normalised away
+            decayed(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+            # last, since any later link would lead out of the constraints
+            keep_params_projected(specs),
+        )
+
+    return with_fallback(specs, normed, fallback)
+
+
+def scion(
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Any,
+    *,
+    momentum: jax.typing.ArrayLike = 0.1,
+    constrained: bool = False,
+    accumulator_dtype: DTypeLike | None = None,
+    fallback: optax.GradientTransformation = optax.adam(1e-3),
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scion: steps to (or towards) the extreme points of norm balls; the mass of a spec is the radius of its ball.
+
+    .. math:: \mu \leftarrow (1 - \alpha) \mu + \alpha g, \qquad
+      w \leftarrow w - \eta \rho \, \text{dualize}(\mu) \quad \text{or} \quad
+      w \leftarrow (1 - \eta) w - \eta \rho \, \text{dualize}(\mu)
+
+    The paper's choice for a language model: `Spectral()` of mass 50 for matrices, `Sign()` of mass 3000 for the output
+    layer and for tied tables, `RMS()` for biases; it starts from weights on the ball (`initialize`, times the mass).
+
+    Args:
+      learning_rate: fraction of the radius moved per step, or a schedule of it.
+      specs: what the norm of each parameter is; see `modular`.
+      momentum: weight :math:`\alpha` of the newest gradient; 1 for none.
+      constrained: the second form, which keeps weights inside their balls (Frank-Wolfe).
+      accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
+      fallback: what updates `Unnormed` parameters, learning rate included.
+
+    Returns:
+      The corresponding transformation.
+
+    Raises:
+      ValueError: specs do not fit the parameters; raised by `init`.
+
+    Example:
+      >>> tx = scion(0.1, NormSpec(Sign(), mass=3.0))
+      >>> grads = {"head": jnp.array([[1.0], [-2.0]])}
+      >>> tx.update(grads, tx.init(grads), grads)[0]["head"]
+      Array([[-0.15],
+             [ 0.15]], dtype=float32)
+
+    References:
+      Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
+    """
+
+    def normed(specs: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            # no debiasing: the dual map forgets the length of the average
+            optax.ema(1 - momentum, debias=False, accumulator_dtype=accumulator_dtype),
+            dualize(specs),
+            # w + η (ρ · extreme point − w) is a decay of one
+            decayed(1.0 if constrained else 0.0),
+            optax.scale_by_learning_rate(learning_rate),
+            keep_params_projected(specs),
+        )
+
+    return with_fallback(specs, normed, fallback)
+
+
+def with_fallback(
+    specs: Any,
+    normed: Callable[[Any], optax.GradientTransformation],
+    fallback: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Sends parameters that have a norm to `normed(specs)` and `Unnormed` ones to `fallback`.
+
+    Specs are resolved on the whole tree, before `optax.partition` masks any of it: a function that traces the model
+    needs all parameters.
+    """
+
+    def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
+        spec_tree = resolve_tree(specs, tree)
+        labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
+        return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, labels)
+
+    def init(params: optax.Params) -> Any:
+        return partition(params).init(params)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        return partition(updates).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return optax.identity()
+    return optax.add_decayed_weights(weight_decay, mask)

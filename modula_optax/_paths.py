@@ -1,0 +1,63 @@
+"""Paths: the one name that every parameter goes by, in rules, in errors and in tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, KeyPath, SequenceKey
+
+
+def path_string(path: KeyPath) -> str:
+    """Slash path of a key path, such as `params/Dense_0/kernel`.
+
+    The `.value` that Flax NNX and boxed Linen parameters end in is dropped, and so are the slashes around the
+    flat keys of Ninjax.
+
+    Example:
+      >>> path_string((DictKey("params"), DictKey("Dense_0"), GetAttrKey("value")))
+      'params/Dense_0'
+    """
+    if len(path) > 1 and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return "/".join(_key_string(key).strip("/") for key in path)
+
+
+def _key_string(key: Any) -> str:
+    match key:
+        case DictKey() | FlattenedIndexKey():
+            return str(key.key)
+        case SequenceKey():
+            return str(key.idx)
+        case GetAttrKey():
+            return key.name
+        case _:
+            return str(key)
+
+
+def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """Paths and leaves of a tree, and its structure.
+
+    A subtree without leaves (`None`, `optax.MaskedNode`, an empty dictionary) stands in the list as a leaf, so that
+    a parameter that was masked keeps its path; `is_absent` tells which they are.
+    """
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_absent)
+    return [(path_string(path), leaf) for path, leaf in flat], treedef
+
+
+def is_absent(node: Any) -> bool:
+    """Whether a tree has no leaf, as `None`, `optax.MaskedNode()` and `{}` do not."""
+    return jax.tree.structure(node).num_leaves == 0
+
+
+def describe(path: str, leaf: Any) -> str:
+    """One line of an error or a table: `decoder/kernel  float32[512,64]`."""
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        kind = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    else:
+        kind = type(leaf).__name__
+    return f"{path or '(root)'}  {kind}"
+
+
+def listing(what: str, lines: Sequence[str], advice: str = "") -> str:
+    """An error message with one line for each offender."""
+    return "\n".join([f"{len(lines)} {what}:", *(f"  {line}" for line in lines), *([advice] if advice else [])])

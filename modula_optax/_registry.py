@@ -1,0 +1,171 @@
+"""The registry: rules that read the spec of a parameter off its path; and where every kind of `specs` ends up."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from modula_optax._align import Leaf, align, count_atoms
+from modula_optax._axes import Axes
+from modula_optax._constraints import Constraint
+from modula_optax._norms import Norm
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._specs import NormSpec, compile_pattern
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Gives every parameter whose whole path matches a regular expression the same spec.
+
+    Args:
+      pattern: regular expression, matched with `re.fullmatch` against slash paths such as `params/Dense_0/kernel`.
+      norm: an atomic norm, or `Unnormed()`.
+      axes: which axes are inputs and outputs; see `NormSpec`, as for the next three.
+      mass: share of the step.
+      sensitivity: how much the network moves per unit that the parameter moves.
+      constraint: where the weights are kept.
+
+    Raises:
+      ValueError: the pattern is no regular expression, or the spec is not valid.
+
+    Example:
+      >>> Rule(r".*/kernel", Frobenius(), mass=2.0).spec.target
+      2.0
+    """
+
+    pattern: str
+    norm: Norm
+    axes: Axes | None = None
+    mass: float = 1.0
+    sensitivity: float = 1.0
+    constraint: Constraint | None = None
+
+    def __post_init__(self):
+        compile_pattern(self.pattern)
+        try:
+            _ = self.spec
+        except ValueError as error:
+            raise ValueError(f"Rule({self.pattern!r}, ...): {error}") from None
+
+    @property
+    def spec(self) -> NormSpec:
+        """What the rule gives to a parameter."""
+        return NormSpec(self.norm, self.axes, self.mass, self.sensitivity, self.constraint)
+
+    def matches(self, path: str) -> bool:
+        """Whether the rule is for the parameter of this path."""
+        return compile_pattern(self.pattern).fullmatch(path) is not None
+
+
+class NormRegistry:
+    """Rules in order; the first that matches a parameter's path gives its spec.
+
+    Args:
+      *rules: see `Rule`.
+      default: the norm of parameters that no rule matches; `None` makes them an error.
+
+    Raises:
+      ValueError: something that is no `Rule`.
+
+    Example:
+      >>> registry = NormRegistry(Rule(r".*/kernel", Spectral()), default=Unnormed())
+      >>> registry.resolve({"dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}})["dense"]["bias"].norm
+      Unnormed()
+    """
+
+    def __init__(self, *rules: Rule, default: Norm | None = None):
+        for rule in rules:
+            if not isinstance(rule, Rule):
+                raise ValueError(
+                    f"A registry is made of rules; got {rule!r}. Write NormRegistry(Rule(...), Rule(...))."
+                )
+        self.rules = rules
+        self.default = None if default is None else NormSpec(default)
+
+    def __repr__(self) -> str:
+        entries = [repr(rule) for rule in self.rules]
+        if self.default is not None:
+            entries.append(f"default={self.default.norm!r}")
+        return f"NormRegistry({', '.join(entries)})"
+
+    def resolve(self, params: Any) -> Any:
+        """Spec tree of a tree of parameters, of arrays or of `jax.ShapeDtypeStruct`.
+
+        Absent leaves (`None`, `optax.MaskedNode`) stay as they are.
+
+        Args:
+          params: the parameters, or any tree of their structure and shapes.
+
+        Returns:
+          A tree of the structure of `params` with a `NormSpec` for each array.
+
+        Raises:
+          ValueError: lists every parameter that no rule matches, every rule that matches no parameter, and every
+            parameter whose shape or dtype does not suit the norm that it gets.
+        """
+        if is_absent(params):
+            return params
+        flat, treedef = flatten_with_paths(params)
+        owners = [next((rule for rule in self.rules if rule.matches(path)), None) for path, _ in flat]
+        self._refuse_gaps([(path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None])
+        self._refuse_idle_rules({path for path, _ in flat}, owners)
+        specs = [self.default if owner is None else owner.spec for owner in owners]
+        tree = treedef.unflatten(
+            [leaf if is_absent(leaf) else spec for (_, leaf), spec in zip(flat, specs, strict=True)]
+        )
+        leaves, _ = align(tree, params)
+        return treedef.unflatten(
+            [leaf.value if is_absent(leaf.value) else count_atoms(leaf.spec, leaf.value.shape) for leaf in leaves]
+        )
+
+    def _refuse_gaps(self, unmatched: list[tuple[str, Any]]) -> None:
+        gaps = [(path, leaf) for path, leaf in unmatched if not is_absent(leaf)]
+        if gaps and self.default is None:
+            advice = (
+                f"Add a rule, e.g. Rule(r{gaps[0][0]!r}, Spectral(), axes=Axes(fan_in=-2, fan_out=-1)),\n"
+                "or pass default=Unnormed() to leave them to another optimizer."
+            )
+            raise ValueError(listing("parameters match no rule", [describe(*gap) for gap in gaps], advice))
+
+    def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
+        idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
+        if idle:
+            lines = [
+                f"Rule({rule.pattern!r}, {rule.norm!r}): "
+                + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
+                for rule in idle
+            ]
+            known = "\n".join(f"  {path}" for path in sorted(paths))
+            raise ValueError(
+                listing("rules match no parameter", lines, f"Patterns match whole paths. These are:\n{known}")
+            )
+
+
+def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
+    """Aligns whatever a user may give as `specs` with a tree of parameters or updates.
+
+    Args:
+      specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from a tree to a spec tree.
+      tree: arrays (or `jax.ShapeDtypeStruct`); absent leaves are allowed.
+
+    Returns:
+      The leaves, each beside its spec, and the structure of `tree`.
+
+    Raises:
+      ValueError: what `NormRegistry.resolve` raises, and a structure or a shape that specs do not fit.
+    """
+    if is_absent(tree):
+        # Optax initializes transformations on placeholders without leaves, which no function of the user expects
+        return align({}, tree)
+    if isinstance(specs, NormRegistry):
+        specs = specs.resolve(tree)
+    # a spec tree shaped like an Equinox module can be called too, but it is no leaf
+    elif jax.tree_util.all_leaves([specs]) and not isinstance(specs, NormSpec) and callable(specs):
+        specs = specs(tree)
+    return align(specs, tree)
+
+
+def resolve_tree(specs: Any, tree: Any) -> Any:
+    """Spec tree of the structure of `tree`, from whatever a user may give as `specs`."""
+    leaves, treedef = resolve(specs, tree)
+    return treedef.unflatten([leaf.value if is_absent(leaf.value) else leaf.spec for leaf in leaves])

@@ -1,0 +1,54 @@
+"""The report: the table that tells a person which norm every parameter got."""
+
+import math
+from typing import Any
+
+from modula_optax._align import Leaf, resolve_axes
+from modula_optax._paths import is_absent
+from modula_optax._registry import resolve
+
+_HEADER = ("path", "shape", "norm", "axes", "mass", "sensitivity", "target norm", "share")
+
+
+def summarize(specs: Any, params: Any) -> str:
+    """Table of all parameters: path, shape, norm, axes, mass, sensitivity, target norm, share of the parameters.
+
+    The target norm, mass over sensitivity, is the atomic norm of a step of learning rate 1.
+
+    Args:
+      specs: what the norm of each parameter is; see `NormSpec`.
+      params: the parameters, or a tree of `jax.ShapeDtypeStruct` of their shapes.
+
+    Returns:
+      Text of one line for each parameter, to be printed.
+
+    Raises:
+      ValueError: specs do not fit the parameters; names every such path.
+
+    Example:
+      >>> print(summarize(NormSpec(Embedding()), {"table": jnp.zeros((65, 8))}))
+      path   shape  norm       axes            mass  sensitivity  target norm  share
+      table  65x8   Embedding  in=(0) out=(1)  1     1            1            100.0%
+    """
+    leaves = [leaf for leaf in resolve(specs, params)[0] if not is_absent(leaf.value)]
+    total = sum(math.prod(leaf.value.shape) for leaf in leaves)
+    rows = [_HEADER, *(_row(leaf, total) for leaf in leaves)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(leaf: Leaf, total: int) -> tuple[str, ...]:
+    path, value, spec = leaf
+    shape = "x".join(map(str, value.shape)) or "scalar"
+    share = f"{math.prod(value.shape) / max(total, 1):.1%}"
+    name = type(spec.norm).__name__
+    if not spec.is_normed:
+        return path, shape, name, "", "", "", "", share
+    axes = resolve_axes(spec, value.shape)
+    named = [("taps", axes.taps), ("in", axes.fan_in), ("out", axes.fan_out)]
+    parts = [f"{label}=({','.join(map(str, indices))})" for label, indices in named if indices]
+    if axes.groups > 1:
+        parts.append(f"groups={axes.groups}")
+    numbers = (spec.mass, spec.sensitivity, spec.target)
+    return path, shape, name, " ".join(parts), *(f"{number:.4g}" for number in numbers), share

@@ -1,0 +1,136 @@
+"""Specs: what the norm of each parameter is, and how large its steps are."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from modula_optax._axes import Axes
+from modula_optax._constraints import Constraint
+from modula_optax._norms import Norm, Unnormed
+from modula_optax._paths import flatten_with_paths
+
+
+@dataclasses.dataclass(frozen=True)
+class NormSpec:
+    r"""Norm of one parameter, and its share of a step of the whole network.
+
+    A step of learning rate 1 has atomic norm :math:`m / s`, mass over sensitivity.
+
+    Args:
+      norm: an atomic norm, or `Unnormed()`.
+      axes: which axes are inputs and outputs. `None`: matrix norms take the last two and treat the others as a
+        batch, vector norms take all.
+      mass: share of the step; 0 keeps the parameter where it is.
+      sensitivity: how much the network's output moves, in its norm, per unit that this parameter moves.
+      constraint: where `project` and `keep_params_projected` put the weights; `None`: nowhere.
+      role: what inference found the parameter to do, such as `"linear"`.
+      place: `"input"`, `"hidden"` or `"head"`, by inference.
+      confidence: `"certain"`, `"evidence"` or `"guess"`, by inference.
+      atoms: how many layers the parameter stacks, the size of its batch axes; filled in where specs are resolved
+        from parameters, and counted by `tare`.
+
+    Raises:
+      ValueError: mass negative or not finite, sensitivity not positive or not finite, or something that is no norm.
+
+    Example:
+      >>> NormSpec(Spectral(), mass=0.5).target
+      0.5
+    """
+
+    norm: Norm
+    axes: Axes | None = None
+    mass: float = 1.0
+    sensitivity: float = 1.0
+    constraint: Constraint | None = None
+    role: str | None = None
+    place: str | None = None
+    confidence: str | None = None
+    atoms: int = 1
+
+    def __post_init__(self):
+        if isinstance(self.norm, type) or not isinstance(self.norm, Norm):
+            raise ValueError(f"norm must be an atomic norm such as Spectral() or Unnormed(); got {self.norm!r}.")
+        if self.axes is not None and not isinstance(self.axes, Axes):
+            raise ValueError(f"axes must be an Axes, such as Axes(fan_in=-1, fan_out=-2), or None; got {self.axes!r}.")
+        if isinstance(self.constraint, type) or not isinstance(self.constraint, Constraint | None):
+            raise ValueError(f"constraint must be one such as UnitSphere(), or None; got {self.constraint!r}.")
+        _check_number("mass", self.mass, self.mass >= 0, "a finite number of at least 0")
+        _check_number("sensitivity", self.sensitivity, self.sensitivity > 0, "a finite number above 0")
+
+    @property
+    def is_normed(self) -> bool:
+        """Whether the parameter has a norm: it is not `Unnormed`."""
+        return not isinstance(self.norm, Unnormed)
+
+    @property
+    def target(self) -> float:
+        """Atomic norm of a step of learning rate 1: mass / sensitivity."""
+        return self.mass / self.sensitivity
+
+
+def _check_number(name: str, value: float, in_range: bool, expected: str) -> None:
+    if not (in_range and math.isfinite(value)):
+        raise ValueError(f"{name} must be {expected}; got {value!r}.")
+
+
+def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: float) -> Any:
+    r"""Scales the masses of a group of parameters so that they sum to `absolute`.
+
+    .. math:: m_i \leftarrow m_i \cdot \text{absolute} / \sum_j n_j m_j
+
+    where :math:`n_j` is the number of layers that leaf j stacks. `tare(specs, r".*", 1.0)` is the convention of the
+    papers, in which the masses of a network sum to one.
+
+    Args:
+      specs: a spec tree, from `NormRegistry.resolve`, `infer_specs` or written by hand.
+      select: a regular expression for whole slash paths, or a predicate `(path, spec) -> bool`.
+      absolute: the mass of the group, at least 0.
+
+    Returns:
+      A spec tree of the same structure.
+
+    Raises:
+      ValueError: nothing is selected, the masses of what is sum to zero, or `absolute` is not a mass.
+
+    Example:
+      >>> specs = {"w": NormSpec(Spectral()), "b": NormSpec(RMS(), mass=3.0)}
+      >>> tare(specs, r".*", 1.0)["b"].mass
+      0.75
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.3.
+    """
+    _check_number("absolute", absolute, absolute >= 0, "a finite number of at least 0")
+    flat, treedef = flatten_with_paths(specs)
+    if isinstance(select, str):
+        pattern = compile_pattern(select)
+        chosen = [_has_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]
+    else:
+        chosen = [_has_mass(spec) and select(path, spec) for path, spec in flat]
+    total = sum(spec.atoms * spec.mass for (_, spec), c in zip(flat, chosen, strict=True) if c)
+    if total == 0:
+        paths = "\n".join(f"  {path}" for path, spec in flat if _has_mass(spec))
+        raise ValueError(
+            f"tare found no mass to scale: {select!r} selects nothing, or masses of zero only. The normed "
+            f"parameters are:\n{paths}"
+        )
+    factor = absolute / total
+    scaled = [
+        dataclasses.replace(spec, mass=spec.mass * factor) if c else spec
+        for (_, spec), c in zip(flat, chosen, strict=True)
+    ]
+    return treedef.unflatten(scaled)
+
+
+def _has_mass(spec: Any) -> bool:
+    return isinstance(spec, NormSpec) and spec.is_normed
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Regular expression of a path, with an error that names it."""
+    try:
+        return re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{pattern!r} is not a valid regular expression: {error}.") from None
