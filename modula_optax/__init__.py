@@ -18,6 +18,7 @@ from modula_optax._specs import NormSpec as NormSpec
 from modula_optax._specs import tare as tare
 from modula_optax._registry import NormRegistry as NormRegistry
 from modula_optax._registry import Rule as Rule
+from modula_optax._infer import infer_specs as infer_specs
 from modula_optax._modular_norm import dual_norm as dual_norm
 from modula_optax._modular_norm import leaf_norms as leaf_norms
 from modula_optax._modular_norm import modular_norm as modular_norm

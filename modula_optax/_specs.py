@@ -28,6 +28,7 @@ class NormSpec:
       role: what inference found the parameter to do, such as `"linear"`.
       place: `"input"`, `"hidden"` or `"head"`, by inference.
       confidence: `"certain"`, `"evidence"` or `"guess"`, by inference.
+      why: what showed the role, by inference: a primitive and its place in the user's code; not compared.
       atoms: how many layers the parameter stacks, the size of its batch axes; filled in where specs are resolved
         from parameters, and counted by `tare`.
 
@@ -48,6 +49,7 @@ class NormSpec:
     place: str | None = None
     confidence: str | None = None
     atoms: int = 1
+    why: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         if isinstance(self.norm, type) or not isinstance(self.norm, Norm):

@@ -1,0 +1,110 @@
+"""Classification: from the uses of a parameter to its role, its axes, and how sure that is."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from modula_optax._infer._finding import Evidence, Finding, Unclear, agreed, least, roles_by_axis
+from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
+from modula_optax._infer._matrix import find_matrix
+from modula_optax._infer._trace import Use
+from modula_optax._infer._vector import find_vector
+
+
+def classify(
+    shapes: Sequence[tuple[int, ...]],
+    uses: Sequence[Use],
+    evidence: Evidence,
+    reached: Mapping[int, Reach],
+    parameters: Sequence[int],
+) -> list[Finding]:
+    """A finding for every parameter.
+
+    Args:
+      shapes: of the parameters.
+      uses: what the interpreter saw, in the order of the program.
+      evidence: see `Evidence`.
+      reached: which values reach the output.
+      parameters: the position of each parameter among the values.
+    """
+    chosen = [_strongest([u for u in uses if u.param == i], reached) for i in range(len(shapes))]
+    kinds = [{use.kind for use in mine} for mine in chosen]
+    first = {i: next(n for n, use in enumerate(uses) if use is mine[0]) for i, mine in enumerate(chosen) if mine}
+    findings: dict[int, Finding] = {}
+    # matrices first: what a vector is depends on the axes of the matrices around it, in order of first use
+    for i in sorted(range(len(shapes)), key=lambda i: (bool(kinds[i] <= {"add", "mul"}), first.get(i, -1))):
+        if not chosen[i]:
+            alive = reached.get(parameters[i], Reach()).level != DEAD
+            problem = "reaches the output without meeting any data"
+            findings[i] = Finding("unknown", problem=problem) if alive else Finding("unused")
+            continue
+        try:
+            dead = [use for use in uses if use.param == i and level_of(use, reached) == DEAD]
+            finding = _find(shapes[i], chosen[i], dead, evidence, findings)
+            place = _place(finding, chosen[i], reached)
+            findings[i] = dataclasses.replace(finding, place=place, notes=finding.notes + _notes(chosen[i]))
+        except Unclear as error:
+            findings[i] = Finding("unknown", use=chosen[i][0], problem=str(error))
+    return [findings[i] for i in range(len(shapes))]
+
+
+def level_of(use: Use, reached: Mapping[int, Reach]) -> int:
+    level = reached.get(use.op.outs[0], Reach()).level
+    return min(level, WEAK) if use.weak else level
+
+
+def _strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
+    """The uses that the role is read off: those that a gradient comes through, if there are any."""
+    for level in (STRONG, WEAK):
+        at_level = [use for use in uses if level_of(use, reached) >= level]
+        proper = [use for use in at_level if use.kind != "statistic"]
+        if proper:
+            return proper
+    return [use for use in uses if level_of(use, reached) != DEAD]
+
+
+def _find(
+    shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
+) -> Finding:
+    kinds = {use.kind for use in uses}
+    strange = sorted(kinds - {"linear", "conv", "lookup", "add", "mul"})
+    if strange:
+        raise Unclear("only a statistic of it is used" if strange == ["statistic"] else strange[0])
+    if kinds <= {"add", "mul"}:
+        return find_vector(shape, uses, evidence, findings)
+    if kinds == {"lookup"}:
+        return agreed([find_lookup(shape, use, findings) for use in uses])
+    if kinds <= {"linear", "conv"}:
+        return find_matrix(shape, uses, dead, evidence)
+    if kinds == {"lookup", "linear"}:
+        return _find_tied(shape, uses, dead, evidence, findings)
+    raise Unclear(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
+
+
+def _find_tied(
+    shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
+) -> Finding:
+    table = agreed([find_lookup(shape, use, findings) for use in uses if use.kind == "lookup"])
+    matrix = find_matrix(shape, [use for use in uses if use.kind == "linear"], dead, evidence)
+    if {frozenset(table.fan_in), frozenset(table.fan_out)} != {frozenset(matrix.fan_in), frozenset(matrix.fan_out)}:
+        raise Unclear("it is looked up and multiplied along different axes")
+    return dataclasses.replace(table, role="tied", confidence=least(table.confidence, matrix.confidence))
+
+
+def find_lookup(shape: tuple[int, ...], use: Use, findings: Mapping[int, Finding]) -> Finding:
+    """An embedding: the axis looked up is its rows, what is left its columns."""
+    roles = roles_by_axis(use)
+    rows = tuple(a for a in range(len(shape)) if roles.get(a, set()) & {"looked", "row"})
+    picked = {a for a in range(len(shape)) if "picked" in roles.get(a, ())}
+    columns = tuple(a for a in range(len(shape)) if a not in rows and a not in picked)
+    return Finding("embedding", fan_in=rows, fan_out=columns, use=use)
+
+
+def _place(finding: Finding, uses: Sequence[Use], reached: Mapping[int, Reach]) -> str:
+    after = frozenset().union(*(reached.get(use.op.outs[0], Reach()).matrices for use in uses))
+    if finding.role not in ("embedding", "positional") and not after - {uses[0].param}:
+        return "head"
+    return "hidden" if all(use.deep for use in uses) else "input"
+
+
+def _notes(uses: Sequence[Use]) -> tuple[str, ...]:
+    return ("reparameterised",) if any(use.part.reparameterised for use in uses) else ()

@@ -1,0 +1,245 @@
+"""Rules of contractions and convolutions: where matrices and kernels meet activations."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from modula_optax._infer._lookup import settle
+from modula_optax._infer._program import Op
+from modula_optax._infer._structure import unite
+from modula_optax._infer._trace import AxisUse, Trace, axes_of
+from modula_optax._infer._values import (
+    COUNTING,
+    ONE_HOT,
+    Dim,
+    Dims,
+    Factor,
+    Part,
+    Value,
+    join_dim,
+    labels_of,
+    plain,
+    relabel,
+    resize,
+    size_of,
+)
+
+_SPECIAL = frozenset([COUNTING, ONE_HOT])
+
+
+class Pairs(NamedTuple):
+    """Which axes of two arrays belong together: of the one, and of the other, in the same order."""
+
+    contracted: tuple[tuple[int, ...], tuple[int, ...]]
+    batched: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def swapped(self) -> "Pairs":
+        """The same from the side of the other."""
+        return Pairs(self.contracted[::-1], self.batched[::-1])
+
+    def roles(self, ndim: int) -> dict[int, str]:
+        """What becomes of each axis of the one."""
+        (contracted, _), (batched, _) = self
+        return {i: "in" if i in contracted else "batch" if i in batched else "out" for i in range(ndim)}
+
+
+def dot_general(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Matrix products of any form."""
+    contracted, batched = op.params["dimension_numbers"]
+    return _contract(trace, op, *ins, Pairs(_tuples(contracted), _tuples(batched)))
+
+
+def _tuples(pair: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(pair[0]), tuple(pair[1])
+
+
+def ragged_dot(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Rows in groups, every group times a matrix of its own: experts."""
+    numbers = op.params["ragged_dot_dimension_numbers"]
+    contracted, batched = numbers.dot_dimension_numbers
+    pairs, groups = Pairs(_tuples(contracted), _tuples(batched)), tuple(numbers.rhs_group_dimensions)
+    rows, matrices = settle(trace, op, ins[0]), settle(trace, op, ins[1])
+    roles = pairs.swapped().roles(len(matrices.dims)) | dict.fromkeys(groups, "batch")
+    if matrices.is_weight and rows.is_weight:
+        trace.refuse(op, (rows, matrices))
+    elif matrices.is_weight:
+        _record_linear(trace, op, matrices, rows, roles, pairs.swapped())
+    columns = [dim for i, dim in enumerate(matrices.dims) if roles[i] == "out"]
+    kept = [dim for i, dim in enumerate(rows.dims) if i not in pairs.contracted[0]]
+    shape = trace.shape(op.outs[0])
+    dims = (*kept, *columns)
+    return Value(tuple(map(resize, dims, shape)) if len(dims) == len(shape) else plain(shape), data=True, deep=True)
+
+
+def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> Value:
+    """The product of two arrays over some of their axes."""
+    left_roles, right_roles = pairs.roles(len(left.dims)), pairs.swapped().roles(len(right.dims))
+    batch = (join_dim(left.dims[i], right.dims[j]) for i, j in zip(*pairs.batched, strict=True))
+    free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] == "out")
+    dims = tuple(relabel(dim, remove=_SPECIAL) for dim in (*batch, *free))
+    if left.is_weight and right.is_weight:
+        if left.data or right.data:
+            # looked up by data and multiplied by a matrix: it was a table of embeddings
+            return _contract(trace, op, settle(trace, op, left), settle(trace, op, right), pairs)
+        parts = (
+            _contracted(v, roles, part) for v, roles in ((left, left_roles), (right, right_roles)) for part in v.parts
+        )
+        return Value(dims, parts=unite(parts))
+    if right.is_weight:
+        return _meet(trace, op, right, left, right_roles, pairs.swapped(), dims)
+    if left.is_weight:
+        return _meet(trace, op, left, right, left_roles, pairs, dims)
+    _note_generated(trace, left, left_roles, right)
+    _note_generated(trace, right, right_roles, left)
+    return Value(dims, data=left.data or right.data, deep=left.deep or right.deep)
+
+
+def _contracted(weight: Value, roles: dict[int, str], part: Part) -> Part:
+    inner = {(axis, "inner") for i, axis, _ in axes_of(weight, part) if roles[i] == "in"}
+    how = "product" if part.how in ("whole", "product") else part.how
+    return part._replace(how=how, fixed=part.fixed | inner)
+
+
+def _meet(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, str], pairs: Pairs, dims: Dims) -> Value:
+    """A weight is contracted with an activation or a constant."""
+    own, others = pairs.contracted
+    one_hot = bool(own) and all(ONE_HOT in labels_of(other.dims[i]) for i in others)
+    if one_hot:
+        return _look_up(trace, op, weight, other, own, dims)
+    if other.is_constant and not other.uniform:
+        return _resampled(weight, roles, dims)
+    if not any(_has_parameter(weight.dims[i]) for i in own):
+        return _multiply(trace, op, weight, other, pairs, dims)
+    _record_linear(trace, op, weight, other, roles, pairs)
+    return Value(dims, data=True, deep=True)
+
+
+def _has_parameter(dim: Dim) -> bool:
+    return any(param >= 0 for param, _ in labels_of(dim))
+
+
+def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, dims: Dims) -> Value:
+    """An outer product, or entry by entry: nothing of the parameter is summed."""
+    weight = settle(trace, op, weight)
+    partner = dict(zip(*pairs.batched, strict=True))
+    for part in weight.parts:
+        axes = [
+            AxisUse(axis, "aligned", factor.size, i, labels_of(other.dims[partner[i]]))
+            if i in partner
+            else AxisUse(axis, "expanded", factor.size, i)
+            for i, axis, factor in axes_of(weight, part)
+        ]
+        trace.use(op, weight, part, "mul" if part.how in ("whole", "factor") else part.how, axes, deep=other.deep)
+    return Value(dims, data=True, deep=other.deep)
+
+
+_KINDS = {
+    "whole": "linear",
+    "product": "linear",
+    "factor": "mul",
+    "statistic": "statistic",
+    "addend": "added to a product of parameters",
+}
+
+
+def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, str], pairs: Pairs) -> None:
+    kept = labels_of(factor for i, role in roles.items() if role == "out" for factor in weight.dims[i])
+    summed = any(part.how == "whole" for part in weight.parts)
+    # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
+    details = dict(deep=other.deep, weak=other.is_constant, kept=kept, summed=summed)
+    for part in weight.parts:
+        axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(weight, part)]
+        kind = _KINDS.get(part.how, part.how)
+        trace.use(op, weight, part, kind, axes, **details)
+    for i in pairs.contracted[1]:
+        trace.note(labels_of(other.dims[i]), "contracted")
+    for i in pairs.batched[1]:
+        trace.note(labels_of(other.dims[i]), "batched")
+
+
+def _look_up(trace: Trace, op: Op, weight: Value, one_hot: Value, rows: Sequence[int], dims: Dims) -> Value:
+    """A product with one-hot vectors is a lookup."""
+    lost = labels_of(factor for i in rows for factor in weight.dims[i])
+    parts = tuple(
+        part._replace(fixed=part.fixed | {(axis, "looked") for param, axis in lost if param == part.param})
+        for part in weight.parts
+    )
+    found = weight._replace(dims=dims, parts=parts, data=weight.data or one_hot.data)
+    undecided = any(len({axis for _, axis, f in axes_of(found, part) if f.size > 1}) > 1 for part in parts)
+    return found if undecided else settle(trace, op, found)
+
+
+def _resampled(weight: Value, roles: dict[int, str], dims: Dims) -> Value:
+    """A constant matrix mixes entries along an axis: an interpolated table is still one."""
+    mixed = labels_of(factor for i, role in roles.items() if role == "in" for factor in weight.dims[i])
+    anonymous = [i for i, dim in enumerate(dims) if not labels_of(dim) and size_of(dim) > 1]
+    if anonymous:
+        dims = tuple((Factor(size_of(dim), mixed),) if i in anonymous else dim for i, dim in enumerate(dims))
+        return weight._replace(dims=dims)
+    parts = tuple(
+        part._replace(
+            how="statistic", fixed=part.fixed | {(axis, "reduced") for param, axis in mixed if param == part.param}
+        )
+        for part in weight.parts
+    )
+    return weight._replace(dims=dims, parts=parts)
+
+
+def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Value) -> None:
+    """A parameter made both an axis contracted here and one that is kept: it made a matrix, not a vector."""
+    contracted, kept, batched = (
+        labels_of(factor for i in roles if roles[i] == role for factor in one.dims[i])
+        for role in ("in", "out", "batch")
+    )
+    if not (contracted and kept):
+        return
+    elsewhere = {param for dim in other.dims for param, _ in labels_of(dim)}
+    for maker in {param for param, _ in contracted} & {param for param, _ in kept} - elsewhere:
+        made = {label for label in contracted | kept if label[0] == maker}
+        # keys and values of one fused kernel meet in linear attention: the same axis, in heads
+        if not (made & contracted & kept and any(param == maker for param, _ in batched)):
+            trace.note(made, "generated")
+
+
+def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    image, kernel = settle(trace, op, ins[0]), settle(trace, op, ins[1])
+    numbers, shape = op.params["dimension_numbers"], trace.shape(op.outs[0])
+    out_features, in_features, *window = numbers.rhs_spec
+    groups = op.params["feature_group_count"]
+    feature = kernel.dims[out_features]
+    if kernel.is_weight and not image.is_weight:
+        roles = {out_features: "out", in_features: "in"} | dict.fromkeys(window, "tap")
+        groups = _record_convolution(trace, op, image, kernel, roles, groups)
+    elif image.is_weight:
+        trace.refuse(op, (image,))
+    else:
+        trace.note(labels_of(factor for dim in kernel.dims for factor in dim), "generated")
+    dims = list(plain(shape))
+    sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
+    for i, dim in zip(numbers.out_spec, sources, strict=True):
+        dims[i] = resize(dim, shape[i])
+    return Value(tuple(dims), data=True, deep=True)
+
+
+def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, str], groups: int) -> int:
+    """Records a use of every part of a kernel; returns how many groups are left within an atom."""
+    details = dict(deep=image.deep, weak=image.is_constant)
+    left = groups
+    for part in kernel.parts:
+        axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
+        axes, left = _split_off_batch(axes, groups)
+        kind = {"whole": "conv", "factor": "mul", "statistic": "statistic"}.get(part.how, part.how)
+        trace.use(op, kernel, part, kind, axes, groups=left, **details)
+    feature = op.params["dimension_numbers"].lhs_spec[1]
+    trace.note(labels_of(image.dims[feature]), "contracted")
+    return left
+
+
+def _split_off_batch(axes: list[AxisUse], groups: int) -> tuple[list[AxisUse], int]:
+    """A batch of kernels is run as groups: their axis is the slowest of the merged output features."""
+    outputs = [axis for axis in axes if axis.role == "out"]
+    for axis in outputs[:-1]:
+        if groups % axis.size:
+            break
+        groups //= axis.size
+        axes = [other._replace(role="batch") if other is axis else other for other in axes]
+    return axes, groups

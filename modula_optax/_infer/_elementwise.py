@@ -1,0 +1,220 @@
+"""Rules of elementwise operations and reductions: where biases and gains meet activations."""
+
+from collections.abc import Iterable, Sequence
+
+from modula_optax._infer._lookup import settle
+from modula_optax._infer._program import Op
+from modula_optax._infer._structure import combine, unite
+from modula_optax._infer._trace import AxisUse, Trace, Use, alignment, record_content
+from modula_optax._infer._values import (
+    COUNTING,
+    ONE_HOT,
+    Dims,
+    Part,
+    Value,
+    join,
+    join_dim,
+    labels_of,
+    relabel,
+    size_of,
+)
+
+_SPECIAL = frozenset([COUNTING, ONE_HOT])
+_ADD, _MULTIPLY = "add", "mul"
+_KINDS = {"add": _ADD, "add_any": _ADD, "sub": _ADD, "mul": _MULTIPLY, "div": _MULTIPLY, "complex": _ADD}
+
+
+def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Functions of one array: a parameter stays itself, in other coordinates."""
+    value = settle(trace, op, ins[0])
+    parts = tuple(part._replace(reparameterised=True) for part in value.parts)
+    return value._replace(parts=parts, dims=_unmarked(value.dims))
+
+
+def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Sums, products, and all other functions of two arrays."""
+    a, b = ins
+    if a.is_constant and b.is_constant:
+        return _constants(op, a, b)
+    if a.is_activation and b.is_activation:
+        return Value(_unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep)
+    for one, other in ((a, b), (b, a)):
+        if one.is_constant:
+            return _with_constant(trace, op, one, other)
+    if a.is_weight and b.is_weight:
+        return _weights(trace, op, settle(trace, op, a), settle(trace, op, b))
+    return _meet(trace, op, a, b)
+
+
+def _constants(op: Op, a: Value, b: Value) -> Value:
+    dims = join(a.dims, b.dims)
+    if op.name == "eq":
+        return Value(_one_hot(dims))
+    scaled = (a.uniform or b.uniform) and op.name in _KINDS
+    return Value(dims if scaled else _unmarked(dims), uniform=a.uniform and b.uniform)
+
+
+def _one_hot(dims: Dims) -> Dims:
+    return tuple(
+        relabel(dim, frozenset([ONE_HOT]), frozenset([COUNTING])) if COUNTING in labels_of(dim) else dim for dim in dims
+    )
+
+
+def _unmarked(dims: Dims) -> Dims:
+    if any(_SPECIAL & factor.labels for dim in dims for factor in dim):
+        return tuple(relabel(dim, remove=_SPECIAL) for dim in dims)
+    return dims
+
+
+def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value:
+    dims = join(other.dims, constant.dims)
+    if op.name == "eq":
+        return Value(_one_hot(dims), data=other.data, deep=other.deep)
+    if op.name not in _KINDS:
+        other = settle(trace, op, other)
+    elif not (constant.uniform and _KINDS[op.name] == _MULTIPLY):
+        dims = tuple(relabel(dim, remove=_SPECIAL) for dim in dims)
+    reparameterised = op.name not in _KINDS
+    parts = tuple(part._replace(reparameterised=part.reparameterised or reparameterised) for part in other.parts)
+    return other._replace(dims=dims, parts=parts)
+
+
+def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
+    """Two values made of parameters only (unless one of them turned out to be looked up by data)."""
+    if a.is_activation or b.is_activation:
+        return binary(trace, op, (a, b))
+    dims = join(a.dims, b.dims)
+    params_a, params_b = ({part.param for part in v.parts} for v in (a, b))
+    if params_a <= params_b or params_b <= params_a:
+        parts = unite(a.parts + b.parts)
+        return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
+    covered_a, covered_b = _covered(a), _covered(b)
+    kind = _KINDS.get(op.name, op.name)
+    if kind == _ADD:
+        everything = covered_a | covered_b
+        parts = [_demoted(v, "addend") if c != everything else v.parts for v, c in ((a, covered_a), (b, covered_b))]
+    elif kind == _MULTIPLY and covered_b < covered_a:
+        parts = [a.parts, _demoted(b, "factor")]
+    elif kind == _MULTIPLY and covered_a < covered_b:
+        parts = [_demoted(a, "factor"), b.parts]
+    else:
+        parts = [_demoted(v, f"product of parameters ({op.name})") for v in (a, b)]
+    return Value(dims, parts=unite(part for group in parts for part in group))
+
+
+def _covered(weight: Value) -> set[int]:
+    """The axes that come from a parameter, not from a broadcast."""
+    own = {part.param for part in weight.parts if part.how != "statistic"}
+    return {i for i, dim in enumerate(weight.dims) if size_of(dim) > 1 and any(p in own for p, _ in labels_of(dim))}
+
+
+def _demoted(weight: Value, how: str) -> tuple[Part, ...]:
+    return tuple(part._replace(how=how) if part.how == "whole" else part for part in weight.parts)
+
+
+def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
+    """A weight meets an activation."""
+    weight, activation = (a, b) if a.is_weight else (b, a)
+    kind = _KINDS.get(op.name, op.name)
+    if kind == _MULTIPLY and all(size_of(dim) == 1 for dim in activation.dims) and _covered(weight):
+        # divided by its spectral norm, which was computed with the state of a power iteration
+        trace.statistics.add((op.ins[b is activation], op.outs[0]))
+        parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
+        return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
+    weight = settle(trace, op, weight)
+    if weight.is_activation:
+        return Value(_unmarked(join(a.dims, b.dims)), data=True, deep=True)
+    first = len(trace.uses)
+    for part in weight.parts:
+        axes = tuple(alignment(weight, part, activation))
+        trace.use(op, weight, part, _kind_of(op, part, kind, axes), axes, deep=activation.deep)
+        if len({axis.axis for axis in axes if axis.size > 1}) == 1:
+            trace.note((label for axis in axes for label in axis.labels), "biased")
+    if kind == _MULTIPLY:
+        trace.products[op.outs[0]] = range(first, len(trace.uses))
+    return Value(_labelled(activation.dims, weight.dims), data=True, deep=activation.deep)
+
+
+def _kind_of(op: Op, part: Part, kind: str, axes: Sequence[AxisUse]) -> str:
+    if part.how == "statistic":
+        return "statistic"
+    if part.how == "factor":
+        return _MULTIPLY
+    if part.how == "product":
+        return "a product of parameters"
+    if part.how not in ("whole", "addend"):
+        return part.how
+    if op.name == "sub" and any(axis.role == "expanded" for axis in axes) and len({axis.axis for axis in axes}) > 1:
+        # as radial-basis centres and codebooks are: every row is compared with every sample
+        return "a difference to every row"
+    return kind if kind in (_ADD, _MULTIPLY) else f"operand of {op.name}"
+
+
+def _labelled(activation: Dims, weight: Dims) -> Dims:
+    """Axes of the result: a parameter names those of the data that nothing has named yet."""
+    if not activation:
+        return weight
+    return tuple(
+        a if labels_of(a) - _SPECIAL and size_of(a) >= size_of(w) else join_dim(relabel(a, remove=_SPECIAL), w)
+        for a, w in zip(activation, weight or activation, strict=True)
+    )
+
+
+def select(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """`where` and `cond`: the result holds entries of all cases."""
+    predicate, *cases = ins
+    if any(v.is_activation for v in cases):
+        activation = next(v for v in cases if v.is_activation)
+        for value in cases:
+            if value.is_weight:
+                record_content(trace, op, value, activation)
+    dims = cases[0].dims
+    for value in cases[1:]:
+        dims = join(dims, value.dims)
+    if not all(v.is_constant for v in cases):
+        result = combine(cases, dims)
+        return result._replace(index=_common_index(cases))
+    dims = tuple(map(join_dim, dims, predicate.dims)) if predicate.dims else dims
+    return combine(cases, dims)._replace(data=predicate.data or any(v.data for v in cases), deep=predicate.deep)
+
+
+def _common_index(cases: Iterable[Value]) -> int | None:
+    found = {v.index for v in cases if v.index is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Sums, means, maxima over axes; a sum right after a product is a linear layer written out."""
+    axes, value = op.params["axes"], settle(trace, op, ins[0])
+    if op.name == "reduce_sum" and op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
+        for i in trace.products[op.ins[0]]:
+            trace.uses[i] = _written_out(trace.uses[i], axes)
+    dims = tuple(dim for i, dim in enumerate(value.dims) if i not in axes)
+    lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
+    parts = tuple(_reduced(part, lost) for part in value.parts)
+    if op.name != "reduce_sum":
+        dims = _unmarked(dims)
+    return value._replace(dims=dims, parts=parts, index=None)
+
+
+def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:
+    axes = frozenset((axis, "reduced") for param, axis in lost if param == part.param)
+    return part._replace(how="statistic", fixed=part.fixed | axes) if axes else part
+
+
+def _written_out(use: Use, axes: tuple[int, ...]) -> Use:
+    """The linear layer that `(x * w).sum(axes)` is, if the sum is over axes of `w` only."""
+    own = {axis.position for axis in use.axes if axis.role == "aligned" and axis.size > 1}
+    if use.kind != _MULTIPLY or not set(axes) <= own or use.part.how != "whole":
+        return use
+    return use._replace(
+        kind="linear",
+        axes=tuple(
+            axis._replace(role="in" if axis.position in axes else _kept_role(axis)) if axis.position >= 0 else axis
+            for axis in use.axes
+        ),
+    )
+
+
+def _kept_role(axis: AxisUse) -> str:
+    return "out" if axis.role == "expanded" else "batch"

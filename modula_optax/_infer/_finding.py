@@ -1,0 +1,64 @@
+"""Findings: what inference says about one parameter."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from modula_optax._infer._trace import Use
+from modula_optax._infer._values import Label
+
+CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
+MATRICES = ("linear", "conv", "depthwise", "embedding", "tied")
+_SURENESS = (GUESS, EVIDENCE, CERTAIN)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What was found out about a parameter; `problem` says why its role is unknown, `notes` what else to tell."""
+
+    role: str
+    fan_in: tuple[int, ...] = ()
+    fan_out: tuple[int, ...] = ()
+    taps: tuple[int, ...] = ()
+    groups: int = 1
+    confidence: str = CERTAIN
+    place: str | None = None
+    use: Use | None = None
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Unclear(Exception):
+    """A role cannot be decided; the message says why."""
+
+
+class Evidence:
+    """What later uses of its outputs say about the axes of a parameter."""
+
+    def __init__(self, observed: Iterable[tuple[Label, str]]):
+        self._observed: dict[Label, set[str]] = {}
+        for label, what in observed:
+            self._observed.setdefault(label, set()).add(what)
+
+    def has(self, label: Label, *kinds: str) -> bool:
+        return any(kind in self._observed.get(label, ()) for kind in kinds)
+
+
+def roles_by_axis(use: Use) -> dict[int, set[str]]:
+    """All that a use does to each axis; what is done to the axis itself beats that an entry of it was picked."""
+    roles: dict[int, set[str]] = {}
+    for axis in use.axes:
+        roles.setdefault(axis.axis, set()).add(axis.role)
+    return roles
+
+
+def least(*confidences: str) -> str:
+    """The least sure of these."""
+    return min(confidences, key=_SURENESS.index)
+
+
+def agreed(findings: Sequence[Finding]) -> Finding:
+    """The one finding of several uses."""
+    axes = {(f.fan_in, f.fan_out, f.taps, f.groups) for f in findings}
+    if len(axes) > 1:
+        raise Unclear("it is used in incompatible ways: along different axes")
+    return dataclasses.replace(findings[0], confidence=least(*(f.confidence for f in findings)))

@@ -1,0 +1,112 @@
+"""Backwards through a program: which values reach the output, and through which matrices."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from modula_optax._infer._program import Block, Loop, Op, Program
+
+DEAD, WEAK, STRONG = range(3)  # does not reach the output; only through what has no derivative; does
+
+
+class Reach(NamedTuple):
+    """How a value reaches the output, and (two of) the matrices that it meets on the way."""
+
+    level: int = DEAD
+    matrices: frozenset[int] = frozenset()
+
+
+_NOT_REACHED = Reach()
+# no gradient comes back through these, nor through what makes integers of real numbers
+_WITHOUT_DERIVATIVE = frozenset(["sign", "floor", "ceil", "round", "stop_gradient"])
+
+
+def reach(
+    program: Program, matrices: Mapping[int, frozenset[int]] | None = None, cut: Iterable[tuple[int, int]] = ()
+) -> dict[int, Reach]:
+    """What becomes of every value.
+
+    Args:
+      program: see `flatten`.
+      matrices: parameters that are matrices in an operation, by where its first output is.
+      cut: pairs (operand, result) that no role is decided through.
+
+    Returns:
+      By position, for all values that reach the output.
+    """
+    found = dict.fromkeys(program.outputs, Reach(STRONG))
+    edges = _Edges(program.avals, matrices or {}, frozenset(cut))
+    _backwards(program.block, found, edges)
+    return found
+
+
+class _Edges(NamedTuple):
+    avals: list[Any]
+    matrices: Mapping[int, frozenset[int]]
+    cut: frozenset[tuple[int, int]]
+
+    def is_weak(self, op: Op, operand: int) -> bool:
+        result = op.outs[0]
+        if op.name in _WITHOUT_DERIVATIVE or (operand, result) in self.cut:
+            return True
+        return _is_real(self.avals[operand]) and not _is_real(self.avals[result])
+
+
+def _is_real(aval: Any) -> bool:
+    return jnp.issubdtype(getattr(aval, "dtype", jnp.float32), jnp.inexact)
+
+
+def _backwards(block: Block, found: dict[int, Reach], edges: _Edges) -> None:
+    for op in reversed(block):
+        if isinstance(op, Loop):
+            _through_loop(op, found, edges)
+            continue
+        after = _merge(found.get(out, _NOT_REACHED) for out in op.outs)
+        if after.level == DEAD:
+            continue
+        passed = Reach(after.level, _capped(after.matrices | edges.matrices.get(op.outs[0], frozenset())))
+        for operand in op.ins:
+            here = Reach(WEAK) if edges.is_weak(op, operand) else passed
+            found[operand] = _merge((found.get(operand, _NOT_REACHED), here))
+
+
+def _through_loop(loop: Loop, found: dict[int, Reach], edges: _Edges) -> None:
+    settled = False
+    while not settled:
+        _backwards(loop.body, found, edges)
+        settled = True
+        for carry in loop.carries:
+            inside = found.get(carry.inside, _NOT_REACHED)
+            for source in (carry.end, carry.start):
+                before = found.get(source, _NOT_REACHED)
+                after = _merge((before, inside))
+                if after != before:
+                    found[source] = after
+                    settled = False
+
+
+def _merge(reaches: Iterable[Reach]) -> Reach:
+    level, matrices = DEAD, frozenset()
+    for reached in reaches:
+        level, matrices = max(level, reached.level), matrices | reached.matrices
+    return Reach(level, _capped(matrices))
+
+
+def _capped(matrices: frozenset[int]) -> frozenset[int]:
+    # two are enough to know that there is another one
+    return matrices if len(matrices) <= 2 else frozenset(sorted(matrices)[:2])
+
+
+def count_consumers(block: Block, found: Mapping[int, Reach]) -> Counter[int]:
+    """How many operations that reach the output read each value."""
+    counts: Counter[int] = Counter()
+    for op in block:
+        if isinstance(op, Loop):
+            counts += count_consumers(op.body, found)
+            counts.update(c.start for c in op.carries)
+            counts.update(c.end for c in op.carries)
+        elif any(out in found for out in op.outs):
+            counts.update(op.ins)
+    return counts

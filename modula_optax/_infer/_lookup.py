@@ -1,0 +1,114 @@
+"""Rules of lookups: `gather`, `dynamic_slice` and their transposes, where embeddings meet indices."""
+
+from collections.abc import Sequence
+
+from modula_optax._infer._program import Op
+from modula_optax._infer._structure import combine, select_axes
+from modula_optax._infer._trace import AxisUse, Trace, axes_of, record_content
+from modula_optax._infer._values import NONE, Dims, Factor, Value, join, join_dim, labels_of, plain, resize, size_of
+
+
+def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    operand, indices = ins
+    numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
+    shape = trace.shape(op.outs[0])
+    batching = tuple(numbers.operand_batching_dims)
+    absent = (*numbers.collapsed_slice_dims, *batching)
+    # a gather made by vmap of dynamic_slice collapses nothing, but takes slices of size 1
+    selected = [i for i in numbers.start_index_map if sizes[i] == 1 < size_of(operand.dims[i])]
+    windows = [i for i in range(len(operand.dims)) if i not in absent]
+    n_indices = [i for i in range(len(shape)) if i not in numbers.offset_dims]
+
+    dims = list(plain(shape))
+    for out, i in zip(numbers.offset_dims, windows, strict=True):
+        dims[out] = dims[out] if i in selected else resize(operand.dims[i], shape[out])
+    for out, dim in zip(n_indices, indices.dims[:-1], strict=True):
+        dims[out] = dim
+    for i, j in zip(batching, numbers.start_indices_batching_dims, strict=True):
+        dims[n_indices[j]] = join_dim(dims[n_indices[j]], operand.dims[i])
+    many = any(size_of(dim) > 1 for dim in indices.dims[:-1])
+    return look_up(trace, op, operand, indices, selected, tuple(dims), n_indices if many else [])
+
+
+def dynamic_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    operand, *indices = ins
+    shape = trace.shape(op.outs[0])
+    selected = [i for i, dim in enumerate(operand.dims) if shape[i] == 1 < size_of(dim)]
+    dims = tuple((Factor(1, NONE),) if i in selected else resize(dim, shape[i]) for i, dim in enumerate(operand.dims))
+    index = next((indices[i] for i in selected if indices[i].data), indices[0] if indices else operand)
+    return look_up(trace, op, operand, index, selected, dims, [])
+
+
+def look_up(
+    trace: Trace, op: Op, operand: Value, index: Value, selected: Sequence[int], dims: Dims, index_dims: Sequence[int]
+) -> Value:
+    """Entries `selected` of some axes of the operand, chosen by an index.
+
+    Args:
+      trace: the interpreter's state.
+      op: the lookup.
+      operand: what is looked into.
+      index: what says where.
+      selected: the axes of the operand of which one entry is taken.
+      dims: axes of the result.
+      index_dims: axes of the result that run along the index, if it has several entries.
+    """
+    data = index.data or operand.is_activation
+    if not operand.is_weight:
+        return Value(dims, data=data, deep=operand.deep or index.deep)
+    if index.data and selected:
+        found = select_axes(operand, selected, "looked")._replace(dims=dims, data=True, deep=index.deep)
+        return found if _is_undecided(found) else settle(trace, op, found, index.index)
+    if index_dims and selected:
+        # looked up by constants: the rows stay an axis, for a permuted weight is still a weight
+        labels = labels_of(factor for i in selected for factor in operand.dims[i])
+        dims = tuple(
+            (Factor(size_of(dim), labels_of(dim) | labels),) if i in index_dims else dim for i, dim in enumerate(dims)
+        )
+        return select_axes(operand, selected, "looked")._replace(dims=dims)
+    return select_axes(operand, selected, "picked")._replace(dims=dims, deep=index.deep)
+
+
+def _is_undecided(found: Value) -> bool:
+    """A looked up matrix may be that of an expert, a looked up vector is an embedding."""
+    return any(len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1}) > 1 for part in found.parts)
+
+
+def settle(trace: Trace, op: Op, value: Value, index: int | None = None) -> Value:
+    """A weight looked up by data is used as an activation: it was a table of embeddings."""
+    if not (value.is_weight and value.data):
+        return value
+    for part in value.parts:
+        axes = [AxisUse(axis, "out", factor.size, i) for i, axis, factor in axes_of(value, part)]
+        kind = {"whole": "lookup", "factor": "mul", "statistic": "statistic"}.get(part.how, part.how)
+        trace.use(op, value, part, kind, axes, deep=value.deep, index=index)
+    return Value(value.dims, data=True, deep=True)
+
+
+def scatter(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Updates written into an operand, as by segment sums."""
+    operand, _, updates = ins
+    numbers = op.params["dimension_numbers"]
+    inserted = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    windows = [i for i in range(len(operand.dims)) if i not in inserted]
+    dims = list(operand.dims)
+    for i, j in zip(windows, numbers.update_window_dims, strict=True):
+        dims[i] = join_dim(dims[i], resize(updates.dims[j], size_of(dims[i])))
+    return _written(trace, op, operand, updates, tuple(dims), aligned=len(operand.dims) == len(updates.dims))
+
+
+def dynamic_update_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    operand, updates = ins[:2]
+    shape = trace.shape(op.outs[0])
+    dims = join(operand.dims, tuple(map(resize, updates.dims, shape)))
+    return _written(trace, op, operand, updates, dims, aligned=True)
+
+
+def _written(trace: Trace, op: Op, operand: Value, updates: Value, dims: Dims, aligned: bool) -> Value:
+    for one, other in ((operand, updates), (updates, operand)):
+        if one.is_weight and other.is_activation:
+            record_content(trace, op, one, other, "add" if aligned else f"operand of {op.name}")
+    if updates.is_weight and not operand.is_activation and not aligned:
+        parts = tuple(part._replace(how=f"operand of {op.name}") for part in updates.parts)
+        updates = updates._replace(parts=parts)
+    return combine((operand, updates), dims)

@@ -1,0 +1,82 @@
+"""What inference tells: the error of unknown roles, the warning of what it is not sure of, the reason for a role."""
+
+import warnings
+from collections.abc import Sequence
+
+from modula_optax._infer._finding import GUESS, Finding
+from modula_optax._infer._model import Model
+from modula_optax._infer._program import source
+from modula_optax._paths import describe, listing
+
+
+def why(finding: Finding) -> str | None:
+    """The primitive that showed the role, and its place in the user's code."""
+    if finding.use is None:
+        return None
+    op = finding.use.op
+    where = source(op.eqn)
+    notes = "".join(f"; {note}" for note in finding.notes)
+    return f"{op.name} at {where}{notes}" if where else f"{op.name}{notes}"
+
+
+def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
+    """Raises one error for all parameters whose role is unknown; `None` stands for those that are not."""
+    lines, overrides = [], []
+    for path, leaf, finding in zip(model.paths, model.leaves, unknown, strict=True):
+        if finding is not None:
+            reason = why(finding)
+            lines.append(f"{describe(path, leaf)}: {finding.problem}" + (f" ({reason})" if reason else ""))
+            overrides.append(f"    mo.Rule(r{path!r}, {_suggestion(len(leaf.shape))}),")
+    if lines:
+        advice = "\n".join(
+            [
+                "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):",
+                "  overrides=mo.NormRegistry(",
+                *overrides,
+                "  )",
+            ]
+        )
+        raise ValueError(listing("parameters have a role that cannot be told", lines, advice))
+
+
+def _suggestion(ndim: int) -> str:
+    return "mo.RMS()" if ndim < 2 else f"mo.Spectral(), axes=mo.Axes(fan_in={ndim - 2}, fan_out={ndim - 1})"
+
+
+def refuse_all_unused(findings: Sequence[Finding]) -> None:
+    """Raises an error if no parameter reaches the output."""
+    if all(finding.role == "unused" for finding in findings):
+        raise ValueError(
+            "No parameter reaches the output: apply_fn closes over its parameters instead of taking them. It is called "
+            "as apply_fn(params, *example_inputs), and must use those, e.g. lambda p, *a: model.apply({'params': p}, *a)."
+        )
+
+
+def warn(model: Model, findings: Sequence[Finding | None], strict: bool) -> None:
+    """One warning (an error if `strict`) for all that a person should look at; `None` stands for what is settled."""
+    lines = [
+        f"{describe(path, leaf)}: {remark}"
+        for path, leaf, finding in zip(model.paths, model.leaves, findings, strict=True)
+        if finding is not None and (remark := _remark(finding))
+    ]
+    lines += [
+        f"example input {i} has shape {tuple(x.shape)}: an axis of size 1 hides what it is for; use 2 or more"
+        for i, x in enumerate(model.inputs)
+        # the last axis may be one feature
+        if 1 in x.shape[:-1]
+    ]
+    if not lines:
+        return
+    message = listing("things to check in the inferred specs", lines)
+    if strict:
+        raise ValueError(message)
+    warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _remark(finding: Finding) -> str:
+    if finding.role == "unused":
+        return "unused: reaches no output" + "".join(f"; {note}" for note in finding.notes)
+    if finding.confidence == GUESS:
+        axes = f"fan_in={finding.fan_in}, fan_out={finding.fan_out}"
+        return f"guessed to be {finding.role} with {axes} ({why(finding)})"
+    return f"{finding.role}, {'; '.join(finding.notes)} ({why(finding)})" if finding.notes else ""

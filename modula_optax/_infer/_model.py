@@ -1,0 +1,104 @@
+"""The model as inference wants it: checked, and traced to a jaxpr of parameters and example inputs."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+
+
+class Model(NamedTuple):
+    """A traced model: the first invars of `jaxpr` are the parameters, named by `paths`."""
+
+    jaxpr: ClosedJaxpr
+    paths: list[str]
+    leaves: list[Any]
+    inputs: list[Any]  # the example inputs that are arrays
+
+
+def trace_model(
+    apply_fn: Callable[..., Any], params: Any, example_inputs: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Model:
+    """Traces a model once; nothing is computed.
+
+    Raises:
+      ValueError: no parameters, or leaves that are no arrays; arguments that do not fit; outputs that are no arrays.
+    """
+    flat = [(path, leaf) for path, leaf in flatten_with_paths(params)[0] if not is_absent(leaf)]
+    _check_parameters(params, flat)
+    _check_arguments(apply_fn, params, example_inputs, kwargs)
+    arguments, treedef = jax.tree.flatten((tuple(example_inputs), dict(kwargs)))
+    arrays = [x for x in arguments if _is_array(x)]
+
+    def call(leaves: list[Any], traced: list[Any]) -> list[Any]:
+        supply = iter(traced)
+        args, keywords = treedef.unflatten([next(supply) if _is_array(x) else x for x in arguments])
+        outputs = jax.tree.leaves(apply_fn(jax.tree.unflatten(jax.tree.structure(params), leaves), *args, **keywords))
+        _check_outputs(outputs)
+        return [jnp.asarray(x) if not _is_key(x) else x for x in outputs]
+
+    leaves = [leaf for _, leaf in flat]
+    try:
+        jaxpr = jax.make_jaxpr(call)(leaves, arrays)
+    except Exception as error:
+        error.add_note(
+            "infer_specs was tracing apply_fn(params, *example_inputs, **kwargs). Python numbers, booleans and strings "
+            "are passed as they are, arrays and jax.ShapeDtypeStructs as tracers; random keys and mutable collections "
+            "belong into the closure, e.g. lambda p, *a: model.apply({'params': p, **state}, *a)."
+        )
+        raise
+    return Model(jaxpr, [path for path, _ in flat], leaves, arrays)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _check_parameters(params: Any, flat: Sequence[tuple[str, Any]]) -> None:
+    if not flat:
+        raise ValueError("params has no leaves: there is nothing to infer. Pass the parameters of the model.")
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        others = ", ".join(repr(key) for key in params if key != "params")
+        raise ValueError(
+            f"params holds whole variables: 'params' beside {others}. Statistics are not trained: pass "
+            "variables['params'], and infer_specs(lambda p, *a: model.apply({**variables, 'params': p}, *a), ...)."
+        )
+    wrong = [describe(path, leaf) for path, leaf in flat if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))]
+    if wrong:
+        advice = "Leave them out of the parameters; with Equinox: eqx.partition(model, eqx.is_inexact_array)."
+        raise ValueError(listing("leaves of params are not arrays", wrong, advice))
+
+
+def _check_arguments(apply_fn: Any, params: Any, example_inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    if not callable(apply_fn):
+        raise ValueError(f"apply_fn must be a function (params, *inputs) -> outputs; got {type(apply_fn).__name__}.")
+    try:
+        signature = inspect.signature(apply_fn)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(params, *example_inputs, **kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"apply_fn{signature} does not accept what it is called with, apply_fn(params, *example_inputs, **kwargs) "
+            f"with {len(example_inputs)} example inputs and keywords {sorted(kwargs)}: {error}."
+        ) from None
+
+
+def _check_outputs(outputs: Sequence[Any]) -> None:
+    wrong = [x for x in outputs if not (hasattr(x, "shape") or isinstance(x, bool | int | float | complex))]
+    if wrong or not outputs:
+        got = type(wrong[0]).__name__ if wrong else "nothing"
+        raise ValueError(
+            f"apply_fn must return arrays (logits, or a loss); it returned {got}. Wrap it: "
+            "lambda p, *a: apply_fn(p, *a).logits, for example."
+        )

@@ -1,0 +1,173 @@
+"""Rules of the primitives that move entries of an array around, whatever the array is."""
+
+from collections.abc import Sequence
+
+from modula_optax._infer._program import Op
+from modula_optax._infer._trace import Trace, record_content
+from modula_optax._infer._values import (
+    COUNTING,
+    NONE,
+    Dim,
+    Dims,
+    Factor,
+    Part,
+    Value,
+    join_dim,
+    labels_of,
+    plain,
+    relabel,
+    reshape,
+    resize,
+    size_of,
+)
+
+
+def keep(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Casts, copies, constraints: the value itself."""
+    if op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
+        trace.products[op.outs[0]] = trace.products[op.ins[0]]
+    return ins[0]
+
+
+def keep_all(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    return tuple(v._replace(dims=_resized(v.dims, trace.shape(out))) for v, out in zip(ins, op.outs, strict=True))
+
+
+def _resized(dims: Dims, shape: Sequence[int]) -> Dims:
+    return tuple(map(resize, dims, shape)) if len(dims) == len(shape) else plain(shape)
+
+
+def resized(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Axes stay, sizes change: pooling, padding, strided slices, shards."""
+    return ins[0]._replace(dims=_resized(ins[0].dims, trace.shape(op.outs[0])), uniform=False)
+
+
+def reshaped(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    value, shape = ins[0], trace.shape(op.outs[0])
+    dims = value.dims
+    if op.params.get("dimensions") is not None:
+        dims = tuple(dims[i] for i in op.params["dimensions"])
+    result = value._replace(dims=reshape(dims, shape))
+    if value.is_activation:
+        for dim in result.dims:
+            if len(dim) > 1:
+                _note_merged(trace, dim)
+    return result
+
+
+def _note_merged(trace: Trace, dim: tuple[Factor, ...]) -> None:
+    """Two axes that a parameter made become one, as heads do: both are features."""
+    labels = labels_of(dim)
+    makers = [param for param, axis in labels if any((param, other) in labels for other in range(axis))]
+    if makers:
+        trace.note([label for label in labels if label[0] in makers], "merged")
+
+
+def transpose(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    return ins[0]._replace(dims=tuple(ins[0].dims[i] for i in op.params["permutation"]))
+
+
+def squeeze(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    dropped = {i % len(ins[0].dims) for i in op.params["dimensions"]}
+    return ins[0]._replace(dims=tuple(dim for i, dim in enumerate(ins[0].dims) if i not in dropped))
+
+
+def broadcast_in_dim(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    shape = trace.shape(op.outs[0])
+    dims = list(plain(shape))
+    for dim, i in zip(ins[0].dims, op.params["broadcast_dimensions"], strict=True):
+        if size_of(dim) == shape[i]:
+            dims[i] = dim
+    return ins[0]._replace(dims=tuple(dims))
+
+
+def iota(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    dims = list(plain(trace.shape(op.outs[0])))
+    dims[op.params["dimension"]] = relabel(dims[op.params["dimension"]], add=frozenset([COUNTING]))
+    return Value(tuple(dims))
+
+
+def static_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    shape = trace.shape(op.outs[0])
+    selected = [i for i, dim in enumerate(ins[0].dims) if shape[i] == 1 < size_of(dim)]
+    return select_axes(ins[0], selected, "picked")._replace(dims=_without(ins[0].dims, selected, shape))
+
+
+def select_axes(value: Value, selected: Sequence[int], role: str) -> Value:
+    """One entry of these axes is taken: the parameters lose them, and remember how."""
+    if not value.parts or not selected:
+        return value
+    lost = labels_of(factor for i in selected for factor in value.dims[i])
+    parts = tuple(
+        part._replace(fixed=part.fixed | {(axis, role) for param, axis in lost if param == part.param})
+        for part in value.parts
+    )
+    return value._replace(parts=parts)
+
+
+def _without(dims: Dims, selected: Sequence[int], shape: Sequence[int]) -> Dims:
+    return tuple(
+        (Factor(1, NONE),) if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(dims, shape))
+    )
+
+
+def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    axis = op.params["dimension"]
+    activations = [v for v in ins if v.is_activation]
+    if activations:
+        for value in ins:
+            if value.is_weight:
+                record_content(trace, op, value, activations[0])
+    dims = ins[0].dims
+    for value in ins[1:]:
+        pairs = enumerate(zip(dims, value.dims, strict=True))
+        dims = tuple(_append(a, b) if i == axis else join_dim(a, b) for i, (a, b) in pairs)
+    return combine(ins, dims)
+
+
+def _append(a: Dim, b: Dim) -> Dim:
+    """An axis that is one after the other."""
+    if [factor.size for factor in a[1:]] == [factor.size for factor in b[1:]]:
+        return (Factor(a[0].size + b[0].size, a[0].labels | b[0].labels), *map(_joined_factor, a[1:], b[1:]))
+    return (Factor(size_of(a) + size_of(b), labels_of(a) | labels_of(b)),)
+
+
+def _joined_factor(a: Factor, b: Factor) -> Factor:
+    return Factor(a.size, a.labels | b.labels)
+
+
+def combine(ins: Sequence[Value], dims: Dims) -> Value:
+    """A value that holds entries of all of these."""
+    data, deep = any(v.is_activation for v in ins), any(v.deep for v in ins)
+    parts = () if data else unite(part for v in ins for part in v.parts)
+    looked_up = any(v.data for v in ins)
+    return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep)
+
+
+def unite(parts) -> tuple[Part, ...]:
+    """Parts of a value made of several; what is known of a parameter is put together."""
+    found: dict[int, Part] = {}
+    for part in parts:
+        known = found.get(part.param, part)
+        if known.how != part.how:
+            # a statistic of a parameter says nothing beside the parameter itself
+            kept = [p for p in (known, part) if p.how != "statistic"]
+            known, part = (kept[0], kept[0]) if len(kept) == 1 else (known._replace(how="several ways"), part)
+            known = known._replace(reparameterised=True)
+        found[part.param] = known._replace(
+            fixed=known.fixed | part.fixed, reparameterised=known.reparameterised or part.reparameterised
+        )
+    return tuple(found.values())
+
+
+def scan_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    value = select_axes(ins[0], [0], "picked")
+    return value._replace(dims=value.dims[1:])
+
+
+def scan_stack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    return ins[0]._replace(dims=(*plain(trace.shape(op.outs[0])[:1]), *ins[0].dims))
+
+
+def split(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    return tuple(ins[0]._replace(dims=_resized(ins[0].dims, trace.shape(out))) for out in op.outs)

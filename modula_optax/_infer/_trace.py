@@ -1,0 +1,193 @@
+"""The interpreter: runs a program on abstract values, and notes every meeting of a parameter with data."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from modula_optax._infer._program import Block, Loop, Op, Program
+from modula_optax._infer._values import Factor, Label, Labels, Part, Value, join, parameter, plain
+
+
+class AxisUse(NamedTuple):
+    """What a use does to one axis of a parameter (or to a piece of it, of `size` entries).
+
+    `role` is `"in"`, `"out"`, `"batch"`, `"tap"`, `"row"`, `"picked"`, `"looked"`, `"inner"`, `"reduced"`, and for
+    what is added or multiplied elementwise `"aligned"` or `"expanded"`; then `labels` are those of the activation.
+    `position` orders the axes as the operation saw them.
+    """
+
+    axis: int
+    role: str
+    size: int = 1
+    position: int = -1
+    labels: Labels = frozenset()
+
+
+class Use(NamedTuple):
+    """A parameter meets data.
+
+    `kind` is `"linear"`, `"conv"`, `"lookup"`, `"add"`, `"mul"`, `"statistic"`, or why it is none of these.
+    """
+
+    param: int
+    kind: str
+    axes: tuple[AxisUse, ...]
+    op: Op
+    part: Part
+    groups: int = 1
+    partners: tuple[int, ...] = ()  # the other parameters that the same weight is made of
+    deep: bool = False  # the data come from another matrix or table
+    index: int | None = None  # which integers looked it up
+    weak: bool = False  # met a constant in place of data
+    kept: Labels = frozenset()  # axes of all its parameters that the output has
+    summed: bool = False  # the weight is a sum with another, whole parameter
+
+
+Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
+
+
+class Trace:
+    """State of the interpreter: what is known of each value, and what was seen."""
+
+    def __init__(self, program: Program, consumers: Mapping[int, int]):
+        self.avals = program.avals
+        self.consumers = consumers
+        self.uses: list[Use] = []
+        # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
+        # parameter, "merged" with another axis of the same, "generated": the axes of a weight made from data
+        self.evidence: list[tuple[Label, str]] = []
+        # products of an activation and a weight, which are linear layers if a sum follows
+        self.products: dict[int, range] = {}
+        # a weight divided by a statistic of its own: through these no role is decided
+        self.statistics: set[tuple[int, int]] = set()
+
+    def shape(self, position: int) -> tuple[int, ...]:
+        return tuple(getattr(self.avals[position], "shape", ()))
+
+    def forget(self, op: Op, ins: Iterable[Value]) -> tuple[Value, ...]:
+        """Outputs of an operation of which nothing is known but what they depend on."""
+        ins = tuple(ins)
+        data, deep = any(v.data for v in ins), any(v.deep for v in ins)
+        return tuple(Value(plain(self.shape(out)), data=data, deep=deep) for out in op.outs)
+
+    def note(self, labels: Iterable[Label], what: str) -> None:
+        self.evidence.extend((label, what) for label in labels if label[0] >= 0)
+
+    def refuse(self, op: Op, ins: Iterable[Value]) -> None:
+        """Records that parameters are operands of an operation that says nothing about them."""
+        for value in ins:
+            for part in value.parts:
+                kind = part.how if part.how == "statistic" else f"operand of {op.name}"
+                self.use(op, value, part, kind, (), deep=True)
+
+    def use(self, op: Op, weight: Value, part: Part, kind: str, axes: Iterable[AxisUse], **details) -> None:
+        """Records a use of one of the parts of a weight."""
+        fixed = tuple(AxisUse(axis, role) for axis, role in part.fixed)
+        partners = tuple(other.param for other in weight.parts if other.param != part.param)
+        self.uses.append(Use(part.param, kind, fixed + tuple(axes), op, part, partners=partners, **details))
+
+
+def axes_of(weight: Value, part: Part) -> Iterable[tuple[int, int, Factor]]:
+    """Axes of a parameter that a weight still has: (axis of the weight, axis of the parameter, factor)."""
+    for i, dim in enumerate(weight.dims):
+        for factor in dim:
+            for param, axis in factor.labels:
+                if param == part.param:
+                    yield i, axis, factor
+
+
+def run(
+    program: Program,
+    rules: Mapping[str, Rule],
+    default: Rule,
+    consumers: Mapping[int, int],
+    parameters: Sequence[int],
+    inputs: frozenset[int],
+) -> Trace:
+    """Interprets a program.
+
+    Args:
+      program: see `flatten`.
+      rules: what to do for each primitive, by name.
+      default: what to do for all others.
+      consumers: how many operations read each value.
+      parameters: positions of the parameters.
+      inputs: positions that hold data.
+    """
+    trace = Trace(program, consumers)
+    values: dict[int, Value] = {}
+    for position in program.constants:
+        shape = trace.shape(position)
+        is_scalar = not shape
+        values[position] = Value(plain(shape), uniform=is_scalar)
+    for position in inputs:
+        values[position] = Value(plain(trace.shape(position)), data=True, index=position)
+    for number, position in enumerate(parameters):
+        values[position] = parameter(number, trace.shape(position))
+    _run_block(trace, program.block, values, rules, default)
+    return trace
+
+
+def _run_block(trace: Trace, block: Block, values: dict[int, Value], rules: Mapping[str, Rule], default: Rule) -> None:
+    for op in block:
+        if isinstance(op, Loop):
+            _run_loop(trace, op, values, rules, default)
+            continue
+        result = rules.get(op.name, default)(trace, op, tuple(values[i] for i in op.ins))
+        results = (result,) if isinstance(result, Value) else result
+        values.update(zip(op.outs, results, strict=True))
+
+
+_ROUNDS = 12  # labels only grow, and settle after as many rounds as a value takes to pass through all carries
+
+
+def _run_loop(trace: Trace, loop: Loop, values: dict[int, Value], rules: Mapping[str, Rule], default: Rule) -> None:
+    for carry in loop.carries:
+        values[carry.inside] = values[carry.start]
+    n_uses, n_evidence = len(trace.uses), len(trace.evidence)
+    for _ in range(_ROUNDS):
+        # what was seen before a carry settled is not to be trusted: a state that starts at zero is no constant
+        del trace.uses[n_uses:], trace.evidence[n_evidence:]
+        _run_block(trace, loop.body, values, rules, default)
+        joined = {c.inside: _carried(trace, loop, values[c.start], values[c.end]) for c in loop.carries}
+        if all(values[position] == value for position, value in joined.items()):
+            return
+        values.update(joined)
+
+
+def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
+    if start == end:
+        return start
+    dims = join(start.dims, end.dims)
+    if start.is_weight and end.is_weight:
+        parts = start.parts + tuple(part for part in end.parts if part not in start.parts)
+        return Value(dims, start.data or end.data, parts, deep=start.deep or end.deep)
+    for one, other in ((start, end), (end, start)):
+        if one.is_weight and other.is_activation:
+            record_content(trace, Op("carry", {}, (), tuple(c.inside for c in loop.carries), loop.eqn), one, other)
+    data = start.data or end.data
+    parts = () if data else start.parts + end.parts
+    uniform = start.uniform and end.uniform and not data and not parts
+    return Value(dims, data, parts, uniform, start.deep or end.deep)
+
+
+def record_content(trace: Trace, op: Op, weight: Value, activation: Value, kind: str = "add") -> None:
+    """Entries of a parameter stand beside those of an activation: a class token, a learned initial state."""
+    for part in weight.parts:
+        details = dict(deep=activation.deep)
+        if part.how == "statistic":
+            trace.use(op, weight, part, "statistic", (), **details)
+        else:
+            trace.use(op, weight, part, kind, alignment(weight, part, activation), **details)
+
+
+def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]:
+    """Which axes of an activation those of a parameter meet in an elementwise operation."""
+    for i, axis, factor in axes_of(weight, part):
+        dim = activation.dims[i] if activation.dims else ()
+        size, labels = 1, frozenset[Label]()
+        for other in dim:
+            size *= other.size
+        expanded = size == 1 and factor.size > 1
+        matching = [other.labels for other in dim if other.size == factor.size] if len(dim) > 1 else []
+        labels = matching[0] if len(matching) == 1 else frozenset().union(*(other.labels for other in dim))
+        yield AxisUse(axis, "expanded" if expanded else "aligned", factor.size, i, labels)

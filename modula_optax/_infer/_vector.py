@@ -1,0 +1,80 @@
+"""Biases, gains and positional tables: told apart by the axes of the activations that they meet."""
+
+from collections.abc import Mapping, Sequence
+
+from modula_optax._infer._finding import CERTAIN, EVIDENCE, GUESS, Evidence, Finding, Unclear, roles_by_axis
+from modula_optax._infer._trace import AxisUse, Use
+
+
+def find_vector(
+    shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence, findings: Mapping[int, Finding]
+) -> Finding:
+    """What is added to activations or multiplied into them, entry by entry."""
+    found = [_find_one(shape, use, evidence, findings) for use in uses]
+    added = [f for f in found if f.role != "gain"]
+    gains = [f for f in found if f.role == "gain"]
+    if added and gains and not all(f.use is not None and f.use.partners for f in added):
+        raise Unclear("it is used in incompatible ways: added and multiplied")
+    # a gain may be folded into a shift, as in a normalisation written x * scale + (bias - mean * scale)
+    same_role = gains or added
+    roles = {f.role for f in same_role}
+    if len(roles) > 1:
+        raise Unclear(f"it is used in incompatible ways: {', '.join(sorted(roles))}")
+    surest = max(same_role, key=lambda f: (CERTAIN, EVIDENCE, GUESS)[::-1].index(f.confidence))
+    if any((f.fan_in, f.fan_out) != (surest.fan_in, surest.fan_out) for f in same_role if f.confidence != GUESS):
+        raise Unclear("it is used in incompatible ways: along different axes")
+    return surest
+
+
+def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
+    roles = roles_by_axis(use)
+    kinds = {axis: _kind(axis, use, evidence, findings) for axis in range(len(shape))}
+    batch = {axis for axis, kind in kinds.items() if kind == "batch"}
+
+    def axes(*names: str) -> tuple[int, ...]:
+        return tuple(axis for axis in kinds if kinds[axis] in names)
+
+    if use.kind == "mul":
+        return Finding("gain", (), tuple(axis for axis in kinds if axis not in batch) or tuple(batch), use=use)
+    if any("looked" in roles.get(axis, ()) for axis in kinds):
+        rows = tuple(axis for axis in kinds if "looked" in roles.get(axis, ()))
+        columns = tuple(axis for axis in kinds if axis not in rows and "picked" not in roles.get(axis, ()))
+        return Finding("embedding", rows, columns, use=use)
+    features, positions = axes("feature"), axes("position")
+    if features and positions:
+        return Finding("positional", positions, features, use=use)
+    if features:
+        return Finding("bias", (), features, use=use)
+    if len(positions) > 1:
+        # nothing tells the features of raw data from their positions: features come last by custom
+        return Finding("positional", positions[:-1], positions[-1:], confidence=GUESS, use=use)
+    return Finding("bias", (), positions or tuple(kinds), confidence=GUESS if positions else CERTAIN, use=use)
+
+
+def _kind(axis: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
+    """Whether an axis runs along features, positions, or a batch of layers; `"unit"` if it has one entry."""
+    pieces = [piece for piece in use.axes if piece.axis == axis and piece.role in ("aligned", "expanded", "out")]
+    if not pieces:
+        return "batch"
+    if all(piece.size == 1 for piece in pieces):
+        return "batch"
+    if any(piece.role == "expanded" for piece in pieces):
+        return "position"
+    return _kind_of_labels(pieces, use.param, evidence, findings)
+
+
+def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
+    labels = frozenset().union(*(piece.labels for piece in pieces))
+    found = set()
+    for param, axis in labels:
+        if evidence.has((param, axis), "generated"):
+            raise Unclear("it is added to a matrix that was made from data, as by a hypernetwork")
+        if param != own and param in findings:
+            found.add(_kind_of_axis(findings[param], axis))
+    return next((kind for kind in ("feature", "batch") if kind in found), "position")
+
+
+def _kind_of_axis(maker: Finding, axis: int) -> str:
+    if maker.role == "unknown" or axis in maker.fan_out:
+        return "feature"
+    return "position" if axis in maker.fan_in else "batch"
