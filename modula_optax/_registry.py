@@ -125,7 +125,11 @@ class NormRegistry:
                 f"Add a rule, e.g. Rule(r{gaps[0][0]!r}, Spectral(), axes=Axes(fan_in=-2, fan_out=-1)),\n"
                 "or pass default=Unnormed() to leave them to another optimizer."
             )
-            raise ValueError(listing("parameters match no rule", [describe(*gap) for gap in gaps], advice))
+            raise ValueError(
+                listing(
+                    "parameter matches no rule", "parameters match no rule", [describe(*gap) for gap in gaps], advice
+                )
+            )
 
     def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
         idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
@@ -137,7 +141,12 @@ class NormRegistry:
             ]
             known = "\n".join(f"  {path}" for path in sorted(paths))
             raise ValueError(
-                listing("rules match no parameter", lines, f"Patterns match whole paths. These are:\n{known}")
+                listing(
+                    "rule matches no parameter",
+                    "rules match no parameter",
+                    lines,
+                    f"Patterns match whole paths. These are:\n{known}",
+                )
             )
 
 
