@@ -53,11 +53,15 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
                 "Specs must be of this tree or a prefix of it.",
             )
         )
-    extra = sorted(by_path.keys() - set(owners))
+    absent = {path for path, leaf in flat if is_absent(leaf)}
+    extra = [path for path in by_path.keys() - set(owners) if absent.isdisjoint(_prefixes(path))]
     if extra:
         raise ValueError(
             listing(
-                "spec names no parameter", "specs name no parameter", extra, "Are these the specs of another model?"
+                "spec names no parameter",
+                "specs name no parameter",
+                sorted(extra),
+                "Are these the specs of another model?",
             )
         )
     leaves = [

@@ -199,5 +199,5 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_polar_express_refuses_what_it_cannot_compute(arguments, message):
     with pytest.raises(ValueError, match=message):
         mo.polar_express(*arguments)
-    with pytest.raises(ValueError, match="safety factor of at least 1; got 0.5"):
+    with pytest.raises(ValueError, match=r"safety factor of at least 1; got 0\.5"):
         mo.polar_express(3, safety=0.5)

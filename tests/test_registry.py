@@ -51,11 +51,14 @@ def equinox():
     return eqx.filter(eqx.nn.MLP(4, 2, 3, 1, key=jax.random.key(0)), eqx.is_inexact_array)
 
 
+LINEN_PATHS = ["params/layers_0/bias", "params/layers_0/kernel", "params/layers_1/bias", "params/layers_1/kernel"]
+
+
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        (linen, ["params/layers_0/bias", "params/layers_0/kernel", "params/layers_1/bias", "params/layers_1/kernel"]),
-        (boxed_linen, ["params/layers_0/bias", "params/layers_0/kernel", "params/layers_1/bias", "params/layers_1/kernel"]),
+        (linen, LINEN_PATHS),
+        (boxed_linen, LINEN_PATHS),
         (flax_nnx, ["layers/0/bias", "layers/0/kernel", "layers/1/bias", "layers/1/kernel"]),
         (haiku, ["mlp/~/linear_0/b", "mlp/~/linear_0/w", "mlp/~/linear_1/b", "mlp/~/linear_1/w"]),
         (ninjax, ["net/bias", "net/kernel"]),
