@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes, to_canonical
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._polar import working_dtype
 from modula_optax._specs import NormSpec
 
 
@@ -44,10 +45,25 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
         if owner is None and not is_absent(leaf)
     ]
     if missing:
-        raise ValueError(listing("parameters have no spec", missing, "Specs must be of this tree or a prefix of it."))
-    extra = sorted(by_path.keys() - set(owners))
+        raise ValueError(
+            listing(
+                "parameter has no spec",
+                "parameters have no spec",
+                missing,
+                "Specs must be of this tree or a prefix of it.",
+            )
+        )
+    absent = {path for path, leaf in flat if is_absent(leaf)}
+    extra = [path for path in by_path.keys() - set(owners) if absent.isdisjoint(_prefixes(path))]
     if extra:
-        raise ValueError(listing("specs name no parameter", extra, "Are these the specs of another model?"))
+        raise ValueError(
+            listing(
+                "spec names no parameter",
+                "specs name no parameter",
+                sorted(extra),
+                "Are these the specs of another model?",
+            )
+        )
     leaves = [
         Leaf(path, value, _ABSENT if is_absent(value) or owner is None else by_path[owner])
         for (path, value), owner in zip(flat, owners, strict=True)
@@ -58,7 +74,7 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
         if (problem := _misfit(leaf.spec, leaf.value)) is not None
     ]
     if problems:
-        raise ValueError(listing("parameters do not fit their specs", problems))
+        raise ValueError(listing("parameter does not fit its spec", "parameters do not fit their specs", problems))
     return leaves, treedef
 
 
@@ -103,7 +119,7 @@ def count_atoms(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:
 
 def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in fan_out"]:
     """A parameter as its norm wants it: canonical layout, at least float32."""
-    x = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    x = value.astype(working_dtype(value.dtype))
     return to_canonical(x, resolve_axes(spec, value.shape))
 
 

@@ -56,7 +56,7 @@ class Axes:
 
 def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
     entries = (indices,) if isinstance(indices, int) else indices
-    if isinstance(entries, str) or not all(isinstance(i, int) and not isinstance(i, bool) for i in entries):
+    if not isinstance(entries, Sequence) or not all(isinstance(i, int) and not isinstance(i, bool) for i in entries):
         raise ValueError(f"{name} must be an axis or a sequence of axes (integers); got {indices!r}.")
     return tuple(entries)
 

@@ -21,8 +21,8 @@ class UnitSphere:
 
     Example:
       >>> spec = NormSpec(Embedding(), constraint=UnitSphere())
-      >>> project({"table": jnp.array([[3.0, 4.0]])}, {"table": spec})["table"].round(3)
-      Array([[0.849, 1.131]], dtype=float32)
+      >>> project({"table": jnp.array([[3.0, -3.0]])}, {"table": spec})["table"].round(3)
+      Array([[ 1., -1.]], dtype=float32)
 
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.

@@ -45,10 +45,9 @@ def initialize(key: PRNGKeyArray, params: Any, specs: Any) -> Any:
         if not leaf.spec.is_normed and isinstance(leaf.value, jax.ShapeDtypeStruct)
     ]
     if abstract:
-        advice = "Pass real arrays, which then stay as they are, or give them a norm."
-        raise ValueError(
-            listing("parameters without values are Unnormed, and have no norm to be one in", abstract, advice)
-        )
+        one, many = "parameter without values is Unnormed", "parameters without values are Unnormed"
+        advice = "Pass real arrays, which then stay as they are, or give them a norm to start at."
+        raise ValueError(listing(one, many, abstract, advice))
     return treedef.unflatten([_initialize_leaf(key, leaf) for leaf in leaves])
 
 

@@ -103,5 +103,5 @@ def dual_norm(grads: Any, specs: Any) -> Scalar:
 def _per_leaf(tree: Any, specs: Any, measure: Callable[[Array, NormSpec], Scalar]) -> list[Scalar]:
     leaves, _ = resolve(specs, tree)
     values = [measure(canonical(leaf.value, leaf.spec), leaf.spec) for leaf in leaves if leaf.spec.is_normed]
-    widest = jnp.result_type(jnp.float32, *(value.dtype for value in values)) if values else jnp.float32
+    widest = jnp.float64 if any(value.dtype == jnp.float64 for value in values) else jnp.float32
     return [value.astype(widest) for value in values]

@@ -35,7 +35,7 @@ def scale_by_momentum(
 
     Example:
       >>> tx = scale_by_momentum(0.9, nesterov=False)
-      >>> tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))[0]
+      >>> tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))[0].round(3)
       Array([1.], dtype=float32)
 
     References:

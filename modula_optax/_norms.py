@@ -104,7 +104,7 @@ class Spectral(Norm):
         return _spectral_gain(g) * polar(g, self.coefficients, steps=self.steps, scaling=self.scaling)
 
     def project(self, w: Canonical) -> Canonical:
-        # weights must land on the sphere: exact to rounding for singular values down to 1e-3 of the largest
+        # weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm
         return _spectral_gain(w) * polar(w, _EXACT)
 
 
@@ -159,9 +159,9 @@ class Embedding(Norm):
     Rows that a batch did not look up have a zero gradient, and stay where they are.
 
     Example:
-      >>> Embedding().dualize(jnp.array([[[3.0, 4.0], [0.0, 0.0]]])).round(3)
-      Array([[[0.849, 1.131],
-              [0.   , 0.   ]]], dtype=float32)
+      >>> Embedding().dualize(jnp.array([[[0.2, -0.2], [0.0, 0.0]]])).round(3)
+      Array([[[ 1., -1.],
+              [ 0.,  0.]]], dtype=float32)
 
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813.

@@ -44,11 +44,11 @@ def modular(
       ValueError: specs do not fit the parameters; raised by `init`.
 
     Example:
-      >>> tx = modular(0.1, NormRegistry(Rule(r".*/kernel", Spectral()), default=Unnormed()))
+      >>> tx = modular(0.5, NormRegistry(Rule(r".*/kernel", Spectral()), default=Unnormed()))
       >>> params = {"dense": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> (-updates["dense"]["kernel"][0, 0]).round(2)
-      Array(0.1, dtype=float32)
+      Array(0.5, dtype=float32)
 
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
@@ -141,7 +141,8 @@ def with_fallback(
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve_tree(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
-        return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, labels)
+        # as a function: Optax would call labels that are shaped like an Equinox module
+        return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, lambda _: labels)
 
     def init(params: optax.Params) -> Any:
         return partition(params).init(params)

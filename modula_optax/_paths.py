@@ -1,5 +1,6 @@
 """Paths: the one name that every parameter goes by, in rules, in errors and in tables."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,21 @@ def _key_string(key: Any) -> str:
 def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     """Paths and leaves of a tree, and its structure.
 
-    A subtree without leaves (`None`, `optax.MaskedNode`, an empty dictionary) stands in the list as a leaf, so that
-    a parameter that was masked keeps its path; `is_absent` tells which they are.
+    What has no children (`None`, `optax.MaskedNode`, an empty dictionary) stands in the list as a leaf, so that a
+    parameter that was masked keeps its path; `is_absent` tells which they are.
     """
-    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_absent)
-    return [(path_string(path), leaf) for path, leaf in flat], treedef
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_childless)
+    named = [(path_string(path), leaf) for path, leaf in flat]
+    repeated = [path for path, count in Counter(path for path, _ in named).items() if count > 1]
+    if repeated:
+        one, many = "path is that of several parameters", "paths are those of several parameters"
+        raise ValueError(listing(one, many, repeated, "Rename one of them, so that rules can tell them apart."))
+    return named, treedef
+
+
+def _is_childless(node: Any) -> bool:
+    structure = jax.tree.structure(node)
+    return structure.num_leaves == 0 and structure.num_nodes == 1
 
 
 def is_absent(node: Any) -> bool:
@@ -58,6 +69,12 @@ def describe(path: str, leaf: Any) -> str:
     return f"{path or '(root)'}  {kind}"
 
 
-def listing(what: str, lines: Sequence[str], advice: str = "") -> str:
-    """An error message with one line for each offender."""
-    return "\n".join([f"{len(lines)} {what}:", *(f"  {line}" for line in lines), *([advice] if advice else [])])
+def listing(one: str, many: str, lines: Sequence[str], advice: str = "") -> str:
+    """An error message with one line for each offender, headed by what one or many of them are."""
+    return "\n".join(
+        [
+            f"{len(lines)} {one if len(lines) == 1 else many}:",
+            *(f"  {line}" for line in lines),
+            *([advice] if advice else []),
+        ]
+    )

@@ -7,13 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 Triple = tuple[float, float, float]
 Coefficients = str | Sequence[Sequence[float]]
 
 COEFFICIENTS: dict[str, tuple[Triple, ...]] = {
-    # You Jiacheng, used by Modula; never above 0.9993 on [0, 1], within [0.996, 0.999] on [0.01, 1]
+    # You Jiacheng, used by Modula; never above 0.9994 on [0, 1], within [0.996, 0.999] on [0.01, 1]
     "six-step": (
         (3955 / 1024, -8306 / 1024, 5008 / 1024),
         (3735 / 1024, -6681 / 1024, 3463 / 1024),
@@ -64,8 +64,7 @@ def polar(
       ValueError: unknown name of coefficients or of scaling, or fewer than one step.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> polar(jnp.diag(jnp.array([3.0, 1e-3])), "classical").round(3)
+      >>> polar(jnp.diag(jnp.array([3.0, 0.1])), "classical").round(3)
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
 
@@ -74,7 +73,7 @@ def polar(
     """
     triples = resolve_coefficients(coefficients, steps)
     rescale = resolve_scaling(scaling)
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = x.astype(working_dtype(x.dtype))
     tall = y.shape[-2] > y.shape[-1]
     # (XXᵀ) is as small as it can be when the rows are the smaller side
     y = y.mT if tall else y
@@ -84,6 +83,11 @@ def polar(
         gram = matmul(y, y.mT)
         y = a * y + matmul(b * gram + c * matmul(gram, gram), y)
     return (y.mT if tall else y).astype(x.dtype)
+
+
+def working_dtype(dtype: DTypeLike) -> DTypeLike:
+    """What norms and polynomials are computed in: float32, or float64 where the array is."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def resolve_coefficients(coefficients: Coefficients, steps: int | None = None) -> tuple[Triple, ...]:
@@ -157,7 +161,7 @@ _SCALINGS = {"frobenius": _frobenius, "schatten": _schatten, "spectral": _spectr
 
 
 def polar_express(
-    steps: int, lower_bound: float = 1e-3, *, cushion: float = 0.02407327424182761, safety: float = 1.0
+    steps: int, lower_bound: float = 1e-3, *, cushion: float = 0.02407327424182761, safety: float | None = None
 ) -> tuple[Triple, ...]:
     r"""Coefficients that are optimal for singular values in `[lower_bound, 1]`, for any number of steps.
 
@@ -170,7 +174,9 @@ def polar_express(
         should reach 1; in (0, 1].
       cushion: no step is designed for a ratio of smallest to largest below this, which would make
         polynomials that are too small in the middle of the interval.
-      safety: divides the argument of every step but the last, against rounding above 1 in low precision.
+      safety: divides the argument of every step but the last. What rounding puts above the interval grows up to
+        24-fold in each step, to infinity for small lower bounds; `None`: 1 down to a lower bound of 1e-3, where
+        float32 needs none, and 1.01 below it.
 
     Returns:
       One triple (a, b, c) for each step, to be passed as `coefficients`.
@@ -189,6 +195,8 @@ def polar_express(
         raise ValueError(f"polar_express needs an integer number of steps of at least 1; got {steps!r}.")
     if not 0.0 < lower_bound <= 1.0:
         raise ValueError(f"polar_express needs a lower_bound in (0, 1]; got {lower_bound!r}.")
+    if safety is None:
+        safety = 1.0 if lower_bound >= 1e-3 else 1.01
     if not safety >= 1.0:
         raise ValueError(f"polar_express needs a safety factor of at least 1; got {safety!r}.")
     lower, upper = float(lower_bound), 1.0

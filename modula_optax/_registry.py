@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import optax
 
 from modula_optax._align import Leaf, align, count_atoms
 from modula_optax._axes import Axes
@@ -108,7 +109,9 @@ class NormRegistry:
         flat, treedef = flatten_with_paths(params)
         owners = [next((rule for rule in self.rules if rule.matches(path)), None) for path, _ in flat]
         self._refuse_gaps([(path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None])
-        self._refuse_idle_rules({path for path, _ in flat}, owners)
+        # of a masked tree nobody knows what the mask hides from the rules
+        if not any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat):
+            self._refuse_idle_rules({path for path, _ in flat}, owners)
         specs = [self.default if owner is None else owner.spec for owner in owners]
         tree = treedef.unflatten(
             [leaf if is_absent(leaf) else spec for (_, leaf), spec in zip(flat, specs, strict=True)]
@@ -125,7 +128,11 @@ class NormRegistry:
                 f"Add a rule, e.g. Rule(r{gaps[0][0]!r}, Spectral(), axes=Axes(fan_in=-2, fan_out=-1)),\n"
                 "or pass default=Unnormed() to leave them to another optimizer."
             )
-            raise ValueError(listing("parameters match no rule", [describe(*gap) for gap in gaps], advice))
+            raise ValueError(
+                listing(
+                    "parameter matches no rule", "parameters match no rule", [describe(*gap) for gap in gaps], advice
+                )
+            )
 
     def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
         idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
@@ -137,7 +144,12 @@ class NormRegistry:
             ]
             known = "\n".join(f"  {path}" for path in sorted(paths))
             raise ValueError(
-                listing("rules match no parameter", lines, f"Patterns match whole paths. These are:\n{known}")
+                listing(
+                    "rule matches no parameter",
+                    "rules match no parameter",
+                    lines,
+                    f"Patterns match whole paths. These are:\n{known}",
+                )
             )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import re
 from collections.abc import Callable
 from typing import Any
@@ -58,8 +59,9 @@ class NormSpec:
             raise ValueError(f"axes must be an Axes, such as Axes(fan_in=-1, fan_out=-2), or None; got {self.axes!r}.")
         if isinstance(self.constraint, type) or not isinstance(self.constraint, Constraint | None):
             raise ValueError(f"constraint must be one such as UnitSphere(), or None; got {self.constraint!r}.")
-        _check_number("mass", self.mass, self.mass >= 0, "a finite number of at least 0")
-        _check_number("sensitivity", self.sensitivity, self.sensitivity > 0, "a finite number above 0")
+        _check_mass("mass", self.mass)
+        if not _is_finite(self.sensitivity) or self.sensitivity <= 0:
+            raise ValueError(f"sensitivity must be a finite number above 0; got {self.sensitivity!r}.")
 
     @property
     def is_normed(self) -> bool:
@@ -72,9 +74,13 @@ class NormSpec:
         return self.mass / self.sensitivity
 
 
-def _check_number(name: str, value: float, in_range: bool, expected: str) -> None:
-    if not (in_range and math.isfinite(value)):
-        raise ValueError(f"{name} must be {expected}; got {value!r}.")
+def _check_mass(name: str, value: float) -> None:
+    if not _is_finite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
+
+
+def _is_finite(value: float) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: float) -> Any:
@@ -104,7 +110,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.3.
     """
-    _check_number("absolute", absolute, absolute >= 0, "a finite number of at least 0")
+    _check_mass("absolute", absolute)
     flat, treedef = flatten_with_paths(specs)
     if isinstance(select, str):
         pattern = compile_pattern(select)

@@ -1,0 +1,152 @@
+"""Duality of whole trees: the modular norm, its dual, and the step that connects them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import modula_optax as mo
+from tests.cases import random_like
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+EXACT = mo.Spectral(mo.polar_express(14, 1e-7))
+SPECS = {
+    "embed": mo.NormSpec(mo.Embedding(), mass=2.0),
+    "blocks": [
+        {"w": mo.NormSpec(EXACT, mass=0.5, sensitivity=0.1), "b": mo.NormSpec(mo.RMS(), mass=0.2)},
+        {"w": mo.NormSpec(EXACT), "b": mo.NormSpec(mo.RMS())},
+    ],
+    "conv": mo.NormSpec(EXACT, mo.Axes(fan_in=-2, fan_out=-1, taps=(0, 1)), mass=3.0),
+    "head": mo.NormSpec(mo.Sign(), mass=0.1),
+    "static": None,
+}
+SHAPES = {
+    "embed": (7, 4),
+    "blocks": [{"w": (4, 6), "b": (6,)}, {"w": (6, 4), "b": (4,)}],
+    "conv": (2, 2, 3, 4),
+    "head": (4, 7),
+    "static": None,
+}
+
+
+def gradients(key):
+    leaves, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda s: isinstance(s, tuple))
+    return treedef.unflatten(
+        [random_like(k, s) for k, s in zip(jax.random.split(key, len(leaves)), leaves, strict=True)]
+    )
+
+
+def step(grads, specs):
+    tx = mo.dualize(specs)
+    return tx.update(grads, tx.init(grads))[0]
+
+
+def inner(a, b):
+    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_the_step_has_modular_norm_one_in_every_leaf_and_pairs_to_the_dual_norm(key):
+    grads = gradients(key)
+    dual = step(grads, SPECS)
+    assert mo.modular_norm(dual, SPECS) == pytest.approx(1.0, abs=1e-5)
+    for path, spec in (("embed", SPECS["embed"]), ("conv", SPECS["conv"]), ("head", SPECS["head"])):
+        np.testing.assert_allclose(mo.leaf_norms(dual, SPECS)[path], spec.target, rtol=1e-5)
+    assert inner(grads, dual) == pytest.approx(float(mo.dual_norm(grads, SPECS)), rel=1e-4)
+
+
+def test_no_feasible_step_of_the_network_does_better(key):
+    grads = gradients(key)
+    best = float(inner(grads, step(grads, SPECS)))
+    for seed in range(5):
+        rival = gradients(jax.random.key(seed + 100))
+        assert float(inner(grads, rival) / mo.modular_norm(rival, SPECS)) < best
+
+
+def test_the_modular_norm_is_the_largest_leaf_in_units_of_its_target(key):
+    weights = gradients(key)
+    norms = mo.leaf_norms(weights, SPECS)
+    flat = zip(jax.tree.leaves(norms), jax.tree.leaves(SPECS), strict=True)
+    expected = max(float(norm) / spec.target for norm, spec in flat)
+    assert mo.modular_norm(weights, SPECS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_masking_a_leaf_changes_no_other_leaf(key):
+    grads = gradients(key)
+    whole, part = step(grads, SPECS), step({**grads, "conv": optax.MaskedNode()}, SPECS)
+    assert part["conv"] == optax.MaskedNode()
+    np.testing.assert_allclose(part["blocks"][0]["w"], whole["blocks"][0]["w"], atol=1e-6)
+
+
+def test_leaves_of_one_shape_go_through_one_dual_map_and_come_back_in_order(key):
+    grads = {f"layer{i}": random_like(jax.random.fold_in(key, i), (3, 5)) for i in range(4)}
+    grads |= {
+        "stack": random_like(key, (2, 3, 5)),
+        "turned": random_like(key, (5, 3)),
+        "wide": random_like(key, (4, 5)),
+    }
+    turned = mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=-1, fan_out=-2), mass=2.0)
+    specs = {name: turned if name == "turned" else mo.NormSpec(mo.Spectral()) for name in grads}
+    together = step(grads, specs)
+    for name, g in grads.items():
+        np.testing.assert_allclose(together[name], step(g, specs[name]), atol=1e-6)
+
+
+def test_unnormed_updates_pass_through_untouched():
+    grads = {"count": jnp.arange(3), "w": jnp.eye(2)}
+    specs = {"count": mo.NormSpec(mo.Unnormed()), "w": mo.NormSpec(mo.Spectral())}
+    dual = step(grads, specs)
+    assert dual["count"] is grads["count"]
+    assert mo.leaf_norms(grads, specs)["count"] is None
+    assert mo.modular_norm({"count": jnp.arange(3)}, specs["count"]) == 0
+    assert mo.dual_norm({"count": jnp.arange(3)}, specs["count"]) == 0
+
+
+@pytest.mark.parametrize("specs", [SPECS, mo.NormRegistry(mo.Rule(".*", mo.RMS())), lambda tree: SPECS])
+def test_every_form_of_specs_is_accepted_everywhere(specs, key):
+    grads = gradients(key)
+    mo.dual_norm(step(grads, specs), specs)
+    mo.leaf_norms(mo.project(grads, specs), specs)
+    mo.modular_norm(mo.initialize(key, grads, specs), specs)
+    mo.summarize(specs, grads)
+
+
+def test_a_prefix_stands_for_all_below_it(key):
+    grads = gradients(key)["blocks"]
+    matrices, vectors = mo.NormSpec(mo.Frobenius()), mo.NormSpec(mo.RMS())
+    full = [{"w": matrices, "b": vectors}] * 2
+    prefix = [{"w": matrices, "b": vectors}, full[1]]
+    np.testing.assert_allclose(step(grads, prefix)[1]["w"], step(grads, full)[1]["w"])
+    everything = step(grads, vectors)
+    np.testing.assert_allclose(mo.leaf_norms(everything, vectors)[0]["w"], 1.0, rtol=1e-6)
+
+
+def test_a_callable_spec_tree_is_still_a_tree(key):
+    """A spec tree shaped like an Equinox module can be called, and must not be."""
+    import equinox as eqx
+
+    class Layer(eqx.Module):
+        weight: object
+
+        def __call__(self, x):
+            raise AssertionError("specs were called")
+
+    grads = Layer(random_like(key, (3, 4)))
+    dual = step(grads, Layer(mo.NormSpec(mo.Spectral())))
+    assert dual.weight.shape == (3, 4)
+
+
+def test_the_direction_does_not_depend_on_the_scale_of_the_loss(key):
+    grads = gradients(key)
+    for scale in (1e-30, 1e30):
+        scaled = step(jax.tree.map(lambda g, c=scale: g * c, grads), SPECS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), scaled, step(grads, SPECS))
+
+
+def test_mixed_precision_keeps_every_dtype(key):
+    dtypes = [jnp.float32, jnp.bfloat16, jnp.float16]
+    grads = {d.__name__: random_like(key, (4, 6), d) for d in dtypes}
+    dual = step(grads, mo.NormSpec(mo.Spectral()))
+    assert {name: str(g.dtype) for name, g in dual.items()} == {name: name for name in grads}
+    assert mo.modular_norm(dual, mo.NormSpec(mo.Spectral())).dtype == jnp.float32

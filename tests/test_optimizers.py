@@ -1,0 +1,225 @@
+"""The aliases: what each step is, and that Muon is the Muon of Optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+import modula_optax as mo
+from tests.cases import random_like
+
+
+def regression(key):
+    keys = jax.random.split(key, 6)
+    params = {
+        "layer": {"kernel": random_like(keys[0], (6, 16)) / 2, "bias": jnp.zeros(16)},
+        "heads": random_like(keys[1], (16, 2, 4)) / 4,
+        "out": {"kernel": random_like(keys[2], (8, 3)) / 3, "bias": jnp.zeros(3)},
+    }
+    x, target = random_like(keys[3], (64, 6)), jnp.sin(random_like(keys[4], (64, 3)))
+
+    def loss(p):
+        hidden = jax.nn.gelu(x @ p["layer"]["kernel"] + p["layer"]["bias"])
+        hidden = jnp.einsum("bd,dhk->bhk", hidden, p["heads"]).reshape(64, 8)
+        return jnp.mean((jnp.tanh(hidden) @ p["out"]["kernel"] + p["out"]["bias"] - target) ** 2)
+
+    return loss, params
+
+
+def trajectory(tx, loss, params, steps=50):
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), (value, params)
+
+    return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=steps)[1])(params)
+
+
+DIMENSIONS = {
+    "layer": {"kernel": MuonDimensionNumbers(), "bias": None},
+    "heads": MuonDimensionNumbers(0, (1, 2)),
+    "out": {"kernel": MuonDimensionNumbers(), "bias": None},
+}
+DECAYED = {"layer": {"kernel": True, "bias": False}, "heads": True, "out": False}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"nesterov": False, "beta": 0.9},
+        {"weight_decay": 0.1, "adam_weight_decay": 0.01, "adam_learning_rate": 1e-3},
+        {"weight_decay": 0.1, "weight_decay_mask": lambda p: jax.tree.map(lambda x: x.shape != (8, 3), p)},
+        {"muon_weight_dimension_numbers": DIMENSIONS},
+        {"muon_weight_dimension_numbers": lambda p: DIMENSIONS},
+        {"muon_weight_dimension_numbers": {**DIMENSIONS, "out": None}, "consistent_rms": 0.2},
+        {"muon_weight_dimension_numbers": {**DIMENSIONS, "heads": MuonDimensionNumbers(0, 2)}},
+        {"ns_coeffs": "dion"},
+        {"ns_coeffs": ((3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)), "ns_steps": 2},
+        {"ns_coeffs": (2.0, -1.5, 0.5), "ns_steps": 7},
+        {"adaptive": True},
+        {"adaptive": True, "consistent_rms": 0.2, "muon_weight_dimension_numbers": DIMENSIONS},
+        {"preconditioning": "spectral"},
+        {"preconditioning": "schatten"},
+        {"preconditioning": "aol"},
+        {"mu_dtype": jnp.bfloat16},
+    ],
+    ids=lambda arguments: "-".join(arguments) or "defaults",
+)
+def test_muon_is_the_muon_of_optax(arguments, key):
+    loss, params = regression(key)
+    ours, our_path = trajectory(mo.muon(0.02, **arguments), loss, params)
+    theirs, their_path = trajectory(optax.contrib.muon(0.02, **arguments), loss, params)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    # momentum in bfloat16 turns a difference in the last bit of float32 into one of its own last bit
+    atol = 5e-3 if "mu_dtype" in arguments else 1e-4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), our_path, their_path)
+    if not arguments.get("adaptive"):
+        assert ours[-1] < 0.8 * ours[0]
+
+
+def test_muon_has_the_arguments_of_the_muon_of_optax():
+    import inspect
+
+    ours = inspect.signature(mo.muon).parameters
+    theirs = inspect.signature(optax.contrib.muon).parameters
+    assert list(ours) == list(theirs)
+    assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ns_coeffs": "quintic"}, r"Unknown ns_coeffs 'quintic'. Write 'standard', 'dion', or triples"),
+        (
+            {"ns_coeffs": ((1, 0, 0),) * 3, "ns_steps": 2},
+            r"3 triples in ns_coeffs need as many ns_steps; got ns_steps=2",
+        ),
+        ({"preconditioning": "none"}, r"Unknown scaling 'none'. Write one of 'frobenius', 'schatten'"),
+        ({"ns_steps": 0}, r"steps must be an integer of at least 1; got 0"),
+    ],
+)
+def test_muon_refuses_what_it_does_not_know(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mo.muon(0.02, **arguments)
+
+
+REGISTRY = mo.NormRegistry(
+    mo.Rule(r"heads", mo.Spectral(), axes=mo.Axes(fan_in=0, fan_out=(1, 2))),
+    mo.Rule(r".*/kernel", mo.Spectral()),
+    mo.Rule(r".*/bias", mo.Unnormed()),
+)
+
+
+def test_modular_moves_by_the_learning_rate_and_descends(key):
+    loss, params = regression(key)
+    losses, path = trajectory(mo.modular(0.05, REGISTRY), loss, params)
+    assert losses[-1] < 0.3 * losses[0]
+    moves = jax.tree.map(lambda p: p[1:] - p[:-1], path)
+    for i in (0, 20, 48):
+        move = jax.tree.map(lambda m, i=i: m[i], moves)
+        assert mo.modular_norm(move, REGISTRY) == pytest.approx(0.05, rel=0.02)
+
+
+def test_modular_is_the_chain_that_its_docstring_says(key):
+    _, params = regression(key)
+    params = {"w": params["heads"][:, 0], "v": params["out"]["kernel"]}
+    objective = lambda p: jnp.sum(jnp.tanh(p["w"] ** 2)) + jnp.sum(p["v"] ** 4)  # noqa: E731
+    specs = mo.NormSpec(mo.Spectral(), mass=0.5)
+    chain = optax.chain(
+        optax.ema(0.9), mo.dualize(specs), optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(0.02)
+    )
+    alias = mo.modular(0.02, specs, b1=0.9, nesterov=False, weight_decay=0.1)
+    ours, theirs = trajectory(alias, objective, params), trajectory(chain, objective, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
+
+
+def test_momentum_is_that_of_optax(key):
+    grads = [{"w": random_like(jax.random.fold_in(key, i), (3,))} for i in range(5)]
+    ours, theirs = mo.scale_by_momentum(0.8, nesterov=False), optax.ema(0.8)
+    our_state, their_state = ours.init(grads[0]), theirs.init(grads[0])
+    for g in grads:
+        u, our_state = ours.update(g, our_state)
+        v, their_state = theirs.update(g, their_state)
+        np.testing.assert_allclose(u["w"], v["w"], rtol=1e-5)
+
+
+def test_unnormed_parameters_go_to_the_fallback_at_its_own_learning_rate(key):
+    loss, params = regression(key)
+    grads = jax.grad(loss)(params)
+    tx = mo.modular(0.05, REGISTRY, fallback=optax.sgd(7.0))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["out"]["bias"], -7.0 * grads["out"]["bias"], rtol=1e-6)
+    default = mo.modular(0.05, REGISTRY)
+    updates, _ = default.update(grads, default.init(params), params)
+    adam = optax.adam(1e-3)
+    expected, _ = adam.update(grads["out"]["bias"], adam.init(grads["out"]["bias"]))
+    np.testing.assert_allclose(updates["out"]["bias"], expected, rtol=1e-6)
+
+
+def test_constraints_of_the_specs_hold_after_every_step(key):
+    loss, params = regression(key)
+    registry = mo.NormRegistry(
+        *(mo.Rule(r.pattern, r.norm, axes=r.axes, constraint=mo.UnitSphere()) for r in REGISTRY.rules[:2]),
+        REGISTRY.rules[2],
+    )
+    losses, path = trajectory(mo.modular(0.05, registry, weight_decay=0.1), loss, mo.initialize(key, params, registry))
+    assert losses[-1] < losses[0]
+    norms = jax.vmap(lambda p: mo.leaf_norms(p, registry))(path)
+    for norm in jax.tree.leaves(norms):
+        np.testing.assert_allclose(norm, 1.0, atol=1e-5)
+
+
+def test_a_function_of_the_parameters_sees_all_of_them(key):
+    _, params = regression(key)
+    seen = []
+
+    def specs(tree):
+        seen.append(jax.tree.structure(tree))
+        return REGISTRY.resolve(tree)
+
+    tx = mo.modular(0.05, specs)
+    tx.update(params, tx.init(params), params)
+    assert set(seen) == {jax.tree.structure(params)}
+
+
+def test_scion_steps_to_the_extreme_points_of_balls_of_its_radii(key):
+    specs = {"hidden": mo.NormSpec(mo.Spectral(), mass=3.0), "head": mo.NormSpec(mo.Sign(), mass=10.0)}
+    specs["rows"] = mo.NormSpec(mo.RowL2(), mass=2.0)
+    grads = {name: random_like(jax.random.fold_in(key, i), (4, 6)) for i, name in enumerate(specs)}
+    params = mo.initialize(key, grads, specs)
+    free = mo.scion(0.1, specs)
+    updates, _ = free.update(grads, free.init(params), params)
+    for name, spec in specs.items():
+        assert mo.leaf_norms(updates, specs)[name] == pytest.approx(0.1 * spec.mass, rel=0.02)
+    held = mo.scion(0.1, specs, constrained=True)
+    inward, _ = held.update(grads, held.init(params), params)
+    jax.tree.map(
+        lambda a, b, p: np.testing.assert_allclose(a, b - 0.1 * p, rtol=1e-5, atol=1e-6), inward, updates, params
+    )
+
+
+def test_constrained_scion_never_leaves_its_balls(key):
+    loss, params = regression(key)
+    registry = mo.NormRegistry(
+        mo.Rule(r"heads|layer/kernel", mo.Spectral(), mass=2.0), mo.Rule(r"out/kernel", mo.Sign(), mass=5.0),
+        mo.Rule(r".*/bias", mo.RMS()),
+    )  # fmt: skip
+    start = mo.initialize(key, params, registry)
+    losses, path = trajectory(mo.scion(0.05, registry, constrained=True), loss, start, steps=100)
+    norms = jax.vmap(lambda p: mo.modular_norm(p, registry))(path)
+    assert norms.max() <= 1.0 + 1e-5
+    assert losses[-1] < losses[0]
+
+
+def test_scion_averages_with_weight_alpha_on_the_newest_gradient(key):
+    specs = mo.NormSpec(mo.RMS())
+    tx = mo.scion(1.0, specs, momentum=0.25)
+    first, second = random_like(key, (5,)), random_like(jax.random.key(1), (5,))
+    _, state = tx.update(first, tx.init(first))
+    updates, _ = tx.update(second, state)
+    average = 0.75 * 0.25 * first + 0.25 * second
+    np.testing.assert_allclose(updates, -average / jnp.sqrt(jnp.mean(average**2)), rtol=1e-5)

@@ -1,0 +1,203 @@
+"""The polar factor against SVDs of matrices whose singular values are prescribed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import modula_optax as mo
+from modula_optax._polar import COEFFICIENTS, resolve_coefficients
+from tests.cases import SPECTRA, with_spectrum
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+SHAPES = [(12, 12), (12, 40), (40, 12)]
+
+# the first eight for a lower bound of 1e-3 that Amsel et al. print
+PUBLISHED = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+
+
+def scalar_response(coefficients, values):
+    """What the polynomials make of single singular values, computed in float64 without any matrix."""
+    for a, b, c in coefficients:
+        values = a * values + b * values**3 + c * values**5
+    return values
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("name", [*COEFFICIENTS, "express"])
+def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(name, spectrum, shape):
+    coefficients = PUBLISHED if name == "express" else COEFFICIENTS[name]
+    x, u, v = with_spectrum(0, shape, spectrum)
+    scaled = spectrum / max(np.linalg.norm(spectrum), 1e-300)
+    expected = (u * scalar_response(coefficients, scaled)) @ v.T
+    got = mo.polar(jnp.asarray(x, jnp.float32), coefficients)
+    # the product of the leading coefficients amplifies rounding: 1e-7 times 1e3, and 2e3 for twelve classical steps
+    np.testing.assert_allclose(got, expected, atol=5e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["orthogonal", "linear", "condition 1e2"])
+def test_the_default_agrees_with_the_svd_to_its_stated_tolerance(name, shape):
+    x, u, v = with_spectrum(1, shape, SPECTRA[name])
+    difference = np.asarray(mo.polar(jnp.asarray(x, jnp.float32))) - u @ v.T
+    # all relative singular values are above 0.003, where the six steps reach at least 0.97
+    assert np.linalg.norm(difference, 2) < 0.03
+
+
+def test_the_default_stays_in_its_stated_band_and_never_reaches_one():
+    assert scalar_response(COEFFICIENTS["six-step"], np.linspace(0, 1, 100_001)).max() < 0.9994
+    band = scalar_response(COEFFICIENTS["six-step"], np.linspace(0.01, 1, 100_001))
+    assert band.min() > 0.9955
+    assert scalar_response(COEFFICIENTS["five-step"], np.linspace(0, 1, 100_001)).max() == pytest.approx(
+        1.145, abs=2e-3
+    )
+    assert scalar_response(COEFFICIENTS["muon"], np.linspace(0, 1, 100_001)).max() == pytest.approx(1.202, abs=2e-3)
+
+
+def test_polar_express_is_the_published_table():
+    np.testing.assert_allclose(mo.polar_express(8, 1e-3), PUBLISHED, rtol=2e-8)
+
+
+@pytest.mark.parametrize("lower_bound", [1e-10, 1e-6, 1e-3, 0.1, 0.9, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 5, 12, 30])
+def test_more_steps_of_polar_express_bring_the_whole_interval_closer_to_one(steps, lower_bound):
+    def error(steps):
+        values = scalar_response(mo.polar_express(steps, lower_bound), np.geomspace(lower_bound, 1, 2001))
+        return np.abs(values - 1).max()
+
+    assert error(steps + 1) < max(error(steps), 1e-9)
+    assert error(steps) < 1
+
+
+def test_polar_express_beats_newton_schulz_on_its_interval():
+    values = np.geomspace(1e-3, 1, 2001)
+    ours = np.abs(scalar_response(mo.polar_express(6, 1e-3), values) - 1).max()
+    classical = np.abs(scalar_response(COEFFICIENTS["classical"][:6], values) - 1).max()
+    assert ours < 0.3 < 0.9 < classical
+
+
+def test_safety_shrinks_the_argument_of_every_step_but_the_last():
+    plain, safe = mo.polar_express(4, 1e-3), mo.polar_express(4, 1e-3, safety=1.01)
+    assert safe[-1] == plain[-1]
+    for (a, b, c), guarded in zip(plain[:-1], safe[:-1], strict=True):
+        np.testing.assert_allclose(guarded, (a / 1.01, b / 1.01**3, c / 1.01**5))
+
+
+@pytest.mark.parametrize("scaling", ["frobenius", "schatten", "spectral"])
+def test_every_bound_leads_to_the_same_polar_factor(scaling):
+    x, u, v = with_spectrum(2, (12, 20), SPECTRA["linear"])
+    got = mo.polar(jnp.asarray(x, jnp.float32), mo.polar_express(10, 1e-3), scaling=scaling)
+    np.testing.assert_allclose(got, u @ v.T, atol=2e-5)
+
+
+def test_row_by_row_scaling_gives_an_orthogonal_matrix_of_the_same_row_space():
+    x, _, v = with_spectrum(2, (12, 20), SPECTRA["linear"])
+    got = mo.polar(jnp.asarray(x, jnp.float32), mo.polar_express(10, 1e-3), scaling="aol")
+    np.testing.assert_allclose(got @ got.T, np.eye(12), atol=2e-5)
+    np.testing.assert_allclose(got @ v @ v.T, got, atol=2e-5)
+
+
+@pytest.mark.parametrize("scaling", ["frobenius", "schatten", "spectral", "aol"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_scale_does_not_matter(scale, scaling, key):
+    x = jax.random.normal(key, (3, 5, 8))
+    np.testing.assert_allclose(mo.polar(x * scale, scaling=scaling), mo.polar(x, scaling=scaling), atol=2e-5)
+
+
+def test_a_stack_is_the_polar_factor_of_each(key):
+    x = jax.random.normal(key, (2, 3, 4, 7))
+    one_by_one = jnp.stack([jnp.stack([mo.polar(m) for m in row]) for row in x])
+    np.testing.assert_allclose(mo.polar(x), one_by_one, atol=1e-6)
+
+
+def test_transposition_commutes(key):
+    x = jax.random.normal(key, (5, 9))
+    np.testing.assert_allclose(mo.polar(x.T), mo.polar(x).T, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0), (0, 3, 4), (3, 0, 4)])
+@pytest.mark.parametrize("scaling", ["frobenius", "schatten", "aol"])
+def test_empty_matrices_stay_empty(shape, scaling):
+    assert mo.polar(jnp.zeros(shape), scaling=scaling).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1)])
+def test_a_single_row_or_column_becomes_a_unit_vector(shape, key):
+    x = jax.random.normal(key, shape)
+    np.testing.assert_allclose(mo.polar(x, "classical"), x / jnp.linalg.norm(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_what_is_not_finite_stays_visible_and_spoils_no_neighbour(bad, key):
+    x = jax.random.normal(key, (3, 4, 6))
+    spoilt = x.at[1, 2, 3].set(bad)
+    got = mo.polar(spoilt)
+    assert jnp.isnan(got[1]).any()
+    np.testing.assert_allclose(got[jnp.array([0, 2])], mo.polar(x)[jnp.array([0, 2])], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_iterated_in_float32(dtype, key):
+    x = jax.random.normal(key, (8, 32)).astype(dtype)
+    got = mo.polar(x)
+    assert got.dtype == dtype
+    assert jnp.array_equal(got, mo.polar(x.astype(jnp.float32)).astype(dtype))
+
+
+def test_float64_is_kept():
+    with jax.enable_x64(True):
+        x, u, v = with_spectrum(3, (12, 20), SPECTRA["condition 1e4"])
+        got = mo.polar(jnp.asarray(x), mo.polar_express(12, 1e-5))
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, u @ v.T, atol=1e-9)
+
+
+def test_steps_take_a_prefix_or_repeat_the_last_triple():
+    five = COEFFICIENTS["five-step"]
+    assert resolve_coefficients("five-step", 3) == five[:3]
+    assert resolve_coefficients("five-step", 7) == (*five, five[-1], five[-1])
+    assert resolve_coefficients([[1, 2, 3]], 2) == ((1.0, 2.0, 3.0),) * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'six-step', 'five-step'"),
+        ({"coefficients": (3.4, -4.7, 2.0)}, r"must be triples .* A single triple is written"),
+        ({"coefficients": ()}, r"one or more triples"),
+        ({"coefficients": ((1.0, float("nan"), 0.0),)}, r"finite numbers"),
+        ({"steps": 0}, r"steps must be an integer of at least 1; got 0"),
+        ({"steps": 2.5}, r"steps must be an integer of at least 1; got 2.5"),
+        ({"scaling": "nuclear"}, r"Unknown scaling 'nuclear'. Write one of 'frobenius'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mo.Spectral(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "at least 1; got 0"),
+        ((1.5,), "at least 1; got 1.5"),
+        ((3, 0.0), r"lower_bound in \(0, 1\]; got 0.0"),
+        ((3, 2.0), r"lower_bound in \(0, 1\]; got 2.0"),
+    ],
+)
+def test_polar_express_refuses_what_it_cannot_compute(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mo.polar_express(*arguments)
+    with pytest.raises(ValueError, match=r"safety factor of at least 1; got 0\.5"):
+        mo.polar_express(3, safety=0.5)
