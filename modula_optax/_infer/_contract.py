@@ -128,17 +128,8 @@ def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, d
             else AxisUse(axis, "expanded", factor.size, i)
             for i, axis, factor in axes_of(weight, part)
         ]
-        trace.use(op, weight, part, "mul" if part.how in ("whole", "factor") else part.how, axes, deep=other.deep)
+        trace.use(op, weight, part, "mul", axes, deep=other.deep)
     return Value(dims, data=True, deep=other.deep)
-
-
-_KINDS = {
-    "whole": "linear",
-    "product": "linear",
-    "factor": "mul",
-    "statistic": "statistic",
-    "addend": "added to a product of parameters",
-}
 
 
 def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, str], pairs: Pairs) -> None:
@@ -148,8 +139,7 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
     details = dict(deep=other.deep, weak=other.is_constant, kept=kept, summed=summed)
     for part in weight.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(weight, part)]
-        kind = _KINDS.get(part.how, part.how)
-        trace.use(op, weight, part, kind, axes, **details)
+        trace.use(op, weight, part, "linear", axes, **details)
     for i in pairs.contracted[1]:
         trace.note(labels_of(other.dims[i]), "contracted")
     for i in pairs.batched[1]:
@@ -197,7 +187,8 @@ def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Valu
         made = {label for label in contracted | kept if label[0] == maker}
         # keys and values of one fused kernel meet in linear attention: the same axis, in heads
         if not (made & contracted & kept and any(param == maker for param, _ in batched)):
-            trace.note(made, "generated")
+            trace.note(made & contracted, "row of a matrix")
+            trace.note(made & kept, "column of a matrix")
 
 
 def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -212,7 +203,8 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     elif image.is_weight:
         trace.refuse(op, (image,))
     else:
-        trace.note(labels_of(factor for dim in kernel.dims for factor in dim), "generated")
+        trace.note(labels_of(kernel.dims[in_features]), "row of a matrix")
+        trace.note(labels_of(kernel.dims[out_features]), "column of a matrix")
     dims = list(plain(shape))
     sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
     for i, dim in zip(numbers.out_spec, sources, strict=True):
@@ -227,8 +219,7 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
     for part in kernel.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
         axes, left = _split_off_batch(axes, groups)
-        kind = {"whole": "conv", "factor": "mul", "statistic": "statistic"}.get(part.how, part.how)
-        trace.use(op, kernel, part, kind, axes, groups=left, **details)
+        trace.use(op, kernel, part, "conv", axes, groups=left, **details)
     feature = op.params["dimension_numbers"].lhs_spec[1]
     trace.note(labels_of(image.dims[feature]), "contracted")
     return left

@@ -1,6 +1,6 @@
 """Rules of elementwise operations and reductions: where biases and gains meet activations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle
 from modula_optax._infer._program import Op
@@ -84,39 +84,52 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if a.is_activation or b.is_activation:
         return binary(trace, op, (a, b))
     dims = join(a.dims, b.dims)
-    params_a, params_b = ({part.param for part in v.parts} for v in (a, b))
-    if params_a <= params_b or params_b <= params_a:
-        parts = unite(a.parts + b.parts)
-        return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
-    covered_a, covered_b = _covered(a), _covered(b)
     kind = _KINDS.get(op.name, op.name)
+    parts_a, parts_b = _without_statistics(a, b), _without_statistics(b, a)
+    params_a, params_b = ({part.param for part in parts} for parts in (parts_a, parts_b))
+    if params_a <= params_b or params_b <= params_a:
+        parts = unite((*parts_a, *parts_b))
+        return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
+    covered_a, covered_b = _covered(a, params_a), _covered(b, params_b)
     if kind == _ADD:
         everything = covered_a | covered_b
-        parts = [_demoted(v, "addend") if c != everything else v.parts for v, c in ((a, covered_a), (b, covered_b))]
+        parts_a = parts_a if covered_a == everything else _demoted(parts_a, "addend")
+        parts_b = parts_b if covered_b == everything else _demoted(parts_b, "addend")
     elif kind == _MULTIPLY and covered_b < covered_a:
-        parts = [a.parts, _demoted(b, "factor")]
+        parts_b = _demoted(parts_b, "factor")
     elif kind == _MULTIPLY and covered_a < covered_b:
-        parts = [_demoted(a, "factor"), b.parts]
+        parts_a = _demoted(parts_a, "factor")
     else:
-        parts = [_demoted(v, f"product of parameters ({op.name})") for v in (a, b)]
-    return Value(dims, parts=unite(part for group in parts for part in group))
+        reason = f"a product of parameters ({op.name})"
+        parts_a, parts_b = _demoted(parts_a, reason), _demoted(parts_b, reason)
+    return Value(dims, parts=unite((*parts_a, *parts_b)))
 
 
-def _covered(weight: Value) -> set[int]:
-    """The axes that come from a parameter, not from a broadcast."""
-    own = {part.param for part in weight.parts if part.how != "statistic"}
-    return {i for i, dim in enumerate(weight.dims) if size_of(dim) > 1 and any(p in own for p, _ in labels_of(dim))}
+def _without_statistics(weight: Value, other: Value) -> tuple[Part, ...]:
+    """Its parts, without those that the other has more of: a norm that a weight is divided by is no use of it."""
+
+    def covers_less(param: int) -> bool:
+        return _covered(weight, {param}) < _covered(other, {param})
+
+    kept = tuple(part for part in weight.parts if part.how != "statistic" and not covers_less(part.param))
+    own = {part.param for part in other.parts}
+    return kept + tuple(part for part in weight.parts if part not in kept and part.param not in own)
 
 
-def _demoted(weight: Value, how: str) -> tuple[Part, ...]:
-    return tuple(part._replace(how=how) if part.how == "whole" else part for part in weight.parts)
+def _covered(weight: Value, params: Collection[int]) -> set[int]:
+    """The axes that come from these parameters, not from a broadcast."""
+    return {i for i, dim in enumerate(weight.dims) if size_of(dim) > 1 and any(p in params for p, _ in labels_of(dim))}
+
+
+def _demoted(parts: tuple[Part, ...], how: str) -> tuple[Part, ...]:
+    return tuple(part._replace(how=how) if part.how == "whole" else part for part in parts)
 
 
 def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     """A weight meets an activation."""
     weight, activation = (a, b) if a.is_weight else (b, a)
     kind = _KINDS.get(op.name, op.name)
-    if kind == _MULTIPLY and all(size_of(dim) == 1 for dim in activation.dims) and _covered(weight):
+    if kind == _MULTIPLY and all(size_of(dim) == 1 for dim in activation.dims) and _is_large(weight):
         # divided by its spectral norm, which was computed with the state of a power iteration
         trace.statistics.add((op.ins[b is activation], op.outs[0]))
         parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
@@ -127,7 +140,7 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     first = len(trace.uses)
     for part in weight.parts:
         axes = tuple(alignment(weight, part, activation))
-        trace.use(op, weight, part, _kind_of(op, part, kind, axes), axes, deep=activation.deep)
+        trace.use(op, weight, part, _kind_of(op, kind, axes), axes, deep=activation.deep)
         if len({axis.axis for axis in axes if axis.size > 1}) == 1:
             trace.note((label for axis in axes for label in axis.labels), "biased")
     if kind == _MULTIPLY:
@@ -135,15 +148,11 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     return Value(_labelled(activation.dims, weight.dims), data=True, deep=activation.deep)
 
 
-def _kind_of(op: Op, part: Part, kind: str, axes: Sequence[AxisUse]) -> str:
-    if part.how == "statistic":
-        return "statistic"
-    if part.how == "factor":
-        return _MULTIPLY
-    if part.how == "product":
-        return "a product of parameters"
-    if part.how not in ("whole", "addend"):
-        return part.how
+def _is_large(weight: Value) -> bool:
+    return any(size_of(dim) > 1 for dim in weight.dims)
+
+
+def _kind_of(op: Op, kind: str, axes: Sequence[AxisUse]) -> str:
     if op.name == "sub" and any(axis.role == "expanded" for axis in axes) and len({axis.axis for axis in axes}) > 1:
         # as radial-basis centres and codebooks are: every row is compared with every sample
         return "a difference to every row"

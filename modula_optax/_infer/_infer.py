@@ -14,7 +14,8 @@ from modula_optax._infer._flow import count_consumers, reach
 from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn, why
 from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
-from modula_optax._infer._rules import RULES, unknown_primitive
+from modula_optax._infer._rules import RULES
+from modula_optax._infer._structure import unknown_primitive
 from modula_optax._infer._trace import Use, run
 from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
 from modula_optax._paths import flatten_with_paths, is_absent

@@ -80,8 +80,7 @@ def settle(trace: Trace, op: Op, value: Value, index: int | None = None) -> Valu
         return value
     for part in value.parts:
         axes = [AxisUse(axis, "out", factor.size, i) for i, axis, factor in axes_of(value, part)]
-        kind = {"whole": "lookup", "factor": "mul", "statistic": "statistic"}.get(part.how, part.how)
-        trace.use(op, value, part, kind, axes, deep=value.deep, index=index)
+        trace.use(op, value, part, "lookup", axes, deep=value.deep, index=index)
     return Value(value.dims, data=True, deep=True)
 
 

@@ -47,15 +47,15 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     roles = roles_by_axis(use)
     _complete_product(use, roles, evidence)
     role_of = {axis: _one_role(axis, shape, roles.get(axis, set())) for axis in range(len(shape))}
-    for axis in role_of:
-        if evidence.has((use.param, axis), "generated"):
-            raise Unclear("its output is used as a matrix: a mixture of weights, or a hypernetwork")
     groups, confidence = use.groups, CERTAIN
     for axis, role in role_of.items():
         if role == "blocks":
             role_of[axis] = "out"
             groups *= _blocks(axis, shape, use)
     confidence = least(confidence, _settle_kept(role_of, use, evidence))
+    made = [(use.param, axis) for axis, role in role_of.items() if role == "out"]
+    if all(any(evidence.has(label, what) for label in made) for what in ("row of a matrix", "column of a matrix")):
+        raise Unclear("its output is used as a matrix: a mixture of weights, or a hypernetwork")
     if use.part.how == "product":
         confidence = least(confidence, EVIDENCE if use.summed else GUESS)
 

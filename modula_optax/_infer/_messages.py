@@ -36,7 +36,11 @@ def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
                 "  )",
             ]
         )
-        raise ValueError(listing("parameters have a role that cannot be told", lines, advice))
+        raise ValueError(
+            listing(
+                "parameter has a role that cannot be told", "parameters have a role that cannot be told", lines, advice
+            )
+        )
 
 
 def _suggestion(ndim: int) -> str:
@@ -67,7 +71,7 @@ def warn(model: Model, findings: Sequence[Finding | None], strict: bool) -> None
     ]
     if not lines:
         return
-    message = listing("things to check in the inferred specs", lines)
+    message = listing("thing to check in the inferred specs", "things to check in the inferred specs", lines)
     if strict:
         raise ValueError(message)
     warnings.warn(message, UserWarning, stacklevel=3)

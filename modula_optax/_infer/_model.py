@@ -75,7 +75,7 @@ def _check_parameters(params: Any, flat: Sequence[tuple[str, Any]]) -> None:
     wrong = [describe(path, leaf) for path, leaf in flat if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))]
     if wrong:
         advice = "Leave them out of the parameters; with Equinox: eqx.partition(model, eqx.is_inexact_array)."
-        raise ValueError(listing("leaves of params are not arrays", wrong, advice))
+        raise ValueError(listing("leaf of params is not an array", "leaves of params are not arrays", wrong, advice))
 
 
 def _check_arguments(apply_fn: Any, params: Any, example_inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Programs: a jaxpr with its calls inlined, as one list of operations on numbered values."""
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.extend import source_info_util
@@ -179,11 +180,14 @@ def _only_jaxpr(eqn: JaxprEqn) -> ClosedJaxpr | Jaxpr | None:
     return found[0] if fits else None
 
 
+_OURS = str(Path(__file__).parent)
+
+
 def source(eqn: JaxprEqn) -> str:
     """Where in the user's code an equation was written, such as `model.py:12 (attention)`; empty if unknown."""
     traceback = getattr(eqn.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):
-        if "site-packages" not in frame.file_name and "<" not in frame.file_name:
+        if not frame.file_name.startswith(_OURS) and "site-packages" not in frame.file_name:
             return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num} ({frame.function_name})"
     try:
         return source_info_util.summarize(eqn.source_info)

@@ -117,7 +117,7 @@ def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if activations:
         for value in ins:
             if value.is_weight:
-                record_content(trace, op, value, activations[0])
+                record_content(trace, op, value, activations[0], joined=axis)
     dims = ins[0].dims
     for value in ins[1:]:
         pairs = enumerate(zip(dims, value.dims, strict=True))
@@ -167,6 +167,42 @@ def scan_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def scan_stack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     return ins[0]._replace(dims=(*plain(trace.shape(op.outs[0])[:1]), *ins[0].dims))
+
+
+def tile(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    repeated = zip(op.params["reps"], ins[0].dims, strict=True)
+    dims = tuple(dim if n == 1 else (Factor(n, NONE), *(f for f in dim if f.size > 1)) for n, dim in repeated)
+    return ins[0]._replace(dims=dims)
+
+
+def stack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Arrays side by side, along an axis of their own."""
+    axis = op.params["axis"]
+    lifted = [v._replace(dims=(*v.dims[:axis], *plain([1]), *v.dims[axis:])) for v in ins]
+    return concatenate(trace, op._replace(params={"dimension": axis}), tuple(lifted))
+
+
+def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    axis = op.params["axis"]
+    value = select_axes(ins[0], [axis], "picked")
+    return (value._replace(dims=(*value.dims[:axis], *value.dims[axis + 1 :])),) * len(op.outs)
+
+
+def same_axes(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Transforms of activations along their axes: sorting, Fourier. A parameter is not followed through them."""
+    if any(v.is_weight for v in ins):
+        return unknown_primitive(trace, op, ins)
+    data, deep, dims = any(v.data for v in ins), any(v.deep for v in ins), ins[0].dims
+    return tuple(Value(_resized(dims, trace.shape(out)), data=data, deep=deep) for out in op.outs)
+
+
+def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Any other primitive: what it makes of a parameter is not the parameter any more."""
+    if any(v.data for v in ins):
+        trace.refuse(op, ins)
+        return trace.forget(op, ins)
+    parts = unite(part._replace(how=f"operand of {op.name}") for v in ins for part in v.parts)
+    return tuple(Value(plain(trace.shape(out)), parts=parts) for out in op.outs)
 
 
 def split(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:

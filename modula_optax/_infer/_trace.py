@@ -11,7 +11,7 @@ class AxisUse(NamedTuple):
     """What a use does to one axis of a parameter (or to a piece of it, of `size` entries).
 
     `role` is `"in"`, `"out"`, `"batch"`, `"tap"`, `"row"`, `"picked"`, `"looked"`, `"inner"`, `"reduced"`, and for
-    what is added or multiplied elementwise `"aligned"` or `"expanded"`; then `labels` are those of the activation.
+    what is added or multiplied elementwise `"aligned"`, `"expanded"` or `"joined"` (concatenated); then `labels` are those of the activation.
     `position` orders the axes as the operation saw them.
     """
 
@@ -76,14 +76,29 @@ class Trace:
         """Records that parameters are operands of an operation that says nothing about them."""
         for value in ins:
             for part in value.parts:
-                kind = part.how if part.how == "statistic" else f"operand of {op.name}"
-                self.use(op, value, part, kind, (), deep=True)
+                self.use(op, value, part, f"operand of {op.name}", (), deep=True)
 
     def use(self, op: Op, weight: Value, part: Part, kind: str, axes: Iterable[AxisUse], **details) -> None:
-        """Records a use of one of the parts of a weight."""
+        """Records a use of one of the parts of a weight, which is of this kind if the part is a whole parameter."""
         fixed = tuple(AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
-        self.uses.append(Use(part.param, kind, fixed + tuple(axes), op, part, partners=partners, **details))
+        self.uses.append(
+            Use(part.param, _kind_of(part, kind), fixed + tuple(axes), op, part, partners=partners, **details)
+        )
+
+
+def _kind_of(part: Part, kind: str) -> str:
+    match part.how, kind:
+        case ("whole", _) | ("product", "linear") | ("addend", "add"):
+            return kind
+        case "factor", _:
+            return "mul"
+        case "product", _:
+            return "a product of parameters"
+        case "addend", _:
+            return "added to a product of parameters"
+        case how, _:
+            return how
 
 
 def axes_of(weight: Value, part: Part) -> Iterable[tuple[int, int, Factor]]:
@@ -170,14 +185,19 @@ def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
     return Value(dims, data, parts, uniform, start.deep or end.deep)
 
 
-def record_content(trace: Trace, op: Op, weight: Value, activation: Value, kind: str = "add") -> None:
-    """Entries of a parameter stand beside those of an activation: a class token, a learned initial state."""
+def record_content(
+    trace: Trace, op: Op, weight: Value, activation: Value, kind: str = "add", joined: int | None = None
+) -> None:
+    """Entries of a parameter stand beside those of an activation: a class token, a learned initial state.
+
+    If they were concatenated, `joined` is the axis.
+    """
     for part in weight.parts:
-        details = dict(deep=activation.deep)
-        if part.how == "statistic":
-            trace.use(op, weight, part, "statistic", (), **details)
-        else:
-            trace.use(op, weight, part, kind, alignment(weight, part, activation), **details)
+        axes = [
+            axis._replace(role="joined") if axis.position == joined else axis
+            for axis in alignment(weight, part, activation)
+        ]
+        trace.use(op, weight, part, kind, axes, deep=activation.deep)
 
 
 def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]:

@@ -28,7 +28,7 @@ def find_vector(
 
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
     roles = roles_by_axis(use)
-    kinds = {axis: _kind(axis, use, evidence, findings) for axis in range(len(shape))}
+    kinds = {axis: _kind(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
     batch = {axis for axis, kind in kinds.items() if kind == "batch"}
 
     def axes(*names: str) -> tuple[int, ...]:
@@ -51,23 +51,29 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     return Finding("bias", (), positions or tuple(kinds), confidence=GUESS if positions else CERTAIN, use=use)
 
 
-def _kind(axis: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
+def _kind(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
     """Whether an axis runs along features, positions, or a batch of layers; `"unit"` if it has one entry."""
-    pieces = [piece for piece in use.axes if piece.axis == axis and piece.role in ("aligned", "expanded", "out")]
-    if not pieces:
+    pieces = [piece for piece in use.axes if piece.axis == axis]
+    proper = [piece for piece in pieces if piece.role not in ("picked", "looked")]
+    if not proper and not pieces and size > 1:
+        raise Unclear(f"axis {axis} was lost sight of on the way")
+    if any(piece.role == "joined" for piece in proper):
+        return _kind_of_labels(proper, use.param, evidence, findings)
+    if all(piece.size == 1 or piece.role == "batch" for piece in proper):
         return "batch"
-    if all(piece.size == 1 for piece in pieces):
-        return "batch"
-    if any(piece.role == "expanded" for piece in pieces):
+    if any(piece.role == "expanded" for piece in proper):
         return "position"
-    return _kind_of_labels(pieces, use.param, evidence, findings)
+    if all(piece.role != "aligned" for piece in proper):
+        return "feature"
+    return _kind_of_labels(proper, use.param, evidence, findings)
 
 
 def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
     labels = frozenset().union(*(piece.labels for piece in pieces))
     found = set()
     for param, axis in labels:
-        if evidence.has((param, axis), "generated"):
+        made_matrix = evidence.has((param, axis), "row of a matrix", "column of a matrix")
+        if made_matrix and param in findings and findings[param].role == "unknown":
             raise Unclear("it is added to a matrix that was made from data, as by a hypernetwork")
         if param != own and param in findings:
             found.add(_kind_of_axis(findings[param], axis))

@@ -1,0 +1,12 @@
+"""A zoo of models, each with the role and the axes of every parameter, written by hand from the framework's layout."""
+
+from tests.zoo._model import ZooModel as ZooModel
+from tests.zoo._model import axes_of as axes_of
+from tests.zoo import equinox as equinox
+from tests.zoo import haiku as haiku
+from tests.zoo import linen as linen
+from tests.zoo import ninjax as ninjax
+from tests.zoo import nnx as nnx
+from tests.zoo import plain as plain
+from tests.zoo import plain_nets as plain_nets
+from tests.zoo._model import ZOO as ZOO

@@ -1,0 +1,65 @@
+"""A model of the zoo, and how its truth is written down."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import modula_optax as mo
+
+
+class ZooModel(NamedTuple):
+    """A model to be inferred.
+
+    `truth` leads from regular expressions of paths to strings such as `"linear 0 > 1"`, `"conv 2 > 3 @ 0 1"` or
+    `"depthwise 2 > 3 @ 0 1 / 8"`: role, fan-in > fan-out @ taps / groups. The first that matches counts.
+    """
+
+    name: str
+    apply: Callable[..., Any]
+    params: Any
+    inputs: tuple[Any, ...]
+    truth: dict[str, str]
+
+    def expected(self, path: str) -> str:
+        return next(truth for pattern, truth in self.truth.items() if re.fullmatch(pattern, path))
+
+
+ZOO: dict[str, Callable[[], ZooModel]] = {}
+
+
+def zoo_model(**truth_by_name: dict[str, str]):
+    """Registers a function that builds `(apply, params, inputs)`; named after it, with its truth."""
+
+    def register(build):
+        name = f"{build.__module__.rsplit('.', 1)[-1]}.{build.__name__}"
+        ZOO[name] = lambda: ZooModel(name, *build(), truth_by_name["truth"])
+        return build
+
+    return register
+
+
+def axes_of(spec: mo.NormSpec) -> str:
+    """A spec in the notation of the truth."""
+    axes = spec.axes
+    if axes is None:
+        return f"{spec.role}"
+    text = f"{spec.role} {_indices(axes.fan_in)}> {_indices(axes.fan_out)}"
+    if axes.taps:
+        text += f"@ {_indices(axes.taps)}"
+    return (text + (f"/ {axes.groups}" if axes.groups > 1 else "")).strip()
+
+
+def _indices(indices: tuple[int, ...]) -> str:
+    return "".join(f"{i} " for i in indices)
+
+
+def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    """An example input, or a parameter, without values."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def tokens(*shape: int) -> jax.ShapeDtypeStruct:
+    return array(*shape, dtype=jnp.int32)
