@@ -176,19 +176,19 @@ def _resampled(weight: Value, roles: dict[int, str], dims: Dims) -> Value:
 
 def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Value) -> None:
     """A parameter made both an axis contracted here and one that is kept: it made a matrix, not a vector."""
-    contracted, kept, batched = (
-        labels_of(factor for i in roles if roles[i] == role for factor in one.dims[i])
-        for role in ("in", "out", "batch")
-    )
-    if not (contracted and kept):
-        return
+    contracted, kept, batched = ([one.dims[i] for i in roles if roles[i] == role] for role in ("in", "out", "batch"))
+    rows, columns = (labels_of(factor for dim in dims for factor in dim) for dims in (contracted, kept))
     elsewhere = {param for dim in other.dims for param, _ in labels_of(dim)}
-    for maker in {param for param, _ in contracted} & {param for param, _ in kept} - elsewhere:
-        made = {label for label in contracted | kept if label[0] == maker}
-        # keys and values of one fused kernel meet in linear attention: the same axis, in heads
-        if not (made & contracted & kept and any(param == maker for param, _ in batched)):
-            trace.note(made & contracted, "row of a matrix")
-            trace.note(made & kept, "column of a matrix")
+    for maker in {param for param, _ in rows} & {param for param, _ in columns} - elsewhere:
+        # attention is no such thing: it has a vector for each position, and heads are batched
+        is_set_of_vectors = any(size_of(dim) > 1 and not _comes_from(dim, maker) for dim in kept)
+        if not (is_set_of_vectors or any(_comes_from(dim, maker) for dim in batched)):
+            trace.note((label for label in rows if label[0] == maker), "row of a matrix")
+            trace.note((label for label in columns if label[0] == maker), "column of a matrix")
+
+
+def _comes_from(dim: Dim, maker: int) -> bool:
+    return any(param == maker for param, _ in labels_of(dim))
 
 
 def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -220,9 +220,18 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
         axes, left = _split_off_batch(axes, groups)
         trace.use(op, kernel, part, "conv", axes, groups=left, **details)
-    feature = op.params["dimension_numbers"].lhs_spec[1]
-    trace.note(labels_of(image.dims[feature]), "contracted")
+    _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups)
     return left
+
+
+def _note_inputs(trace: Trace, feature: Dim, groups: int) -> None:
+    """Channels of a group are contracted; the groups themselves may be a batch of kernels."""
+    for i, factor in enumerate(feature):
+        if groups > 1 and groups % factor.size == 0:
+            groups //= factor.size
+            trace.note(factor.labels, "batched" if i + 1 < len(feature) else "grouped")
+        else:
+            trace.note(factor.labels, "contracted")
 
 
 def _split_off_batch(axes: list[AxisUse], groups: int) -> tuple[list[AxisUse], int]:

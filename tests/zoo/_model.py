@@ -1,5 +1,6 @@
 """A model of the zoo, and how its truth is written down."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,12 +31,12 @@ class ZooModel(NamedTuple):
 ZOO: dict[str, Callable[[], ZooModel]] = {}
 
 
-def zoo_model(**truth_by_name: dict[str, str]):
+def zoo_model(*, truth: dict[str, str]):
     """Registers a function that builds `(apply, params, inputs)`; named after it, with its truth."""
 
     def register(build):
         name = f"{build.__module__.rsplit('.', 1)[-1]}.{build.__name__}"
-        ZOO[name] = lambda: ZooModel(name, *build(), truth_by_name["truth"])
+        ZOO[name] = functools.cache(lambda: ZooModel(name, *build(), truth))
         return build
 
     return register

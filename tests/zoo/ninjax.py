@@ -8,8 +8,6 @@ from tests.zoo._model import array, tokens, zoo_model
 
 
 class Linear(nj.Module):
-    units: int = 8
-
     def __init__(self, units):
         self.units = units
 

@@ -1,0 +1,90 @@
+"""Inference on the zoo: every role and axis right, in every coordinate system of the parameters."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import modula_optax as mo
+from modula_optax._paths import flatten_with_paths
+from tests.zoo import ZOO, ZooModel, axes_of
+
+MODELS = sorted(ZOO)
+
+
+def infer(model: ZooModel, apply=None, params=None, inputs=None):
+    """Specs by path; warnings are the business of other tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        specs = mo.infer_specs(
+            apply or model.apply, params or model.params, *(inputs or model.inputs), unknown=mo.Unnormed()
+        )
+    return {path: spec for path, spec in flatten_with_paths(specs)[0] if isinstance(spec, mo.NormSpec)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_leaf_of_the_zoo_is_right(name):
+    model = ZOO[name]()
+    found = infer(model)
+    assert {path: axes_of(spec) for path, spec in found.items()} == {
+        path: " ".join(model.expected(path).split()) for path in found
+    }
+
+
+def reversed_axes(model: ZooModel):
+    """The same model with the axes of every parameter reversed, and turned back inside."""
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[::-1], x.dtype), model.params)
+    return lambda p, *a: model.apply(jax.tree.map(jnp.transpose, p), *a), params
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reversing_the_axes_of_every_parameter_reverses_what_is_found(name):
+    model = ZOO[name]()
+    expected, found = infer(model), infer(model, *reversed_axes(model))
+    ndims = {path: len(leaf.shape) for path, leaf in flatten_with_paths(model.params)[0] if hasattr(leaf, "shape")}
+    for path, spec in expected.items():
+        mirrored = found[path]
+        assert (mirrored.role, mirrored.place, mirrored.confidence) == (spec.role, spec.place, spec.confidence), path
+        if spec.axes is not None:
+            last = ndims[path] - 1
+            back = [sorted(last - i for i in getattr(mirrored.axes, n)) for n in ("fan_in", "fan_out", "taps")]
+            assert back == [sorted(getattr(spec.axes, n)) for n in ("fan_in", "fan_out", "taps")], path
+            assert mirrored.axes.groups == spec.axes.groups
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_jit_remat_and_half_precision_change_nothing(name):
+    model = ZOO[name]()
+
+    def half(x):
+        return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
+
+    def apply(params, *inputs):
+        return model.apply(jax.tree.map(half, params), *jax.tree.map(half, inputs))
+
+    assert infer(model, jax.jit(jax.checkpoint(apply))) == infer(model)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith(("linen", "haiku", "equinox"))])
+def test_vmap_over_a_batch_changes_nothing(name):
+    model = ZOO[name]()
+    stacked = tuple(jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in model.inputs)
+
+    def apply(params, *inputs):
+        return jax.vmap(lambda *a: model.apply(params, *a))(*inputs)
+
+    assert infer(model, apply, inputs=stacked) == infer(model)
+
+
+def random_like(tree, seed: int):
+    """Values for shapes: integers small enough to index any table."""
+    rng = np.random.default_rng(seed)
+
+    def draw(x):
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            return jnp.asarray(rng.integers(0, 4, x.shape), x.dtype)
+        return jnp.asarray(rng.normal(size=x.shape) * 0.5, x.dtype)
+
+    return jax.tree.map(draw, tree)
