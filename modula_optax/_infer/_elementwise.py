@@ -184,7 +184,9 @@ def select(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         result = combine(cases, dims)
         return result._replace(index=_common_index(cases))
     dims = tuple(map(join_dim, dims, predicate.dims)) if predicate.dims else dims
-    return combine(cases, dims)._replace(data=predicate.data or any(v.data for v in cases), deep=predicate.deep)
+    data = predicate.data or any(v.data for v in cases)
+    uniform = predicate.uniform and all(v.uniform for v in cases)
+    return Value(dims, data=data, uniform=uniform and not data, deep=predicate.deep)
 
 
 def _common_index(cases: Iterable[Value]) -> int | None:

@@ -15,8 +15,9 @@ from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, war
 from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
 from modula_optax._infer._rules import RULES
+from modula_optax._infer._sensitivity import sensitivities
 from modula_optax._infer._structure import unknown_primitive
-from modula_optax._infer._trace import Use, run
+from modula_optax._infer._trace import Trace, Use, run
 from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
 from modula_optax._paths import flatten_with_paths, is_absent
 from modula_optax._registry import NormRegistry
@@ -113,7 +114,7 @@ def infer_specs(
         raise ValueError(f"overrides must be a NormRegistry of rules; got {type(overrides).__name__}.")
     _check_masses(masses or {})
     model = trace_model(apply_fn, params, example_inputs, kwargs)
-    findings, _ = analyze(model)
+    findings, program, trace = analyze(model)
     refuse_all_unused(findings)
     rules = [_override(overrides, path) for path in model.paths]
     defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
@@ -123,14 +124,17 @@ def infer_specs(
     ]
     refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
     specs = [spec for spec in chosen if spec is not None]
+    if sensitivity == "traced":
+        traced = sensitivities(model, findings, program, trace)
+        specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
     warn(model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], strict)
     flat, treedef = flatten_with_paths(params)
     supply = iter(specs)
     return treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])
 
 
-def analyze(model: Model) -> tuple[list[Finding], Program]:
-    """What every parameter does, and the program that shows it."""
+def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
+    """What every parameter does, and the program and the trace that show it."""
     program = flatten(model.jaxpr, RULES.keys())
     n_params = len(model.leaves)
     parameters, inputs = program.inputs[:n_params], frozenset(program.inputs[n_params:])
@@ -143,7 +147,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program]:
     findings = classify(
         [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence), reached, parameters
     )
-    return [check_dtype(f, leaf) for f, leaf in zip(findings, model.leaves, strict=True)], program
+    return [check_dtype(f, leaf) for f, leaf in zip(findings, model.leaves, strict=True)], program, trace
 
 
 def matrices_by_output(uses: Sequence[Use]) -> dict[int, frozenset[int]]:

@@ -51,6 +51,7 @@ class Trace:
     def __init__(self, program: Program, consumers: Mapping[int, int]):
         self.avals = program.avals
         self.consumers = consumers
+        self.values: dict[int, Value] = {}
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
         # parameter, "merged" with another axis of the same, "generated": the axes of a weight made from data
@@ -129,7 +130,7 @@ def run(
       inputs: positions that hold data.
     """
     trace = Trace(program, consumers)
-    values: dict[int, Value] = {}
+    values = trace.values
     for position in program.constants:
         shape = trace.shape(position)
         is_scalar = not shape

@@ -72,7 +72,10 @@ def gpt_fori_loop():
 
         return lax.fori_loop(0, 3, step, p["wte"][i]) @ p["wte"].T
 
-    params = {name: shape if name == "wte" else (3, *(shape if isinstance(shape, tuple) else (shape,))) for name, shape in GPT.items()}
+    params = {
+        name: shape if name == "wte" else (3, *(shape if isinstance(shape, tuple) else (shape,)))
+        for name, shape in GPT.items()
+    }
     return apply, shapes(**params), (tokens(2, 7),)
 
 
@@ -286,7 +289,11 @@ def vq_vae():
         z = x @ p["w"]
         distances = (z**2).sum(-1, keepdims=True) - 2 * z @ p["table"].T + (p["table"] ** 2).sum(-1)
         q = p["table"][distances.argmin(-1)]
-        return z + lax.stop_gradient(q - z), ((z - lax.stop_gradient(q)) ** 2).mean(), ((lax.stop_gradient(z) - q) ** 2).mean()
+        return (
+            z + lax.stop_gradient(q - z),
+            ((z - lax.stop_gradient(q)) ** 2).mean(),
+            ((lax.stop_gradient(z) - q) ** 2).mean(),
+        )
 
     return apply, shapes(table=(9, 6), w=(4, 6)), (array(5, 4),)
 

@@ -1,0 +1,175 @@
+"""Parts of a program without parameters: functions of one value, of which the largest slope can be computed."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modula_optax._infer._program import Block, Loop, Op, Program
+from modula_optax._infer._values import Value
+
+STRUCTURAL = frozenset(
+    """reshape transpose squeeze broadcast_in_dim slice concatenate pad rev convert_element_type copy copy_p split tile
+    reduce_precision sharding_constraint expand_dims stack unstack neg resize optimization_barrier""".split()
+)
+_LINEAR = STRUCTURAL | {"add", "sub", "mul", "div", "reduce_sum"}
+_POINTWISE = frozenset(
+    """add sub mul div max min pow exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
+    logistic erf erfc erf_inv sqrt rsqrt cbrt square integer_pow abs neg select_n lt le gt ge eq ne and or not clamp
+    convert_element_type copy reduce_precision stop_gradient sign""".split()
+)
+
+
+class Region(NamedTuple):
+    """A value as a function of an earlier one, the `root`: entry by entry, or linear; `joined` if by several ways."""
+
+    root: int
+    is_pointwise: bool = True
+    is_linear: bool = True
+    joined: bool = False
+
+
+class Regions:
+    """Which values are parameter-free functions of which others, and how steep these are."""
+
+    def __init__(self, program: Program, values: dict[int, Value]):
+        self.program, self.values = program, values
+        self.producers: dict[int, Op] = {}
+        self._regions: dict[int, Region] = {}
+        self._slopes: dict[Hashable, float] = {}
+        self._visit(program.block)
+
+    def region(self, position: int) -> Region:
+        return self._regions.get(position, Region(position))
+
+    def shape(self, position: int) -> tuple[int, ...]:
+        return tuple(self.program.avals[position].shape)
+
+    def is_constant(self, position: int) -> bool:
+        return self.values[position].is_constant
+
+    def constant(self, position: int) -> np.ndarray | None:
+        """Value of a constant, computed if need be; `None` where a loop changes it."""
+        if position in self.program.constants:
+            return np.asarray(self.program.constants[position])
+        op = self.producers.get(position)
+        if op is None or not self.is_constant(position):
+            return None
+        operands = [self.constant(i) for i in op.ins]
+        if any(x is None for x in operands):
+            return None
+        return np.asarray(_apply(op, operands)[op.outs.index(position)])
+
+    def _visit(self, block: Block) -> None:
+        for op in block:
+            if isinstance(op, Loop):
+                self._visit(op.body)
+                continue
+            self.producers.update(dict.fromkeys(op.outs, op))
+            if len(op.outs) == 1 and not self.is_constant(op.outs[0]):
+                self._regions[op.outs[0]] = self._extended(op)
+
+    def _extended(self, op: Op) -> Region:
+        """The region of a result: that of its operands if they share one, or of the only operand."""
+        out = op.outs[0]
+        operands = [i for i in op.ins if not self.is_constant(i)]
+        for regions in ([self.region(i) for i in operands], [Region(i) for i in operands]):
+            if len({region.root for region in regions}) != 1:
+                continue
+            is_linear = all(r.is_linear for r in regions) and self._is_linear(op, operands)
+            is_pointwise = all(r.is_pointwise for r in regions) and self._is_pointwise(op, operands)
+            if is_linear or is_pointwise:
+                joined = len(operands) > 1 or any(r.joined for r in regions)
+                return Region(regions[0].root, is_pointwise, is_linear, joined)
+        return Region(out)
+
+    def _is_linear(self, op: Op, operands: Sequence[int]) -> bool:
+        if op.name == "div" and op.ins[0] not in operands:
+            return False
+        return op.name in _LINEAR and (op.name not in ("mul", "div") or len(operands) == 1)
+
+    def _is_pointwise(self, op: Op, operands: Sequence[int]) -> bool:
+        shape = self.shape(op.outs[0])
+        scalars = (i for i in op.ins if self.is_constant(i))
+        return (
+            op.name in _POINTWISE
+            and all(self.shape(i) == shape for i in operands)
+            and all(self.values[i].uniform or self.shape(i) == () for i in scalars)
+        )
+
+    def slope(self, position: int) -> float:
+        """Largest factor by which a change of the root can grow on the way to this value, in RMS."""
+        region = self.region(position)
+        # layers repeat: the same expression has the same slope
+        expression = (region.is_linear, self.shape(region.root), self._expression(position, region.root))
+        if expression not in self._slopes:
+            self._slopes[expression] = self._computed_slope(position, region)
+        return self._slopes[expression]
+
+    def _expression(self, position: int, root: int) -> Hashable:
+        if position == root:
+            return "root"
+        if position in self.program.constants:
+            constant = np.asarray(self.program.constants[position])
+            return constant.shape, str(constant.dtype), constant.tobytes()
+        op = self.producers.get(position)
+        if op is None:
+            return position
+        operands = (self._expression(i, root) for i in op.ins)
+        return op.name, op.outs.index(position), str(sorted(op.params.items())), *operands
+
+    def _computed_slope(self, position: int, region: Region) -> float:
+        if region.is_pointwise and not region.is_linear:
+            grid = jnp.linspace(-100.0, 100.0, 400_001, dtype=jnp.float32)
+            function = self._function(position, region.root, lambda x: jnp.broadcast_to(x.reshape(-1)[0], grid.shape))
+            _, slopes = jax.jvp(function, (grid,), (jnp.ones_like(grid),))
+            return float(jnp.max(jnp.abs(slopes)))
+        return self._operator_norm(position, region.root)
+
+    def _operator_norm(self, position: int, root: int) -> float:
+        """Norm of a linear map from RMS to RMS, by power iteration."""
+        function = self._function(position, root, lambda x: x)
+        x = jnp.asarray(np.random.default_rng(0).normal(size=self.shape(root)), jnp.float32)
+        zero = jnp.zeros_like(x)
+
+        def step(x: jax.Array) -> jax.Array:
+            _, y = jax.jvp(function, (zero,), (x / jnp.linalg.norm(x),))
+            return jax.vjp(function, zero)[1](y)[0]
+
+        for _ in range(30):
+            x = step(x)
+        ratio = np.prod(self.shape(root)) / np.prod(self.shape(position))
+        return float(jnp.sqrt(jnp.linalg.norm(x) * ratio))
+
+    def _function(self, position: int, root: int, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The region as a function of its root; constants are `prepare`d."""
+
+        def function(x: Any) -> Any:
+            known: dict[int, Any] = {root: x}
+
+            def value(i: int) -> Any:
+                if i not in known:
+                    if self.is_constant(i):
+                        constant = self.constant(i)
+                        if constant is None:
+                            raise ValueError("a constant that a loop changes")
+                        known[i] = jnp.asarray(prepare(constant))
+                    else:
+                        op = self.producers[i]
+                        known.update(zip(op.outs, _apply(op, [value(j) for j in op.ins]), strict=True))
+                return known[i]
+
+            return value(position)
+
+        return function
+
+
+def _apply(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+    """Runs one operation."""
+    if op.name == "resize":
+        raise ValueError("a change of shape between shards")
+    primitive = op.eqn.primitive
+    result = primitive.bind(*map(jnp.asarray, operands), **op.params)
+    return result if primitive.multiple_results else [result]

@@ -1,0 +1,270 @@
+"""Traced sensitivity: how much the output moves, at most, per unit that a parameter moves in its norm."""
+
+import math
+from collections.abc import Sequence
+
+from modula_optax._infer._finding import Finding
+from modula_optax._infer._model import Model
+from modula_optax._infer._program import Block, Loop, Op, Program, source
+from modula_optax._infer._regions import STRUCTURAL, Regions
+from modula_optax._infer._trace import Trace
+from modula_optax._infer._values import labels_of
+
+LARGEST = 100.0  # residual scaling makes small sensitivities, never large ones: beyond, the estimate means nothing
+LONGEST_RECURRENCE = 32
+
+_ONE = STRUCTURAL | {
+    "add",
+    "add_any",
+    "sub",
+    "select_n",
+    "max",
+    "min",
+    "gather",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "reduce_max",
+    "reduce_min",
+    "reduce_window_max",
+    "scan_slice",
+    "scan_stack",
+    "conv_general_dilated",
+    "real",
+    "imag",
+    "complex",
+}
+
+
+class Unsound(Exception):
+    """The estimate would mean nothing; the message says why."""
+
+
+def sensitivities(model: Model, findings: Sequence[Finding], program: Program, trace: Trace) -> list[float]:
+    r"""Sensitivity of every parameter, from the same jaxpr as its role.
+
+    From the output backwards: chains multiply, branches add, scalars count by their absolute value, atoms count 1,
+    entrywise functions their largest slope, linear maps without parameters their norm from RMS to RMS.
+
+    Raises:
+      ValueError: where the estimate is not sound; names the operation and the parameter that it follows.
+    """
+    for path, finding in zip(model.paths, findings, strict=True):
+        if finding.role == "tied":
+            raise ValueError(
+                f"sensitivity='traced' is not sound for tied weights: {path} is both an embedding and an output layer. "
+                "Use sensitivity='unit', or set the sensitivity of its spec by hand."
+            )
+    backward = _Backward(model, program, trace)
+    positions = program.inputs[: len(model.leaves)]
+    try:
+        found = backward.run()
+    except Unsound as reason:
+        raise ValueError(
+            f"sensitivity='traced' is refused: {reason}. Use sensitivity='unit', the practice for such networks."
+        ) from None
+    result = [found.get(position, 0.0) or 1.0 for position in positions]
+    for path, value in zip(model.paths, result, strict=True):
+        if not value <= LARGEST:
+            raise ValueError(
+                f"sensitivity='traced' is refused: that of {path} is {value:.3g}, above {LARGEST:g}. Residual branches "
+                "need scaling, x <- (1 - 1/(2L)) x + f(x)/(2L); use sensitivity='unit' for plain residual networks."
+            )
+    return result
+
+
+class _Backward:
+    def __init__(self, model: Model, program: Program, trace: Trace):
+        self.model, self.program, self.trace = model, program, trace
+        self.values = trace.values
+        self.regions = Regions(program, trace.values)
+        self.softmaxes: set[int] = set()
+
+    def run(self) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for position in self.program.outputs:
+            found[position] = 1.0
+        self._mark_softmaxes(self.program.block)
+        self._block(self.program.block, found)
+        return found
+
+    def _block(self, block: Block, found: dict[int, float]) -> None:
+        for op in reversed(block):
+            if isinstance(op, Loop):
+                self._loop(op, found)
+                continue
+            for out in op.outs:
+                after = found.get(out, 0.0)
+                if after:
+                    self._operation(op, out, after, found)
+
+    def _operation(self, op: Op, out: int, after: float, found: dict[int, float]) -> None:
+        if op.name == "stop_gradient" or not self._moves(out):
+            return
+        if out in self.softmaxes:
+            # from l-infinity to l1; what is exponentiated counts, its maximum and the normaliser do not
+            exponential = self.regions.producers[op.ins[0]]
+            _add(found, exponential.ins[0], after)
+            return
+        region = self.regions.region(out)
+        if region.root != out and (region.joined or not region.is_linear):
+            try:
+                slope = self.regions.slope(out)
+            except ValueError as error:
+                raise Unsound(f"{self._where(op)} has {error}") from None
+            if not slope < 1e3:
+                raise Unsound(f"{self._where(op)} has no bound on its slope")
+            _add(found, region.root, after * slope)
+            return
+        for i, operand in enumerate(op.ins):
+            if self._moves(operand):
+                _add(found, operand, after * self._factor(op, i))
+
+    def _moves(self, position: int) -> bool:
+        value, aval = self.values[position], self.program.avals[position]
+        return not value.is_constant and getattr(aval, "dtype", None) is not None and aval.dtype.kind in "fcV"
+
+    def _factor(self, op: Op, i: int) -> float:
+        """Lipschitz constant of an operation in one of its operands, the others at norm one."""
+        if op.name in ("sub", "mul", "div") and self._is_statistic(op, i):
+            return 0.0
+        if op.name in ("mul", "div"):
+            return self._product(op, i)
+        if op.name in ("dot_general", "ragged_dot", "ragged_dot_general"):
+            return self._contraction(op)
+        if op.name in ("reduce_sum", "reduce_window_sum"):
+            return self._shrinkage(op)
+        if op.name in _ONE:
+            return 1.0
+        raise Unsound(f"{self._where(op)} has no rule")
+
+    def _product(self, op: Op, i: int) -> float:
+        others = [operand for j, operand in enumerate(op.ins) if j != i]
+        if self.regions.is_constant(others[0]):
+            constant = self.regions.constant(others[0])
+            if constant is None:
+                raise Unsound(f"{self._where(op)} scales by a number that a loop changes")
+            largest = float(abs(constant).max())
+            return largest if op.name == "mul" else 1.0 / float(abs(constant).min())
+        either = self.values[op.ins[0]].is_weight or self.values[op.ins[1]].is_weight
+        if either or self._is_statistic(op, 1 - i):
+            return 1.0
+        raise Unsound(f"{self._where(op)} multiplies two activations, which no norm here bounds")
+
+    def _contraction(self, op: Op) -> float:
+        left, right = (self.values[i] for i in op.ins[:2])
+        if left.is_weight or right.is_weight or self._is_parameter_use(op):
+            return 1.0
+        if any(self._is_distribution(i) for i in op.ins[:2]):
+            return 1.0
+        if op.name != "dot_general":
+            raise Unsound(f"{self._where(op)} has no rule")
+        (contracted, _), _ = op.params["dimension_numbers"]
+        # entries of norm one each, as queries and keys are: their product is as large as there are
+        return float(math.prod(self.regions.shape(op.ins[0])[i] for i in contracted))
+
+    def _is_parameter_use(self, op: Op) -> bool:
+        return any(use.op.outs[0] == op.outs[0] for use in self.trace.uses)
+
+    def _shrinkage(self, op: Op) -> float:
+        if op.name == "reduce_window_sum":
+            return float(math.prod(op.params["window_dimensions"]))
+        return math.prod(self.regions.shape(op.ins[0])) / math.prod(self.regions.shape(op.outs[0]))
+
+    def _mark_softmaxes(self, block: Block) -> None:
+        for op in block:
+            if isinstance(op, Loop):
+                self._mark_softmaxes(op.body)
+            elif op.name == "div" and self._is_softmax(op):
+                self.softmaxes.add(op.outs[0])
+
+    def _is_softmax(self, op: Op) -> bool:
+        numerator, total = op.ins
+        producer = self.regions.producers.get(numerator)
+        if producer is None or producer.name != "exp":
+            return False
+        summed = self._before_reshaping(total)
+        return (
+            summed is not None
+            and summed.name == "reduce_sum"
+            and self._origin(summed.ins[0]) == self._origin(numerator)
+        )
+
+    def _before_reshaping(self, position: int) -> Op | None:
+        op = self.regions.producers.get(position)
+        while op is not None and op.name in STRUCTURAL and len(op.ins) == 1:
+            op = self.regions.producers.get(op.ins[0])
+        return op
+
+    def _origin(self, position: int) -> int:
+        op = self._before_reshaping(position)
+        return op.outs[0] if op is not None else position
+
+    def _is_distribution(self, position: int) -> bool:
+        return self._origin(position) in self.softmaxes
+
+    def _is_statistic(self, op: Op, i: int) -> bool:
+        """Whether an operand is a mean or a length that a normalisation subtracts or divides by."""
+        return self._reduces(op.ins[i]) and not self._reduces(op.ins[1 - i])
+
+    def _reduces(self, position: int) -> bool:
+        op = self.regions.producers.get(position)
+        if op is None or self.values[position].is_constant:
+            return False
+        if op.name.startswith("reduce_") and op.name not in ("reduce_precision",):
+            return True
+        if op.name in ("dot_general", "conv_general_dilated", "gather", "concatenate") or op.outs[0] in self.softmaxes:
+            return False
+        moving = [operand for operand in op.ins if not self.values[operand].is_constant]
+        return bool(moving) and all(self._reduces(operand) for operand in moving)
+
+    def _loop(self, loop: Loop, found: dict[int, float]) -> None:
+        if not any(found.get(out) for out in _written(loop)):
+            return
+        if loop.length is None:
+            raise Unsound(f"a while loop at {source(loop.eqn)} runs as often as it likes")
+        slices = [op for op in loop.body if isinstance(op, Op) and op.name == "scan_slice"]
+        is_recurrence = any(self.values[op.ins[0]].data for op in slices) or not slices
+        if is_recurrence and loop.length > LONGEST_RECURRENCE:
+            raise Unsound(f"a recurrence of {loop.length} steps at {source(loop.eqn)} is too long for a bound")
+        inner = set(_written(loop))
+        outside = {position: found.pop(position, 0.0) for position in inner}
+        carried = {c.end: 0.0 for c in loop.carries}
+        largest: dict[int, float] = {}
+        for step in range(loop.length):
+            here = {p: v for p, v in outside.items() if v and (step == 0 or p not in carried)}
+            for carry_end, value in carried.items():
+                _add(here, carry_end, value)
+            self._block(loop.body, here)
+            carried = dict.fromkeys(carried, 0.0)
+            for carry in loop.carries:
+                carried[carry.end] += here.get(carry.inside, 0.0)
+            stacks = {op.ins[0] for op in slices}
+            for position, value in here.items():
+                if position in stacks:
+                    largest[position] = max(largest.get(position, 0.0), value)
+                elif position not in inner:
+                    _add(found, position, value)
+            last = here
+        for carry in loop.carries:
+            _add(found, carry.start, last.get(carry.inside, 0.0))
+        for position, value in largest.items():
+            _add(found, position, value)
+
+    def _where(self, op: Op) -> str:
+        """An operation, its place, and the parameter that it follows."""
+        params = sorted({param for i in op.ins for dim in self.values[i].dims for param, _ in labels_of(dim)})
+        after = next((f", after {self.model.paths[param]}" for param in params if param >= 0), "")
+        return f"{op.name} at {source(op.eqn)}{after}"
+
+
+def _add(found: dict[int, float], position: int, value: float) -> None:
+    if value:
+        found[position] = found.get(position, 0.0) + value
+
+
+def _written(loop: Loop) -> list[int]:
+    """All positions that a loop computes."""
+    positions = [c.inside for c in loop.carries]
+    for op in loop.body:
+        positions += _written(op) if isinstance(op, Loop) else op.outs
+    return positions

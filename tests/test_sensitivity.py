@@ -1,0 +1,187 @@
+"""Traced sensitivity: Modula's own target norms from plain Flax, and refusals where it would not be sound."""
+
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import modula_optax as mo
+from modula_optax._paths import flatten_with_paths
+from tests.zoo._model import array, tokens
+from tests.zoo.plain import rms, shapes
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "modula_target_norms.json").read_text())
+SLOPE = 2e-4  # the largest slope of a GELU is 1.1289 to four digits only
+VOCAB, WIDTH, HEADS = 65, 32, 4
+
+
+def dense(features: int, name: str) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, name=name)
+
+
+def rotary(x):
+    """Rotary embedding of [batch, time, heads, width]."""
+    time, half = x.shape[1], x.shape[-1] // 2
+    frequencies = 10000.0 ** (-jnp.arange(half) / half)
+    angles = jnp.outer(jnp.arange(time), frequencies)[None, :, None]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos + b * sin, b * cos - a * sin], axis=-1)
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        heads = lambda name: dense(WIDTH, name)(x).reshape(*x.shape[:2], HEADS, -1)  # noqa: E731
+        q, k, v = rotary(heads("q")), rotary(heads("k")), heads("v")
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1]
+        mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
+        weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
+        out = jnp.einsum("bhqk,bkhd->bqhd", weights, v) / 3
+        return dense(WIDTH, "o")(out.reshape(x.shape))
+
+
+class Block(nn.Module):
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x):
+        share = 1 / (2 * self.blocks)
+        x = (1 - share) * x + share * Attention(name="attention")(x)
+        y = dense(WIDTH, "proj")(nn.gelu(dense(4 * WIDTH, "fc")(x)) / 1.1289)
+        return (1 - share) * x + share * y
+
+
+class GPT(nn.Module):
+    blocks: int
+
+    @nn.compact
+    def __call__(self, idx):
+        x = nn.Embed(VOCAB, WIDTH, name="embed")(idx)
+        for i in range(self.blocks):
+            x = Block(self.blocks, name=f"block{i}")(x)
+        return dense(VOCAB, "out")(x)
+
+
+class ScanGPT(nn.Module):
+    blocks: int
+
+    @nn.compact
+    def __call__(self, idx):
+        x = nn.Embed(VOCAB, WIDTH, name="embed")(idx)
+        scan = nn.scan(
+            lambda block, x, _: (block(x), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.blocks,
+        )
+        x, _ = scan(Block(self.blocks, name="blocks"), x, None)
+        return dense(VOCAB, "out")(x)
+
+
+def infer(model, *inputs, **options):
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    return mo.infer_specs(lambda p, *a: model.apply({"params": p}, *a), params, *inputs, **options)
+
+
+def targets(specs) -> dict[str, float]:
+    return {path.split("/kernel")[0].split("/embedding")[0]: spec.target for path, spec in flatten_with_paths(specs)[0]}
+
+
+@pytest.mark.parametrize("blocks", [2, 4, 8])
+@pytest.mark.parametrize("model", [GPT, ScanGPT])
+def test_the_target_norms_of_modulas_gpt(blocks, model):
+    golden = GOLDEN[f"gpt_{blocks}_blocks"]
+    specs = infer(model(blocks), tokens(2, 8), sensitivity="traced")
+    specs = mo.tare(mo.tare(specs, r"block.*", float(golden["mass_blocks"])), r".*", 1.0)
+    found = targets(specs)
+    for name, atom in golden["atoms"].items():
+        layer, _, leaf = name.partition(".")
+        if leaf:
+            layer = layer if model is GPT else "blocks"
+            leaf = leaf if leaf in ("fc", "proj") else f"attention/{leaf}"
+        path = f"{layer}/{leaf}".strip("/")
+        # the largest slope of a GELU is not 1.1289 to the last digit
+        assert found[path] == pytest.approx(atom["target_norm_exact"], rel=SLOPE), name
+
+
+def gelu(x):
+    return jax.nn.gelu(x, approximate=False) / 1.1289
+
+
+CHAINS = {
+    "mlp_depth4": (
+        lambda p, x: jax.nn.relu(jax.nn.relu(jax.nn.relu(x @ p[0]) @ p[1]) @ p[2]) @ p[3],
+        {"linear0": "0", "linear1": "1", "linear2": "2", "linear3": "3"},
+    ),
+    "scaled_residual": (
+        lambda p, x: 2 * ((0.5 * ((3 * (x @ p[0])) @ p[1]) + 3 * (x @ p[0])) @ p[2]),
+        {"C": "0", "B": "1", "A": "2"},
+    ),
+    "tared_chain": (
+        lambda p, x: gelu(jax.nn.relu(x @ p[0]) @ p[1]) @ p[2],
+        {"C": "0", "B": "1", "A": "2"},
+    ),
+    "parallel_sum": (lambda p, x: (x @ p[0]) @ p[1] + x @ p[2], {"B": "0", "A": "1", "C": "2"}),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_target_norms_of_modulas_chains(name):
+    apply, paths = CHAINS[name]
+    params = [array(6, 6) for _ in paths]
+    specs = mo.infer_specs(apply, params, array(5, 6), sensitivity="traced")
+    if name == "tared_chain":
+        specs = mo.tare(specs, "1", 4.0)
+    found = targets(mo.tare(specs, r".*", 1.0))
+    golden = GOLDEN[name]["target_norms"]
+    assert {layer: found[paths[layer]] for layer in golden} == pytest.approx(golden, rel=SLOPE)
+
+
+def test_the_slope_of_a_scalar_counts_by_its_absolute_value():
+    specs = mo.infer_specs(lambda p, x: -3.0 * (x @ p), array(4, 6), array(5, 4), sensitivity="traced")
+    assert specs.sensitivity == 3.0
+
+
+def test_layers_that_differ_take_the_largest_sensitivity():
+    def apply(p, x):
+        return jax.lax.scan(lambda x, w: (2.0 * jnp.tanh(x @ w), None), x, p)[0]
+
+    specs = mo.infer_specs(apply, array(3, 6, 6), array(5, 6), sensitivity="traced")
+    assert specs.sensitivity == pytest.approx(8.0, rel=1e-3)
+
+
+def prenorm(p, x):
+    for _ in range(12):
+        x = x + jax.nn.relu(rms(x) @ p["w"])
+    return x
+
+
+def while_loop(p, x):
+    return jax.lax.while_loop(lambda s: s[1] < 3, lambda s: (jnp.tanh(s[0] @ p["w"]), s[1] + 1), (x, 0))[0]
+
+
+def recurrence(p, x):
+    return jax.lax.scan(lambda h, x: (jnp.tanh(h @ p["w"] + x), None), x[0], jnp.tile(x, (20, 1)))[0]
+
+
+REFUSED = {
+    "above 100": (prenorm, "w is .*, above 100"),
+    "while": (while_loop, "a while loop at test_sensitivity.py"),
+    "recurrence": (recurrence, "a recurrence of 100 steps"),
+    "tied": (lambda p, x: p["w"][jnp.int32(x)] @ p["w"].T, "not sound for tied weights: w"),
+    "product": (lambda p, x: (x @ p["w"]) * (x @ p["w"]), "mul at test_sensitivity.py:.*after w multiplies two act"),
+    "no rule": (lambda p, x: jnp.fft.fft(x @ p["w"]).real, "fft at test_sensitivity.py:.*after w has no rule"),
+    "no bound": (lambda p, x: jnp.exp(x @ p["w"]), "no bound on its slope|above 100"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore:.*to check in the inferred specs")
+def test_an_unsound_sensitivity_is_refused_with_a_reason(name):
+    apply, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        mo.infer_specs(apply, shapes(w=(6, 6)), array(5, 6), sensitivity="traced")
