@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._finding import Evidence, Finding, Unclear, agreed, least, roles_by_axis
+from modula_optax._infer._finding import EVIDENCE, Evidence, Finding, Unclear, agreed, least, roles_by_axis
 from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
+from modula_optax._infer._program import is_backward
 from modula_optax._infer._trace import Use
 from modula_optax._infer._vector import find_vector
 
@@ -72,34 +73,38 @@ def _find(
     if kinds <= {"add", "mul"}:
         return find_vector(shape, uses, evidence, findings)
     if kinds == {"lookup"}:
-        return agreed([find_lookup(shape, use, findings) for use in uses])
+        return agreed([find_lookup(shape, use, evidence) for use in uses])
     if kinds <= {"linear", "conv"}:
         return find_matrix(shape, uses, dead, evidence)
     if kinds == {"lookup", "linear"}:
-        return _find_tied(shape, uses, dead, evidence, findings)
+        return _find_tied(shape, uses, dead, evidence)
     raise Unclear(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
 
 
-def _find_tied(
-    shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
-) -> Finding:
-    table = agreed([find_lookup(shape, use, findings) for use in uses if use.kind == "lookup"])
+def _find_tied(shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence) -> Finding:
+    table = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind == "lookup"])
     matrix = find_matrix(shape, [use for use in uses if use.kind == "linear"], dead, evidence)
     if {frozenset(table.fan_in), frozenset(table.fan_out)} != {frozenset(matrix.fan_in), frozenset(matrix.fan_out)}:
         raise Unclear("it is looked up and multiplied along different axes")
     return dataclasses.replace(table, role="tied", confidence=least(table.confidence, matrix.confidence))
 
 
-def find_lookup(shape: tuple[int, ...], use: Use, findings: Mapping[int, Finding]) -> Finding:
+def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     """An embedding: the axis looked up is its rows, what is left its columns."""
     roles = roles_by_axis(use)
-    rows = tuple(a for a in range(len(shape)) if roles.get(a, set()) & {"looked", "row"})
-    picked = {a for a in range(len(shape)) if "picked" in roles.get(a, ())}
-    columns = tuple(a for a in range(len(shape)) if a not in rows and a not in picked)
+    rows = tuple(axis for axis in range(len(shape)) if "looked" in roles.get(axis, ()))
+    batch = {axis for axis in range(len(shape)) if roles.get(axis, set()) & {"picked", "batch"}}
+    columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
+    if use.index is not None and use.index in evidence.experts:
+        # looked up by what looks up matrices: the biases of the same experts
+        return Finding("bias", fan_out=columns, confidence=EVIDENCE, use=use)
     return Finding("embedding", fan_in=rows, fan_out=columns, use=use)
 
 
 def _place(finding: Finding, uses: Sequence[Use], reached: Mapping[int, Reach]) -> str:
+    if any(use.kind == "linear" and is_backward(use.op) for use in uses):
+        # on the way back of a gradient inside the model the first layer comes last
+        return "hidden"
     after = frozenset().union(*(reached.get(use.op.outs[0], Reach()).matrices for use in uses))
     if finding.role not in ("embedding", "positional") and not after - {uses[0].param}:
         return "head"

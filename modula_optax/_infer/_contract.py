@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._lookup import settle
+from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import unite
 from modula_optax._infer._trace import AxisUse, Trace, axes_of
@@ -72,25 +72,36 @@ def ragged_dot(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> Value:
     """The product of two arrays over some of their axes."""
+    left = _settled(trace, op, left, right, pairs.contracted[0])
+    right = _settled(trace, op, right, left, pairs.contracted[1])
     left_roles, right_roles = pairs.roles(len(left.dims)), pairs.swapped().roles(len(right.dims))
     batch = (join_dim(left.dims[i], right.dims[j]) for i, j in zip(*pairs.batched, strict=True))
     free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] == "out")
     dims = tuple(relabel(dim, remove=_SPECIAL) for dim in (*batch, *free))
     if left.is_weight and right.is_weight:
-        if left.data or right.data:
-            # looked up by data and multiplied by a matrix: it was a table of embeddings
-            return _contract(trace, op, settle(trace, op, left), settle(trace, op, right), pairs)
+        settled = settle_apart(trace, op, left, right)
+        if settled != (left, right):
+            return _contract(trace, op, *settled, pairs)
         parts = (
             _contracted(v, roles, part) for v, roles in ((left, left_roles), (right, right_roles)) for part in v.parts
         )
         return Value(dims, parts=unite(parts))
     if right.is_weight:
-        return _meet(trace, op, right, left, right_roles, pairs.swapped(), dims)
+        return _meet(trace, op, right, left, right_roles, pairs.swapped(), dims, comes_second=True)
     if left.is_weight:
         return _meet(trace, op, left, right, left_roles, pairs, dims)
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep)
+
+
+def _settled(trace: Trace, op: Op, weight: Value, other: Value, contracted: Sequence[int]) -> Value:
+    """Constants times a weight, contracted along what the weight made: it was a layer."""
+    if not (weight.is_weight and other.is_activation):
+        return weight
+    mixed = {(part.param, axis) for part in weight.parts for axis, role in part.fixed if role == "mixed"}
+    along = labels_of(factor for i in contracted for factor in weight.dims[i])
+    return settle(trace, op, weight) if mixed and not mixed & along else weight
 
 
 def _contracted(weight: Value, roles: dict[int, str], part: Part) -> Part:
@@ -99,14 +110,23 @@ def _contracted(weight: Value, roles: dict[int, str], part: Part) -> Part:
     return part._replace(how=how, fixed=part.fixed | inner)
 
 
-def _meet(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, str], pairs: Pairs, dims: Dims) -> Value:
-    """A weight is contracted with an activation or a constant."""
+def _meet(
+    trace: Trace,
+    op: Op,
+    weight: Value,
+    other: Value,
+    roles: dict[int, str],
+    pairs: Pairs,
+    dims: Dims,
+    comes_second: bool = False,
+) -> Value:
+    """A weight is contracted with an activation or a constant, which may come first or second."""
     own, others = pairs.contracted
     one_hot = bool(own) and all(ONE_HOT in labels_of(other.dims[i]) for i in others)
     if one_hot:
         return _look_up(trace, op, weight, other, own, dims)
     if other.is_constant and not other.uniform:
-        return _resampled(weight, roles, dims)
+        return _resampled(weight, roles, dims, as_layer=comes_second)
     if not any(_has_parameter(weight.dims[i]) for i in own):
         return _multiply(trace, op, weight, other, pairs, dims)
     _record_linear(trace, op, weight, other, roles, pairs)
@@ -136,7 +156,7 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
     kept = labels_of(factor for i, role in roles.items() if role == "out" for factor in weight.dims[i])
     summed = any(part.how == "whole" for part in weight.parts)
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
-    details = dict(deep=other.deep, weak=other.is_constant, kept=kept, summed=summed)
+    details = dict(deep=other.deep, weak=other.is_constant, kept=kept, summed=summed, index=weight.index)
     for part in weight.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(weight, part)]
         trace.use(op, weight, part, "linear", axes, **details)
@@ -158,17 +178,17 @@ def _look_up(trace: Trace, op: Op, weight: Value, one_hot: Value, rows: Sequence
     return found if undecided else settle(trace, op, found)
 
 
-def _resampled(weight: Value, roles: dict[int, str], dims: Dims) -> Value:
-    """A constant matrix mixes entries along an axis: an interpolated table is still one."""
+def _resampled(weight: Value, roles: dict[int, str], dims: Dims, as_layer: bool) -> Value:
+    """A constant matrix mixes entries along an axis: an interpolated table, or a layer whose inputs are constants.
+
+    Inputs are written before the weight that they are multiplied with.
+    """
     mixed = labels_of(factor for i, role in roles.items() if role == "in" for factor in weight.dims[i])
-    anonymous = [i for i, dim in enumerate(dims) if not labels_of(dim) and size_of(dim) > 1]
-    if anonymous:
-        dims = tuple((Factor(size_of(dim), mixed),) if i in anonymous else dim for i, dim in enumerate(dims))
+    dims = tuple(dim if labels_of(dim) or size_of(dim) == 1 else (Factor(size_of(dim), mixed),) for dim in dims)
+    if not as_layer:
         return weight._replace(dims=dims)
     parts = tuple(
-        part._replace(
-            how="statistic", fixed=part.fixed | {(axis, "reduced") for param, axis in mixed if param == part.param}
-        )
+        part._replace(fixed=part.fixed | {(axis, "mixed") for param, axis in mixed if param == part.param})
         for part in weight.parts
     )
     return weight._replace(dims=dims, parts=parts)

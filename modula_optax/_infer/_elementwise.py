@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from modula_optax._infer._lookup import settle
+from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, unite
 from modula_optax._infer._trace import AxisUse, Trace, Use, alignment, record_content
@@ -22,6 +22,7 @@ from modula_optax._infer._values import (
 _SPECIAL = frozenset([COUNTING, ONE_HOT])
 _ADD, _MULTIPLY = "add", "mul"
 _KINDS = {"add": _ADD, "add_any": _ADD, "sub": _ADD, "mul": _MULTIPLY, "div": _MULTIPLY, "complex": _ADD}
+_COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 
 
 def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -34,6 +35,9 @@ def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Sums, products, and all other functions of two arrays."""
     a, b = ins
+    if op.name in _COMPARISONS and (a.is_weight or b.is_weight):
+        # no gradient comes back: whatever follows, it is no use of the parameter
+        return Value(join(a.dims, b.dims), data=True)
     if a.is_constant and b.is_constant:
         return _constants(op, a, b)
     if a.is_activation and b.is_activation:
@@ -42,7 +46,7 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         if one.is_constant:
             return _with_constant(trace, op, one, other)
     if a.is_weight and b.is_weight:
-        return _weights(trace, op, settle(trace, op, a), settle(trace, op, b))
+        return _weights(trace, op, *settle_apart(trace, op, a, b))
     return _meet(trace, op, a, b)
 
 
@@ -99,9 +103,10 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         parts_b = _demoted(parts_b, "factor")
     elif kind == _MULTIPLY and covered_a < covered_b:
         parts_a = _demoted(parts_a, "factor")
+    elif kind == _MULTIPLY:
+        parts_a, parts_b = _demoted(parts_a, "one of several factors"), _demoted(parts_b, "one of several factors")
     else:
-        reason = f"a product of parameters ({op.name})"
-        parts_a, parts_b = _demoted(parts_a, reason), _demoted(parts_b, reason)
+        parts_a, parts_b = _demoted(parts_a, f"operand of {op.name}"), _demoted(parts_b, f"operand of {op.name}")
     return Value(dims, parts=unite((*parts_a, *parts_b)))
 
 
@@ -134,8 +139,8 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         trace.statistics.add((op.ins[b is activation], op.outs[0]))
         parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
-    weight = settle(trace, op, weight)
-    if weight.is_activation:
+    if weight.data:
+        settle(trace, op, weight)
         return Value(_unmarked(join(a.dims, b.dims)), data=True, deep=True)
     first = len(trace.uses)
     for part in weight.parts:
@@ -196,7 +201,7 @@ def _common_index(cases: Iterable[Value]) -> int | None:
 
 def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Sums, means, maxima over axes; a sum right after a product is a linear layer written out."""
-    axes, value = op.params["axes"], settle(trace, op, ins[0])
+    axes, value = op.params["axes"], settle(trace, op, ins[0]) if ins[0].data else ins[0]
     if op.name == "reduce_sum" and op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
         for i in trace.products[op.ins[0]]:
             trace.uses[i] = _written_out(trace.uses[i], axes)
@@ -205,7 +210,7 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":
         dims = _unmarked(dims)
-    return value._replace(dims=dims, parts=parts, index=None)
+    return value._replace(dims=dims, parts=parts, index=op.outs[0] if op.name.startswith("arg") else None)
 
 
 def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:

@@ -32,10 +32,15 @@ class Unclear(Exception):
 
 
 class Evidence:
-    """What later uses of its outputs say about the axes of a parameter."""
+    """What is known beside a parameter's own uses.
 
-    def __init__(self, observed: Iterable[tuple[Label, str]]):
+    `has` tells what later uses of its outputs say about an axis; `experts` are the indices that matrices are looked
+    up by.
+    """
+
+    def __init__(self, observed: Iterable[tuple[Label, str]], uses: Iterable[Use] = ()):
         self._observed: dict[Label, set[str]] = {}
+        self.experts = {use.index for use in uses if use.kind == "linear" and use.index is not None}
         for label, what in observed:
             self._observed.setdefault(label, set()).add(what)
 

@@ -145,7 +145,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs)
     reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
     findings = classify(
-        [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence), reached, parameters
+        [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence, trace.uses), reached, parameters
     )
     return [check_dtype(f, leaf) for f, leaf in zip(findings, model.leaves, strict=True)], program, trace
 

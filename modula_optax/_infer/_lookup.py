@@ -26,6 +26,7 @@ def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         dims[out] = dim
     for i, j in zip(batching, numbers.start_indices_batching_dims, strict=True):
         dims[n_indices[j]] = join_dim(dims[n_indices[j]], operand.dims[i])
+    operand = select_axes(operand, batching, "batch")
     many = any(size_of(dim) > 1 for dim in indices.dims[:-1])
     return look_up(trace, op, operand, indices, selected, tuple(dims), n_indices if many else [])
 
@@ -57,8 +58,9 @@ def look_up(
     if not operand.is_weight:
         return Value(dims, data=data, deep=operand.deep or index.deep)
     if index.data and selected:
-        found = select_axes(operand, selected, "looked")._replace(dims=dims, data=True, deep=index.deep)
-        return found if _is_undecided(found) else settle(trace, op, found, index.index)
+        found = select_axes(operand, selected, "looked")
+        found = found._replace(dims=dims, data=True, deep=index.deep, index=index.index)
+        return found if _is_undecided(found) else settle(trace, op, found)
     if index_dims and selected:
         # looked up by constants: the rows stay an axis, for a permuted weight is still a weight
         labels = labels_of(factor for i in selected for factor in operand.dims[i])
@@ -74,14 +76,33 @@ def _is_undecided(found: Value) -> bool:
     return any(len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1}) > 1 for part in found.parts)
 
 
-def settle(trace: Trace, op: Op, value: Value, index: int | None = None) -> Value:
-    """A weight looked up by data is used as an activation: it was a table of embeddings."""
-    if not (value.is_weight and value.data):
+def settle(trace: Trace, op: Op, value: Value) -> Value:
+    """An undecided weight is used as an activation.
+
+    What data looked up was a table of embeddings; what was multiplied by constants was a layer with these as inputs.
+    """
+    if not value.is_weight:
         return value
+    if not value.data and not _is_mixed(value):
+        return value
+    kind = "lookup" if value.data else "linear"
     for part in value.parts:
-        axes = [AxisUse(axis, "out", factor.size, i) for i, axis, factor in axes_of(value, part)]
-        trace.use(op, value, part, "lookup", axes, deep=value.deep, index=index)
+        lost = {axis for axis, role in part.fixed if role == "mixed"}
+        fixed = frozenset((axis, "in" if role == "mixed" else role) for axis, role in part.fixed)
+        axes = [AxisUse(axis, "out", f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
+        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, index=value.index)
     return Value(value.dims, data=True, deep=True)
+
+
+def _is_mixed(value: Value) -> bool:
+    return any(role == "mixed" for part in value.parts for _, role in part.fixed)
+
+
+def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:
+    """Settles two weights that meet, unless they are of the same parameters: a norm that a weight is divided by."""
+    if {part.param for part in a.parts} & {part.param for part in b.parts} and not (a.data or b.data):
+        return a, b
+    return settle(trace, op, a), settle(trace, op, b)
 
 
 def scatter(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:

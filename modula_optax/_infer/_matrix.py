@@ -14,6 +14,7 @@ from modula_optax._infer._finding import (
     least,
     roles_by_axis,
 )
+from modula_optax._infer._program import is_backward
 from modula_optax._infer._trace import AxisUse, Use
 
 
@@ -22,7 +23,10 @@ def find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use]
     findings = [_find_one(shape, use, evidence) for use in uses]
     forward = [f for f in findings if not _same_axes(f, _reversed(findings[0]))]
     if len(forward) < len(findings):
-        # an autoencoder with tied weights, or a gradient inside the model: the first use says which way is forward
+        others = [use for use, f in zip(uses, findings, strict=True) if not _same_axes(f, findings[0])]
+        if all(is_backward(use.op) for use in others):
+            return agreed(forward)
+        # an autoencoder with tied weights: the first use says which way is forward
         notes = ("used in both directions: the first one counts",)
         return dataclasses.replace(agreed(forward), confidence=GUESS, notes=notes)
     found = agreed(findings)
@@ -62,6 +66,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     def axes(role: str) -> tuple[int, ...]:
         return tuple(axis for axis in role_of if role_of[axis] == role)
 
+    if any(piece.role == "in" and piece.position < 0 for piece in use.axes):
+        # its inputs were constants, as positions are
+        confidence = least(confidence, EVIDENCE)
     name = "linear"
     if use.kind == "conv":
         depthwise = use.groups > 1 and all(shape[axis] == 1 for axis in axes("in"))

@@ -14,7 +14,7 @@ def why(finding: Finding) -> str | None:
     if finding.use is None:
         return None
     op = finding.use.op
-    where = source(op.eqn)
+    where = source(*op.calls)
     notes = "".join(f"; {note}" for note in finding.notes)
     return f"{op.name} at {where}{notes}" if where else f"{op.name}{notes}"
 

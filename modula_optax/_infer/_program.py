@@ -4,18 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 class Op(NamedTuple):
-    """One equation; `ins` and `outs` are positions in `Program.avals`."""
+    """One equation; `ins` and `outs` are positions in `Program.avals`, `calls` the calls that it was inlined from."""
 
     name: str
     params: Mapping[str, Any]
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     eqn: JaxprEqn
+    calls: tuple[JaxprEqn, ...] = ()
 
 
 class Carry(NamedTuple):
@@ -72,6 +72,7 @@ class _Flattener:
         self.whole = whole
         self.avals: list[Any] = []
         self.constants: dict[int, Any] = {}
+        self.calls: tuple[JaxprEqn, ...] = ()
 
     def fresh(self, aval: Any) -> int:
         self.avals.append(aval)
@@ -91,7 +92,9 @@ class _Flattener:
 
         for eqn in jaxpr.eqns:
             operands = tuple(map(read, eqn.invars))
+            calls, self.calls = self.calls, (eqn, *self.calls)
             results = self._equation(block, eqn, operands)
+            self.calls = calls
             where.update(zip(eqn.outvars, results, strict=True))
         return tuple(map(read, jaxpr.outvars))
 
@@ -113,7 +116,7 @@ class _Flattener:
 
     def _append(self, block: Block, name: str, params: Mapping, ins: tuple[int, ...], avals: Sequence, eqn: JaxprEqn):
         outs = tuple(map(self.fresh, avals))
-        block.append(Op(name, params, ins, outs, eqn))
+        block.append(Op(name, params, ins, outs, eqn, self.calls))
         return outs
 
     def _resized(self, block: Block, eqn: JaxprEqn, ins: Sequence[int], variables: Sequence) -> tuple[int, ...]:
@@ -183,13 +186,18 @@ def _only_jaxpr(eqn: JaxprEqn) -> ClosedJaxpr | Jaxpr | None:
 _OURS = str(Path(__file__).parent)
 
 
-def source(eqn: JaxprEqn) -> str:
-    """Where in the user's code an equation was written, such as `model.py:12 (attention)`; empty if unknown."""
-    traceback = getattr(eqn.source_info, "traceback", None)
-    for frame in getattr(traceback, "frames", ()):
-        if not frame.file_name.startswith(_OURS) and "site-packages" not in frame.file_name:
-            return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num} ({frame.function_name})"
-    try:
-        return source_info_util.summarize(eqn.source_info)
-    except Exception:  # the text is a courtesy: no version of JAX should fail for it
-        return ""
+def source(*eqns: JaxprEqn) -> str:
+    """Where in the user's code an equation was written, such as `model.py:12 (attention)`; empty if unknown.
+
+    Of an equation inside calls, the innermost that shows a place in the user's code.
+    """
+    for eqn in eqns:
+        for frame in getattr(getattr(eqn.source_info, "traceback", None), "frames", ()):
+            if not frame.file_name.startswith(_OURS) and "site-packages" not in frame.file_name:
+                return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num} ({frame.function_name})"
+    return ""
+
+
+def is_backward(op: Op) -> bool:
+    """Whether an operation belongs to the backward pass of a gradient taken inside the model."""
+    return any("transpose(" in str(getattr(eqn.source_info, "name_stack", "")) for eqn in op.calls)

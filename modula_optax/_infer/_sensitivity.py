@@ -254,7 +254,7 @@ class _Backward:
         """An operation, its place, and the parameter that it follows."""
         params = sorted({param for i in op.ins for dim in self.values[i].dims for param, _ in labels_of(dim)})
         after = next((f", after {self.model.paths[param]}" for param in params if param >= 0), "")
-        return f"{op.name} at {source(op.eqn)}{after}"
+        return f"{op.name} at {source(*op.calls)}{after}"
 
 
 def _add(found: dict[int, float], position: int, value: float) -> None:

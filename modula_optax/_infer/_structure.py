@@ -193,7 +193,7 @@ def same_axes(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]
     if any(v.is_weight for v in ins):
         return unknown_primitive(trace, op, ins)
     data, deep, dims = any(v.data for v in ins), any(v.deep for v in ins), ins[0].dims
-    return tuple(Value(_resized(dims, trace.shape(out)), data=data, deep=deep) for out in op.outs)
+    return tuple(Value(_resized(dims, trace.shape(out)), data=data, deep=deep, index=out) for out in op.outs)
 
 
 def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:

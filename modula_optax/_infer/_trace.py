@@ -94,7 +94,9 @@ def _kind_of(part: Part, kind: str) -> str:
             return kind
         case "factor", _:
             return "mul"
-        case "product", _:
+        case "one of several factors", "mul":
+            return "mul"
+        case "product" | "one of several factors", _:
             return "a product of parameters"
         case "addend", _:
             return "added to a product of parameters"
@@ -179,7 +181,9 @@ def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
         return Value(dims, start.data or end.data, parts, deep=start.deep or end.deep)
     for one, other in ((start, end), (end, start)):
         if one.is_weight and other.is_activation:
-            record_content(trace, Op("carry", {}, (), tuple(c.inside for c in loop.carries), loop.eqn), one, other)
+            record_content(
+                trace, Op("carry", {}, (), tuple(c.inside for c in loop.carries), loop.eqn, (loop.eqn,)), one, other
+            )
     data = start.data or end.data
     parts = () if data else start.parts + end.parts
     uniform = start.uniform and end.uniform and not data and not parts

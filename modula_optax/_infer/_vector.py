@@ -1,5 +1,6 @@
 """Biases, gains and positional tables: told apart by the axes of the activations that they meet."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._finding import CERTAIN, EVIDENCE, GUESS, Evidence, Finding, Unclear, roles_by_axis
@@ -14,7 +15,10 @@ def find_vector(
     added = [f for f in found if f.role != "gain"]
     gains = [f for f in found if f.role == "gain"]
     if added and gains and not all(f.use is not None and f.use.partners for f in added):
-        raise Unclear("it is used in incompatible ways: added and multiplied")
+        if not all(f.use is not None and f.use.part.reparameterised for f in gains):
+            raise Unclear("it is used in incompatible ways: added and multiplied")
+        # the logarithm of a scale, and the normaliser of a density with it
+        gains = [dataclasses.replace(f, confidence=GUESS) for f in gains]
     # a gain may be folded into a shift, as in a normalisation written x * scale + (bias - mean * scale)
     same_role = gains or added
     roles = {f.role for f in same_role}
@@ -81,6 +85,7 @@ def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, fin
 
 
 def _kind_of_axis(maker: Finding, axis: int) -> str:
-    if maker.role == "unknown" or axis in maker.fan_out:
-        return "feature"
-    return "position" if axis in maker.fan_in else "batch"
+    if maker.role in ("embedding", "positional") and axis in maker.fan_in:
+        return "position"
+    # an axis of inputs is one of outputs too where a matrix is used in both directions
+    return "feature" if maker.role == "unknown" or axis in maker.fan_out + maker.fan_in else "batch"
