@@ -31,5 +31,7 @@ from modula_optax._optimizers import modular as modular
 from modula_optax._optimizers import scion as scion
 from modula_optax._muon import muon as muon
 from modula_optax._report import summarize as summarize
+from modula_optax._serialize import specs_from_json as specs_from_json
+from modula_optax._serialize import specs_to_json as specs_to_json
 
 __version__ = "0.1.0"

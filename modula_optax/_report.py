@@ -8,12 +8,14 @@ from modula_optax._paths import is_absent
 from modula_optax._registry import resolve
 
 _HEADER = ("path", "shape", "norm", "axes", "mass", "sensitivity", "target norm", "share")
+_INFERRED = ("role", "why")
 
 
 def summarize(specs: Any, params: Any) -> str:
     """Table of all parameters: path, shape, norm, axes, mass, sensitivity, target norm, share of the parameters.
 
-    The target norm, mass over sensitivity, is the atomic norm of a step of learning rate 1.
+    The target norm, mass over sensitivity, is the atomic norm of a step of learning rate 1. Inferred specs show their
+    role, too, and why: the primitive and its place in the model's source. A question mark is a guess.
 
     Args:
       specs: what the norm of each parameter is; see `NormSpec`.
@@ -33,7 +35,9 @@ def summarize(specs: Any, params: Any) -> str:
     leaves = [leaf for leaf in resolve(specs, params)[0] if not is_absent(leaf.value)]
     total = sum(math.prod(leaf.value.shape) for leaf in leaves)
     rows = [_HEADER, *(_row(leaf, total) for leaf in leaves)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    if any(leaf.spec.role is not None for leaf in leaves):
+        rows = [(*row, *more) for row, more in zip(rows, [_INFERRED, *map(_reason, leaves)], strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
@@ -52,3 +56,9 @@ def _row(leaf: Leaf, total: int) -> tuple[str, ...]:
         parts.append(f"groups={axes.groups}")
     numbers = (spec.mass, spec.sensitivity, spec.target)
     return path, shape, name, " ".join(parts), *(f"{number:.4g}" for number in numbers), share
+
+
+def _reason(leaf: Leaf) -> tuple[str, str]:
+    spec = leaf.spec
+    place = f" ({spec.place})" if spec.place is not None else ""
+    return f"{spec.role or ''}{place}{'?' if spec.confidence == 'guess' else ''}", spec.why or ""

@@ -1,0 +1,224 @@
+"""Inference: options, places, masses, overrides, and what is said of models that do not fit."""
+
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import modula_optax as mo
+from tests.test_zoo import infer
+from tests.zoo import ZOO
+from tests.zoo._model import array, tokens
+from tests.zoo.plain import shapes
+
+
+def two_layers(p, x):
+    return jax.nn.relu(x @ p["w0"] + p["b0"]) @ p["w1"]
+
+
+PARAMS = shapes(w0=(4, 6), b0=6, w1=(6, 2))
+X = array(5, 4)
+
+
+def deep(p, idx):
+    x = p["embed"][idx] + p["pos"]
+    x = jax.nn.relu(x @ p["w0"] + p["b0"])
+    return x @ p["w1"] + p["b1"]
+
+
+DEEP = shapes(embed=(11, 4), pos=(7, 4), w0=(4, 6), b0=6, w1=(6, 11), b1=11)
+
+
+def test_places_tell_input_hidden_and_head():
+    specs = mo.infer_specs(deep, DEEP, tokens(3, 7))
+    assert {name: spec.place for name, spec in specs.items()} == {
+        "embed": "input",
+        "pos": "hidden",
+        "w0": "hidden",
+        "b0": "hidden",
+        "w1": "head",
+        "b1": "head",
+    }
+    assert mo.infer_specs(two_layers, PARAMS, X)["w0"].place == "input"
+
+
+def test_a_loss_has_the_roles_and_the_head_of_its_model():
+    def loss(p, idx):
+        return -jax.nn.log_softmax(deep(p, idx))[..., 0].mean()
+
+    assert mo.infer_specs(loss, DEEP, tokens(3, 7)) == mo.infer_specs(deep, DEEP, tokens(3, 7))
+
+
+def test_a_residual_branch_without_a_matrix_after_it_is_the_head():
+    specs = infer(ZOO["linen.gpt"]())
+    assert [path for path, spec in specs.items() if spec.place == "head" and spec.role == "linear"] == ["head/kernel"]
+
+
+def test_head_and_tied_norms_can_be_chosen():
+    specs = mo.infer_specs(deep, DEEP, tokens(3, 7), head=mo.RowL2())
+    assert isinstance(specs["w1"].norm, mo.RowL2)
+    assert isinstance(specs["w0"].norm, mo.Spectral)
+    tied = mo.infer_specs(lambda p, i: jnp.tanh(p["w"][i]) @ p["w"].T, shapes(w=(11, 4)), tokens(3), tied=mo.Sign())
+    assert (tied["w"].norm, tied["w"].axes) == (mo.Sign(), mo.Axes(1, 0))
+
+
+def test_masses_go_by_place_for_matrices_and_by_role_for_the_rest():
+    specs = mo.infer_specs(deep, DEEP, tokens(3, 7), masses={"head": 0.5, "linear": 2.0, "bias": 0.1})
+    masses = {name: spec.mass for name, spec in specs.items()}
+    assert masses == {"embed": 1.0, "pos": 1.0, "w0": 2.0, "b0": 0.1, "w1": 0.5, "b1": 0.1}
+
+
+def test_tare_takes_the_place():
+    specs = mo.tare(mo.infer_specs(deep, DEEP, tokens(3, 7)), lambda _, spec: spec.place == "hidden", 6.0)
+    assert sum(spec.mass for spec in specs.values()) == 3 + 6
+
+
+def test_captured_data_stand_in_for_inputs():
+    batch = jnp.ones((5, 4))
+    assert mo.infer_specs(lambda p: two_layers(p, batch), PARAMS) == mo.infer_specs(two_layers, PARAMS, X)
+
+
+def test_keywords_and_static_arguments_are_passed():
+    def apply(p, x, layers, *, train, scale):
+        assert train is True
+        for _ in range(layers):
+            x = jnp.tanh(x @ p["w"])
+        return x * scale
+
+    assert mo.infer_specs(apply, shapes(w=(4, 4)), X, 2, train=True, scale=array())["w"].role == "linear"
+
+
+def test_numbers_give_what_their_shapes_give():
+    filled = jax.tree.map(lambda x: jnp.ones(x.shape), (PARAMS, X))
+    assert mo.infer_specs(two_layers, *filled) == mo.infer_specs(two_layers, PARAMS, X)
+
+
+def test_specs_fit_optimizers_and_reports():
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), PARAMS)
+    specs = mo.infer_specs(two_layers, params, X)
+    tx = mo.modular(0.1, specs)
+    tx.update(params, tx.init(params), params)
+    table = mo.summarize(specs, params)
+    assert "linear (head)  dot_general at test_infer.py:" in table
+
+
+def test_absent_leaves_stay_absent():
+    specs = mo.infer_specs(lambda p, x: x @ p["w"], {"w": array(4, 2), "none": None}, X)
+    assert specs["none"] is None
+
+
+# Overrides and unknown roles
+
+
+def threshold(p, x):
+    return jnp.maximum(x @ p["w"], p["t"]) * jnp.arctan2(p["s"], x[:, :1])
+
+
+UNKNOWN = shapes(w=(4, 6), t=6, s=6)
+
+
+def test_all_unknown_leaves_are_in_one_error_with_overrides_to_paste():
+    with pytest.raises(ValueError, match="2 parameters have a role that cannot be told") as info:
+        mo.infer_specs(threshold, UNKNOWN, X)
+    message = str(info.value)
+    assert "t  float32[6]: operand of max (max at test_infer.py:" in message
+    assert "s  float32[6]: operand of atan2 (atan2 at test_infer.py:" in message
+    registry = message[message.index("mo.NormRegistry") :]
+    specs = mo.infer_specs(threshold, UNKNOWN, X, overrides=eval(registry, {"mo": mo}))
+    assert specs["t"].norm == mo.RMS()
+    assert (specs["t"].role, specs["t"].confidence) == ("unknown", "certain")
+
+
+def test_unknown_gives_them_a_norm():
+    assert mo.infer_specs(threshold, UNKNOWN, X, unknown=mo.Unnormed())["t"].norm == mo.Unnormed()
+
+
+def test_overrides_win_and_keep_the_axes_found():
+    rules = mo.NormRegistry(mo.Rule("w0", mo.Sign(), mass=3.0), mo.Rule("nothing like this", mo.RMS()))
+    specs = mo.infer_specs(
+        lambda p, x: two_layers({**p, "w0": p["w0"].T}, x), PARAMS | shapes(w0=(6, 4)), X, overrides=rules
+    )
+    assert (specs["w0"].norm, specs["w0"].axes, specs["w0"].mass) == (mo.Sign(), mo.Axes(1, 0), 3.0)
+    assert specs["w1"].norm == mo.Spectral()
+
+
+# One warning
+
+
+def test_what_is_not_certain_is_warned_of_at_once():
+    def apply(p, x):
+        x = jnp.einsum("bd,ndh->bnh", x, p["guess"])
+        v = p["normed"] / jnp.linalg.norm(p["normed"])
+        return x.mean(1) @ v
+
+    params = shapes(guess=(3, 4, 6), normed=(6, 2), idle=5)
+    with pytest.warns(UserWarning, match="4 things to check") as records:
+        specs = mo.infer_specs(apply, params, array(1, 4))
+    assert len(records) == 1
+    message = str(records[0].message)
+    assert "guess  float32[3,4,6]: guessed to be linear with fan_in=(1,), fan_out=(2,)" in message
+    assert "idle  float32[5]: unused: reaches no output" in message
+    assert "normed  float32[6,2]: linear, reparameterised" in message
+    assert "example input 0 has shape (1, 4): an axis of size 1" in message
+    assert specs["guess"].confidence == "guess"
+    with pytest.raises(ValueError, match="4 things to check"):
+        mo.infer_specs(apply, params, array(1, 4), strict=True)
+
+
+def test_what_is_certain_is_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mo.infer_specs(two_layers, PARAMS, X, strict=True)
+
+
+def test_an_override_settles_a_guess():
+    params = shapes(w=(3, 4, 6))
+    rules = mo.NormRegistry(mo.Rule("w", mo.Spectral(), mo.Axes(1, (0, 2))))
+    mo.infer_specs(lambda p, x: jnp.einsum("bd,ndh->bnh", x, p["w"]), params, X, overrides=rules, strict=True)
+
+
+# Bad input
+
+BAD = {
+    "too few inputs": (lambda: mo.infer_specs(two_layers, PARAMS), "does not accept what it is called with"),
+    "not a function": (lambda: mo.infer_specs(PARAMS, two_layers), "apply_fn must be a function"),
+    "no arrays out": (lambda: mo.infer_specs(lambda p, x: "text", PARAMS, X), "must return arrays.*returned str"),
+    "nothing out": (lambda: mo.infer_specs(lambda p, x: None, PARAMS, X), "returned nothing"),
+    "closed over": (lambda: mo.infer_specs(lambda p, x: x * 2, PARAMS, X), "closes over its parameters"),
+    "no parameters": (lambda: mo.infer_specs(two_layers, {}, X), "params has no leaves"),
+    "variables": (
+        lambda: mo.infer_specs(two_layers, {"params": PARAMS, "batch_stats": PARAMS}, X),
+        "whole variables: 'params' beside 'batch_stats'.*pass variables",
+    ),
+    "a complex weight": (
+        lambda: mo.infer_specs(lambda p, x: x @ p["w"], {"w": array(4, 2, dtype=jnp.complex64)}, X),
+        "it is complex: keep its real and imaginary parts",
+    ),
+    "no arrays in": (lambda: mo.infer_specs(two_layers, {**PARAMS, "f": "relu"}, X), "not an array"),
+    "masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"attention": 1.0}), "no role or place"),
+    "sensitivity": (lambda: mo.infer_specs(two_layers, PARAMS, X, sensitivity="yes"), "must be 'unit' or 'traced'"),
+    "overrides": (lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.RMS()), "must be a NormRegistry"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_told_what_to_do(name):
+    call, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_an_error_inside_the_model_says_what_was_being_done():
+    model = nn.Dense(3)
+    with pytest.raises(Exception, match="kernel") as info:
+        mo.infer_specs(lambda p, x: model.apply({"params": p}, x), {"wrong": array(4, 3)}, X)
+    assert "infer_specs was tracing apply_fn" in "".join(info.value.__notes__)
+
+
+def test_integers_are_left_alone():
+    params = shapes(w=(4, 2)) | {"count": array(dtype=jnp.int32)}
+    with pytest.warns(UserWarning, match="integers are not trained"):
+        specs = mo.infer_specs(lambda p, x: x @ p["w"] * p["count"], params, X)
+    assert specs["count"].norm == mo.Unnormed()
