@@ -101,7 +101,7 @@ def test_specs_fit_optimizers_and_reports():
     tx = mo.modular(0.1, specs)
     tx.update(params, tx.init(params), params)
     table = mo.summarize(specs, params)
-    assert "linear (head)  dot_general at test_infer.py:" in table
+    assert "linear (head)   dot_general at test_infer.py:" in table
 
 
 def test_absent_leaves_stay_absent():

@@ -64,7 +64,7 @@ def test_other_texts_are_refused(text):
 
 
 def test_norms_of_others_are_refused():
-    with pytest.raises(ValueError, match="w: MyNorm.* is not one of this package's"):
+    with pytest.raises(ValueError, match=r"w: MyNorm.* is not one of this package's"):
         mo.specs_to_json({"w": mo.NormSpec(MyNorm())})
     with pytest.raises(ValueError, match=r"w: RMS\(\) is no NormSpec"):
         mo.specs_to_json({"w": mo.RMS()})

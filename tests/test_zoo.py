@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import modula_optax as mo
+from modula_optax._axes import to_canonical
 from modula_optax._paths import flatten_with_paths
 from tests.zoo import ZOO, ZooModel, axes_of
 
@@ -88,3 +89,51 @@ def random_like(tree, seed: int):
         return jnp.asarray(rng.normal(size=x.shape) * 0.5, x.dtype)
 
     return jax.tree.map(draw, tree)
+
+
+WITHOUT_GRADIENT = ("plain.cond_and_while",)
+
+
+def first_outputs(outputs, seed: int):
+    """Random signals at the first sample and the first position only, for everything that is not an integer."""
+    signals = random_like(outputs, seed)
+
+    def keep_first(x):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return np.zeros(x.shape, jax.dtypes.float0)
+        first = (slice(None, 1),) * (x.ndim - 1)
+        return jnp.zeros_like(x).at[first].set(x[first])
+
+    return jax.tree.map(keep_first, signals)
+
+
+def rank(matrix: np.ndarray) -> int:
+    # gradients of norms are not finite where random integers left a sum empty
+    usable = np.isfinite(matrix).all() and matrix.any()
+    return int(np.linalg.matrix_rank(matrix / np.linalg.norm(matrix), tol=1e-4)) if usable else 0
+
+
+def test_gradients_agree_that_the_inputs_are_the_fan_in():
+    """An oracle without a tracer: the gradient of a layer is a sum of (its input) x (a signal from the loss).
+
+    Another loss changes the signals but not the inputs. Where one input counts alone, gradients of several losses are
+    multiples of it: side by side they have rank one if the fan-in is the fan-in, on top of each other if it is not.
+    """
+    decided, contradicted = 0, []
+    for name in (name for name in MODELS if name.startswith("plain") and name not in WITHOUT_GRADIENT):
+        model = ZOO[name]()
+        params, inputs = random_like(model.params, 0), random_like(model.inputs, 1)
+        outputs, pullback = jax.vjp(lambda p, m=model, i=inputs: m.apply(p, *i), params)
+        gradients = [dict(flatten_with_paths(pullback(first_outputs(outputs, seed))[0])[0]) for seed in (2, 3, 4)]
+        for path, spec in infer(model).items():
+            if spec.role != "linear" or spec.confidence != "certain":
+                continue
+            canonical = [to_canonical(g[path], spec.axes) for g in gradients]
+            matrices = [np.asarray(m.reshape(-1, *m.shape[-2:])[0]) for m in canonical]
+            if all(rank(m) == 1 for m in matrices):
+                side, top = rank(np.concatenate(matrices, axis=1)), rank(np.concatenate(matrices, axis=0))
+                decided += side != top
+                contradicted += [f"{name}: {path}"] * (side > top)
+    assert contradicted == []
+    print(decided)
+    assert decided > 60

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._finding import EVIDENCE, Evidence, Finding, Unclear, agreed, least, roles_by_axis
+from modula_optax._infer._finding import EVIDENCE, Evidence, Finding, UnclearError, agreed, least, roles_by_axis
 from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
 from modula_optax._infer._program import is_backward
@@ -43,7 +43,7 @@ def classify(
             finding = _find(shapes[i], chosen[i], dead, evidence, findings)
             place = _place(finding, chosen[i], reached)
             findings[i] = dataclasses.replace(finding, place=place, notes=finding.notes + _notes(chosen[i]))
-        except Unclear as error:
+        except UnclearError as error:
             findings[i] = Finding("unknown", use=chosen[i][0], problem=str(error))
     return [findings[i] for i in range(len(shapes))]
 
@@ -69,7 +69,7 @@ def _find(
     kinds = {use.kind for use in uses}
     strange = sorted(kinds - {"linear", "conv", "lookup", "add", "mul"})
     if strange:
-        raise Unclear("only a statistic of it is used" if strange == ["statistic"] else strange[0])
+        raise UnclearError("only a statistic of it is used" if strange == ["statistic"] else strange[0])
     if kinds <= {"add", "mul"}:
         return find_vector(shape, uses, evidence, findings)
     if kinds == {"lookup"}:
@@ -78,14 +78,14 @@ def _find(
         return find_matrix(shape, uses, dead, evidence)
     if kinds == {"lookup", "linear"}:
         return _find_tied(shape, uses, dead, evidence)
-    raise Unclear(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
+    raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
 
 
 def _find_tied(shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence) -> Finding:
     table = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind == "lookup"])
     matrix = find_matrix(shape, [use for use in uses if use.kind == "linear"], dead, evidence)
     if {frozenset(table.fan_in), frozenset(table.fan_out)} != {frozenset(matrix.fan_in), frozenset(matrix.fan_out)}:
-        raise Unclear("it is looked up and multiplied along different axes")
+        raise UnclearError("it is looked up and multiplied along different axes")
     return dataclasses.replace(table, role="tied", confidence=least(table.confidence, matrix.confidence))
 
 
@@ -95,7 +95,7 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     rows = tuple(axis for axis in range(len(shape)) if "looked" in roles.get(axis, ()))
     batch = {axis for axis in range(len(shape)) if roles.get(axis, set()) & {"picked", "batch"}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
-    if use.index is not None and use.index in evidence.experts:
+    if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
         # looked up by what looks up matrices: the biases of the same experts
         return Finding("bias", fan_out=columns, confidence=EVIDENCE, use=use)
     return Finding("embedding", fan_in=rows, fan_out=columns, use=use)

@@ -34,22 +34,25 @@ class Pairs(NamedTuple):
 
     def swapped(self) -> "Pairs":
         """The same from the side of the other."""
-        return Pairs(self.contracted[::-1], self.batched[::-1])
+        (own, other), (own_batch, other_batch) = self
+        return Pairs((other, own), (other_batch, own_batch))
 
     def roles(self, ndim: int) -> dict[int, str]:
         """What becomes of each axis of the one."""
-        (contracted, _), (batched, _) = self
+        contracted, batched = self.contracted[0], self.batched[0]
         return {i: "in" if i in contracted else "batch" if i in batched else "out" for i in range(ndim)}
 
 
 def dot_general(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Matrix products of any form."""
+    left, right = ins
     contracted, batched = op.params["dimension_numbers"]
-    return _contract(trace, op, *ins, Pairs(_tuples(contracted), _tuples(batched)))
+    return _contract(trace, op, left, right, Pairs(_tuples(contracted), _tuples(batched)))
 
 
 def _tuples(pair: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(pair[0]), tuple(pair[1])
+    left, right = pair
+    return tuple(left), tuple(right)
 
 
 def ragged_dot(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -156,10 +159,16 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
     kept = labels_of(factor for i, role in roles.items() if role == "out" for factor in weight.dims[i])
     summed = any(part.how == "whole" for part in weight.parts)
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
-    details = dict(deep=other.deep, weak=other.is_constant, kept=kept, summed=summed, index=weight.index)
     for part in weight.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(weight, part)]
-        trace.use(op, weight, part, "linear", axes, **details)
+        trace.use(
+            *(op, weight, part, "linear", axes),
+            deep=other.deep,
+            looked_up_by=weight.looked_up_by,
+            weak=other.is_constant,
+            kept=kept,
+            summed=summed,
+        )
     for i in pairs.contracted[1]:
         trace.note(labels_of(other.dims[i]), "contracted")
     for i in pairs.batched[1]:
@@ -234,12 +243,11 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, str], groups: int) -> int:
     """Records a use of every part of a kernel; returns how many groups are left within an atom."""
-    details = dict(deep=image.deep, weak=image.is_constant)
     left = groups
     for part in kernel.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
         axes, left = _split_off_batch(axes, groups)
-        trace.use(op, kernel, part, "conv", axes, groups=left, **details)
+        trace.use(op, kernel, part, "conv", axes, groups=left, deep=image.deep, weak=image.is_constant)
     _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups)
     return left
 

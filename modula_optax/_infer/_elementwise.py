@@ -187,7 +187,7 @@ def select(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         dims = join(dims, value.dims)
     if not all(v.is_constant for v in cases):
         result = combine(cases, dims)
-        return result._replace(index=_common_index(cases))
+        return result._replace(looked_up_by=_common_index(cases))
     dims = tuple(map(join_dim, dims, predicate.dims)) if predicate.dims else dims
     data = predicate.data or any(v.data for v in cases)
     uniform = predicate.uniform and all(v.uniform for v in cases)
@@ -195,7 +195,7 @@ def select(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 
 def _common_index(cases: Iterable[Value]) -> int | None:
-    found = {v.index for v in cases if v.index is not None}
+    found = {v.looked_up_by for v in cases if v.looked_up_by is not None}
     return found.pop() if len(found) == 1 else None
 
 
@@ -210,7 +210,7 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":
         dims = _unmarked(dims)
-    return value._replace(dims=dims, parts=parts, index=op.outs[0] if op.name.startswith("arg") else None)
+    return value._replace(dims=dims, parts=parts, looked_up_by=op.outs[0] if op.name.startswith("arg") else None)
 
 
 def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:

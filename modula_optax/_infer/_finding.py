@@ -27,7 +27,7 @@ class Finding:
     notes: tuple[str, ...] = ()
 
 
-class Unclear(Exception):
+class UnclearError(Exception):
     """A role cannot be decided; the message says why."""
 
 
@@ -40,7 +40,7 @@ class Evidence:
 
     def __init__(self, observed: Iterable[tuple[Label, str]], uses: Iterable[Use] = ()):
         self._observed: dict[Label, set[str]] = {}
-        self.experts = {use.index for use in uses if use.kind == "linear" and use.index is not None}
+        self.experts = {use.looked_up_by for use in uses if use.kind == "linear" and use.looked_up_by is not None}
         for label, what in observed:
             self._observed.setdefault(label, set()).add(what)
 
@@ -65,5 +65,5 @@ def agreed(findings: Sequence[Finding]) -> Finding:
     """The one finding of several uses."""
     axes = {(f.fan_in, f.fan_out, f.taps, f.groups) for f in findings}
     if len(axes) > 1:
-        raise Unclear("it is used in incompatible ways: along different axes")
+        raise UnclearError("it is used in incompatible ways: along different axes")
     return dataclasses.replace(findings[0], confidence=least(*(f.confidence for f in findings)))

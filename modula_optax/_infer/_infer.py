@@ -184,17 +184,24 @@ def _spec(
     masses: Mapping[str, float],
 ) -> NormSpec | None:
     """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is."""
-    found = dict(role=finding.role, place=finding.place, confidence=finding.confidence, why=why(finding))
     if rule is not None:
         axes = rule.axes or axes_for(finding, rule.norm)
-        found |= dict(confidence="certain", why="override")
-        return count_atoms(dataclasses.replace(rule, axes=axes, **found), leaf.shape)
+        found = dataclasses.replace(rule, axes=axes, role=finding.role, place=finding.place)
+        return count_atoms(dataclasses.replace(found, confidence="certain", why="override"), leaf.shape)
     norm = defaults[finding.role]
     if norm is None:
         return None
     if head is not None and finding.place == "head" and finding.role == "linear":
         norm = head
-    spec = NormSpec(norm, axes_for(finding, norm), mass=_mass(finding, masses), **found)
+    spec = NormSpec(
+        norm,
+        axes_for(finding, norm),
+        mass=_mass(finding, masses),
+        role=finding.role,
+        place=finding.place,
+        confidence=finding.confidence,
+        why=why(finding),
+    )
     return count_atoms(spec, leaf.shape)
 
 

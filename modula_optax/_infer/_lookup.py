@@ -59,7 +59,7 @@ def look_up(
         return Value(dims, data=data, deep=operand.deep or index.deep)
     if index.data and selected:
         found = select_axes(operand, selected, "looked")
-        found = found._replace(dims=dims, data=True, deep=index.deep, index=index.index)
+        found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
         return found if _is_undecided(found) else settle(trace, op, found)
     if index_dims and selected:
         # looked up by constants: the rows stay an axis, for a permuted weight is still a weight
@@ -90,7 +90,7 @@ def settle(trace: Trace, op: Op, value: Value) -> Value:
         lost = {axis for axis, role in part.fixed if role == "mixed"}
         fixed = frozenset((axis, "in" if role == "mixed" else role) for axis, role in part.fixed)
         axes = [AxisUse(axis, "out", f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
-        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, index=value.index)
+        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, looked_up_by=value.looked_up_by)
     return Value(value.dims, data=True, deep=True)
 
 

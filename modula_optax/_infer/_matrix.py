@@ -9,7 +9,7 @@ from modula_optax._infer._finding import (
     GUESS,
     Evidence,
     Finding,
-    Unclear,
+    UnclearError,
     agreed,
     least,
     roles_by_axis,
@@ -59,7 +59,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     confidence = least(confidence, _settle_kept(role_of, use, evidence))
     made = [(use.param, axis) for axis, role in role_of.items() if role == "out"]
     if all(any(evidence.has(label, what) for label in made) for what in ("row of a matrix", "column of a matrix")):
-        raise Unclear("its output is used as a matrix: a mixture of weights, or a hypernetwork")
+        raise UnclearError("its output is used as a matrix: a mixture of weights, or a hypernetwork")
     if use.part.how == "product":
         confidence = least(confidence, EVIDENCE if use.summed else GUESS)
 
@@ -88,12 +88,12 @@ def _one_role(axis: int, shape: tuple[int, ...], roles: set[str]) -> str:
         return "blocks"
     if proper == {"in", "out"}:
         flat = "; it is a flattened vector of parameters: split it" if len(shape) == 1 else ""
-        raise Unclear(f"axis {axis} is both contracted and kept{flat}")
+        raise UnclearError(f"axis {axis} is both contracted and kept{flat}")
     if len(proper) > 1:
-        raise Unclear(f"axis {axis} is used in several ways: {', '.join(sorted(proper))}")
+        raise UnclearError(f"axis {axis} is used in several ways: {', '.join(sorted(proper))}")
     if roles <= {"picked", "looked"} and (roles or shape[axis] == 1):
         return "batch"
-    raise Unclear(f"axis {axis} was lost sight of on the way ({', '.join(sorted(roles)) or 'no use'})")
+    raise UnclearError(f"axis {axis} was lost sight of on the way ({', '.join(sorted(roles)) or 'no use'})")
 
 
 def _blocks(axis: int, shape: tuple[int, ...], use: Use) -> int:
@@ -104,7 +104,7 @@ def _blocks(axis: int, shape: tuple[int, ...], use: Use) -> int:
     for piece in kept:
         size *= piece.size
     if pieces[-1].role != "out" or shape[axis] % size:
-        raise Unclear(f"axis {axis} holds the matrices of several layers, interleaved")
+        raise UnclearError(f"axis {axis} holds the matrices of several layers, interleaved")
     return shape[axis] // size
 
 
@@ -142,6 +142,6 @@ def _complete_product(use: Use, roles: dict[int, set[str]], evidence: Evidence) 
     outer = {role for axis in roles for role in roles[axis] & {"in", "out"}}
     proven = any(evidence.has(label, "contracted", "biased") for label in use.kept)
     if len(outer) != 1 or not (use.summed or proven):
-        raise Unclear("a product of parameters: which of them data are multiplied with cannot be told")
+        raise UnclearError("a product of parameters: which of them data are multiplied with cannot be told")
     for axis in inner:
         roles[axis] = {"out" if outer == {"in"} else "in"}

@@ -51,8 +51,9 @@ def refuse_all_unused(findings: Sequence[Finding]) -> None:
     """Raises an error if no parameter reaches the output."""
     if all(finding.role == "unused" for finding in findings):
         raise ValueError(
-            "No parameter reaches the output: apply_fn closes over its parameters instead of taking them. It is called "
-            "as apply_fn(params, *example_inputs), and must use those, e.g. lambda p, *a: model.apply({'params': p}, *a)."
+            "No parameter reaches the output: apply_fn closes over its parameters instead of taking them. It is "
+            "called as apply_fn(params, *example_inputs), and must use those: "
+            "lambda p, *a: model.apply({'params': p}, *a), for example."
         )
 
 

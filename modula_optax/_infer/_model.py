@@ -29,6 +29,8 @@ def trace_model(
     Raises:
       ValueError: no parameters, or leaves that are no arrays; arguments that do not fit; outputs that are no arrays.
     """
+    if not callable(apply_fn):
+        raise ValueError(f"apply_fn must be a function (params, *inputs) -> outputs; got {type(apply_fn).__name__}.")
     flat = [(path, leaf) for path, leaf in flatten_with_paths(params)[0] if not is_absent(leaf)]
     _check_parameters(params, flat)
     _check_arguments(apply_fn, params, example_inputs, kwargs)
@@ -79,8 +81,6 @@ def _check_parameters(params: Any, flat: Sequence[tuple[str, Any]]) -> None:
 
 
 def _check_arguments(apply_fn: Any, params: Any, example_inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    if not callable(apply_fn):
-        raise ValueError(f"apply_fn must be a function (params, *inputs) -> outputs; got {type(apply_fn).__name__}.")
     try:
         signature = inspect.signature(apply_fn)
     except (TypeError, ValueError):

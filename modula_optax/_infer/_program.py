@@ -60,7 +60,9 @@ def flatten(closed: ClosedJaxpr, whole: Collection[str]) -> Program:
       whole: names of primitives that are not looked into, although they may hold a jaxpr.
     """
     flattener = _Flattener(whole)
-    captured = tuple(flattener.constant(var.aval, value) for var, value in zip(closed.jaxpr.constvars, closed.consts))
+    captured = tuple(
+        flattener.constant(var.aval, value) for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    )
     inputs = tuple(flattener.fresh(var.aval) for var in closed.jaxpr.invars)
     block: Block = []
     outputs = flattener.inline(block, closed.jaxpr, captured, inputs)
@@ -101,7 +103,9 @@ class _Flattener:
     def _inline_closed(self, block: Block, jaxpr: ClosedJaxpr | Jaxpr, ins: Sequence[int]) -> tuple[int, ...]:
         if isinstance(jaxpr, Jaxpr):
             return self.inline(block, jaxpr, (), ins)
-        consts = [self.constant(var.aval, value) for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts)]
+        consts = [
+            self.constant(var.aval, value) for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)
+        ]
         return self.inline(block, jaxpr.jaxpr, consts, ins)
 
     def _equation(self, block: Block, eqn: JaxprEqn, ins: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,15 +10,20 @@ import numpy as np
 from modula_optax._infer._program import Block, Loop, Op, Program
 from modula_optax._infer._values import Value
 
-STRUCTURAL = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STRUCTURAL = _names(
     """reshape transpose squeeze broadcast_in_dim slice concatenate pad rev convert_element_type copy copy_p split tile
-    reduce_precision sharding_constraint expand_dims stack unstack neg resize optimization_barrier""".split()
+    reduce_precision sharding_constraint expand_dims stack unstack neg resize optimization_barrier"""
 )
-_LINEAR = STRUCTURAL | {"add", "sub", "mul", "div", "reduce_sum"}
-_POINTWISE = frozenset(
+_LINEAR = STRUCTURAL | _names("add sub mul div reduce_sum")
+_POINTWISE = _names(
     """add sub mul div max min pow exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
     logistic erf erfc erf_inv sqrt rsqrt cbrt square integer_pow abs neg select_n lt le gt ge eq ne and or not clamp
-    convert_element_type copy reduce_precision stop_gradient sign""".split()
+    convert_element_type copy reduce_precision stop_gradient sign"""
 )
 
 

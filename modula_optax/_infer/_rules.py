@@ -9,8 +9,8 @@ from modula_optax._infer._structure import (
     iota,
     keep,
     keep_all,
-    resized,
     reshaped,
+    resized,
     same_axes,
     scan_slice,
     scan_stack,
@@ -20,7 +20,6 @@ from modula_optax._infer._structure import (
     static_slice,
     tile,
     transpose,
-    unknown_primitive,
     unstack,
 )
 from modula_optax._infer._trace import Rule
@@ -34,19 +33,18 @@ RULES: dict[str, Rule] = (
     _table(
         keep,
         """convert_element_type copy copy_p reduce_precision stop_gradient sharding_constraint device_put real imag conj
-        with_memory_space_constraint tie
-        neg name layout_constraint mesh_cast reshard pcast""",
+        with_memory_space_constraint tie neg name layout_constraint mesh_cast reshard pcast""",
     )
     | _table(
         keep_all,
-        """optimization_barrier pvary pbroadcast psum psum2 psum_invariant pmax pmin ppermute all_gather all_gather_invariant all_to_all
-        reduce_scatter psum_scatter""",
+        """optimization_barrier pvary pbroadcast psum psum2 psum_invariant pmax pmin ppermute all_gather
+        all_gather_invariant all_to_all reduce_scatter psum_scatter""",
     )
     | _table(
         nonlinear,
-        """exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh logistic erf erfc erf_inv
-        sqrt rsqrt cbrt square integer_pow abs sign floor ceil round is_finite not lgamma digamma bessel_i0e bessel_i1e cumsum cumprod cummax
-        cummin cumlogsumexp""",
+        """exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh logistic erf erfc
+        erf_inv sqrt rsqrt cbrt square integer_pow abs sign floor ceil round is_finite not lgamma digamma bessel_i0e
+        bessel_i1e cumsum cumprod cummax cummin cumlogsumexp""",
     )
     | _table(
         binary,
@@ -61,7 +59,7 @@ RULES: dict[str, Rule] = (
     | _table(resized, "pad rev reduce_window_max reduce_window_min reduce_window_sum resize")
     | _table(
         scatter,
-        "scatter scatter-add scatter_add scatter-sub scatter_sub scatter-mul scatter_mul scatter-min scatter-max",
+        """scatter scatter-add scatter_add scatter-sub scatter_sub scatter-mul scatter_mul scatter-min scatter-max""",
     )
     | {
         "broadcast_in_dim": broadcast_in_dim,

@@ -35,7 +35,7 @@ _ONE = STRUCTURAL | {
 }
 
 
-class Unsound(Exception):
+class UnsoundError(Exception):
     """The estimate would mean nothing; the message says why."""
 
 
@@ -58,7 +58,7 @@ def sensitivities(model: Model, findings: Sequence[Finding], program: Program, t
     positions = program.inputs[: len(model.leaves)]
     try:
         found = backward.run()
-    except Unsound as reason:
+    except UnsoundError as reason:
         raise ValueError(
             f"sensitivity='traced' is refused: {reason}. Use sensitivity='unit', the practice for such networks."
         ) from None
@@ -110,9 +110,9 @@ class _Backward:
             try:
                 slope = self.regions.slope(out)
             except ValueError as error:
-                raise Unsound(f"{self._where(op)} has {error}") from None
+                raise UnsoundError(f"{self._where(op)} has {error}") from None
             if not slope < 1e3:
-                raise Unsound(f"{self._where(op)} has no bound on its slope")
+                raise UnsoundError(f"{self._where(op)} has no bound on its slope")
             _add(found, region.root, after * slope)
             return
         for i, operand in enumerate(op.ins):
@@ -135,20 +135,20 @@ class _Backward:
             return self._shrinkage(op)
         if op.name in _ONE:
             return 1.0
-        raise Unsound(f"{self._where(op)} has no rule")
+        raise UnsoundError(f"{self._where(op)} has no rule")
 
     def _product(self, op: Op, i: int) -> float:
         others = [operand for j, operand in enumerate(op.ins) if j != i]
         if self.regions.is_constant(others[0]):
             constant = self.regions.constant(others[0])
             if constant is None:
-                raise Unsound(f"{self._where(op)} scales by a number that a loop changes")
+                raise UnsoundError(f"{self._where(op)} scales by a number that a loop changes")
             largest = float(abs(constant).max())
             return largest if op.name == "mul" else 1.0 / float(abs(constant).min())
         either = self.values[op.ins[0]].is_weight or self.values[op.ins[1]].is_weight
         if either or self._is_statistic(op, 1 - i):
             return 1.0
-        raise Unsound(f"{self._where(op)} multiplies two activations, which no norm here bounds")
+        raise UnsoundError(f"{self._where(op)} multiplies two activations, which no norm here bounds")
 
     def _contraction(self, op: Op) -> float:
         left, right = (self.values[i] for i in op.ins[:2])
@@ -157,7 +157,7 @@ class _Backward:
         if any(self._is_distribution(i) for i in op.ins[:2]):
             return 1.0
         if op.name != "dot_general":
-            raise Unsound(f"{self._where(op)} has no rule")
+            raise UnsoundError(f"{self._where(op)} has no rule")
         (contracted, _), _ = op.params["dimension_numbers"]
         # entries of norm one each, as queries and keys are: their product is as large as there are
         return float(math.prod(self.regions.shape(op.ins[0])[i] for i in contracted))
@@ -221,15 +221,16 @@ class _Backward:
         if not any(found.get(out) for out in _written(loop)):
             return
         if loop.length is None:
-            raise Unsound(f"a while loop at {source(loop.eqn)} runs as often as it likes")
+            raise UnsoundError(f"a while loop at {source(loop.eqn)} runs as often as it likes")
         slices = [op for op in loop.body if isinstance(op, Op) and op.name == "scan_slice"]
         is_recurrence = any(self.values[op.ins[0]].data for op in slices) or not slices
         if is_recurrence and loop.length > LONGEST_RECURRENCE:
-            raise Unsound(f"a recurrence of {loop.length} steps at {source(loop.eqn)} is too long for a bound")
+            raise UnsoundError(f"a recurrence of {loop.length} steps at {source(loop.eqn)} is too long for a bound")
         inner = set(_written(loop))
         outside = {position: found.pop(position, 0.0) for position in inner}
         carried = {c.end: 0.0 for c in loop.carries}
         largest: dict[int, float] = {}
+        here: dict[int, float] = {}
         for step in range(loop.length):
             here = {p: v for p, v in outside.items() if v and (step == 0 or p not in carried)}
             for carry_end, value in carried.items():
@@ -244,9 +245,8 @@ class _Backward:
                     largest[position] = max(largest.get(position, 0.0), value)
                 elif position not in inner:
                     _add(found, position, value)
-            last = here
         for carry in loop.carries:
-            _add(found, carry.start, last.get(carry.inside, 0.0))
+            _add(found, carry.start, here.get(carry.inside, 0.0))
         for position, value in largest.items():
             _add(found, position, value)
 

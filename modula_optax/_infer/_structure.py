@@ -1,6 +1,6 @@
 """Rules of the primitives that move entries of an array around, whatever the array is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._program import Op
 from modula_optax._infer._trace import Trace, record_content
@@ -107,7 +107,8 @@ def select_axes(value: Value, selected: Sequence[int], role: str) -> Value:
 
 def _without(dims: Dims, selected: Sequence[int], shape: Sequence[int]) -> Dims:
     return tuple(
-        (Factor(1, NONE),) if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(dims, shape))
+        (Factor(1, NONE),) if i in selected else resize(dim, size)
+        for i, (dim, size) in enumerate(zip(dims, shape, strict=True))
     )
 
 
@@ -144,20 +145,24 @@ def combine(ins: Sequence[Value], dims: Dims) -> Value:
     return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep)
 
 
-def unite(parts) -> tuple[Part, ...]:
+def unite(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Parts of a value made of several; what is known of a parameter is put together."""
     found: dict[int, Part] = {}
     for part in parts:
-        known = found.get(part.param, part)
+        known = found.get(part.param) or part
         if known.how != part.how:
-            # a statistic of a parameter says nothing beside the parameter itself
-            kept = [p for p in (known, part) if p.how != "statistic"]
-            known, part = (kept[0], kept[0]) if len(kept) == 1 else (known._replace(how="several ways"), part)
-            known = known._replace(reparameterised=True)
+            found[part.param] = _reconciled(known, part)
+            continue
         found[part.param] = known._replace(
             fixed=known.fixed | part.fixed, reparameterised=known.reparameterised or part.reparameterised
         )
     return tuple(found.values())
+
+
+def _reconciled(a: Part, b: Part) -> Part:
+    """A statistic of a parameter says nothing beside the parameter itself; anything else is one thing too many."""
+    proper = [part for part in (a, b) if part.how != "statistic"]
+    return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a._replace(how="used in several ways")
 
 
 def scan_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -193,7 +198,7 @@ def same_axes(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]
     if any(v.is_weight for v in ins):
         return unknown_primitive(trace, op, ins)
     data, deep, dims = any(v.data for v in ins), any(v.deep for v in ins), ins[0].dims
-    return tuple(Value(_resized(dims, trace.shape(out)), data=data, deep=deep, index=out) for out in op.outs)
+    return tuple(Value(_resized(dims, trace.shape(out)), data=data, deep=deep, looked_up_by=out) for out in op.outs)
 
 
 def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:

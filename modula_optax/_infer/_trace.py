@@ -10,8 +10,10 @@ from modula_optax._infer._values import Factor, Label, Labels, Part, Value, join
 class AxisUse(NamedTuple):
     """What a use does to one axis of a parameter (or to a piece of it, of `size` entries).
 
-    `role` is `"in"`, `"out"`, `"batch"`, `"tap"`, `"row"`, `"picked"`, `"looked"`, `"inner"`, `"reduced"`, and for
-    what is added or multiplied elementwise `"aligned"`, `"expanded"` or `"joined"` (concatenated); then `labels` are those of the activation.
+    `role` is `"in"`, `"out"`, `"batch"` or `"tap"` where a matrix is used; `"picked"` (by a constant), `"looked"` (up
+    by an index), `"inner"` (contracted with another parameter), `"mixed"` (with constants) or `"reduced"` of an axis
+    that was lost before; and `"aligned"`, `"expanded"` or `"joined"` (concatenated) where entries are added or
+    multiplied. Then `labels` are those of the activation.
     `position` orders the axes as the operation saw them.
     """
 
@@ -36,7 +38,7 @@ class Use(NamedTuple):
     groups: int = 1
     partners: tuple[int, ...] = ()  # the other parameters that the same weight is made of
     deep: bool = False  # the data come from another matrix or table
-    index: int | None = None  # which integers looked it up
+    looked_up_by: int | None = None  # which integers
     weak: bool = False  # met a constant in place of data
     kept: Labels = frozenset()  # axes of all its parameters that the output has
     summed: bool = False  # the weight is a sum with another, whole parameter
@@ -138,7 +140,7 @@ def run(
         is_scalar = not shape
         values[position] = Value(plain(shape), uniform=is_scalar)
     for position in inputs:
-        values[position] = Value(plain(trace.shape(position)), data=True, index=position)
+        values[position] = Value(plain(trace.shape(position)), data=True, looked_up_by=position)
     for number, position in enumerate(parameters):
         values[position] = parameter(number, trace.shape(position))
     _run_block(trace, program.block, values, rules, default)

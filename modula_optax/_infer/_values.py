@@ -1,5 +1,6 @@
 """Abstract values: what is known of an intermediate array - where its axes come from and what it is made of."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -50,7 +51,7 @@ class Value(NamedTuple):
     parts: tuple[Part, ...] = ()
     uniform: bool = False  # a constant whose entries are all the same
     deep: bool = False  # computed from an activation that a matrix or a table produced
-    index: int | None = None  # for integers: the value that they were computed from
+    looked_up_by: int | None = None  # of integers: what they were computed from; of what they look up, the same
 
     @property
     def is_weight(self) -> bool:
@@ -120,7 +121,7 @@ def join_dim(a: Dim, b: Dim) -> Dim:
 def _common_factors(a: Dim, b: Dim) -> tuple[Dim, Dim]:
     """Both axes cut at the same places; in one piece if their cuts do not nest."""
     cuts = sorted(_cuts(a) | _cuts(b), reverse=True)
-    if any(x % y for x, y in zip(cuts, cuts[1:])):
+    if any(x % y for x, y in itertools.pairwise(cuts)):
         return (Factor(size_of(a), labels_of(a)),), (Factor(size_of(b), labels_of(b)),)
     return _cut(a, cuts), _cut(b, cuts)
 
@@ -132,7 +133,7 @@ def _cuts(dim: Dim) -> set[int]:
 
 def _cut(dim: Dim, cuts: Sequence[int]) -> Dim:
     result = []
-    for above, below in zip(cuts, cuts[1:]):
+    for above, below in itertools.pairwise(cuts):
         owner = next(factor for i, factor in enumerate(dim) if size_of(dim[i + 1 :]) <= below < size_of(dim[i:]))
         result.append(Factor(above // below, owner.labels))
     return tuple(result) or dim[:1]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._finding import CERTAIN, EVIDENCE, GUESS, Evidence, Finding, Unclear, roles_by_axis
+from modula_optax._infer._finding import CERTAIN, EVIDENCE, GUESS, Evidence, Finding, UnclearError, roles_by_axis
 from modula_optax._infer._trace import AxisUse, Use
 
 
@@ -16,17 +16,17 @@ def find_vector(
     gains = [f for f in found if f.role == "gain"]
     if added and gains and not all(f.use is not None and f.use.partners for f in added):
         if not all(f.use is not None and f.use.part.reparameterised for f in gains):
-            raise Unclear("it is used in incompatible ways: added and multiplied")
+            raise UnclearError("it is used in incompatible ways: added and multiplied")
         # the logarithm of a scale, and the normaliser of a density with it
         gains = [dataclasses.replace(f, confidence=GUESS) for f in gains]
     # a gain may be folded into a shift, as in a normalisation written x * scale + (bias - mean * scale)
     same_role = gains or added
     roles = {f.role for f in same_role}
     if len(roles) > 1:
-        raise Unclear(f"it is used in incompatible ways: {', '.join(sorted(roles))}")
+        raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(roles))}")
     surest = max(same_role, key=lambda f: (CERTAIN, EVIDENCE, GUESS)[::-1].index(f.confidence))
     if any((f.fan_in, f.fan_out) != (surest.fan_in, surest.fan_out) for f in same_role if f.confidence != GUESS):
-        raise Unclear("it is used in incompatible ways: along different axes")
+        raise UnclearError("it is used in incompatible ways: along different axes")
     return surest
 
 
@@ -60,7 +60,7 @@ def _kind(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[
     pieces = [piece for piece in use.axes if piece.axis == axis]
     proper = [piece for piece in pieces if piece.role not in ("picked", "looked")]
     if not proper and not pieces and size > 1:
-        raise Unclear(f"axis {axis} was lost sight of on the way")
+        raise UnclearError(f"axis {axis} was lost sight of on the way")
     if any(piece.role == "joined" for piece in proper):
         return _kind_of_labels(proper, use.param, evidence, findings)
     if all(piece.size == 1 or piece.role == "batch" for piece in proper):
@@ -78,7 +78,7 @@ def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, fin
     for param, axis in labels:
         made_matrix = evidence.has((param, axis), "row of a matrix", "column of a matrix")
         if made_matrix and param in findings and findings[param].role == "unknown":
-            raise Unclear("it is added to a matrix that was made from data, as by a hypernetwork")
+            raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
         if param != own and param in findings:
             found.add(_kind_of_axis(findings[param], axis))
     return next((kind for kind in ("feature", "batch") if kind in found), "position")

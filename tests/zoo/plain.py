@@ -39,7 +39,7 @@ def norm_after_norm():
     return lambda p, x: rms(rms(x @ p["w"]) * p["g1"]) * p["g2"], shapes(w=(5, 6), g1=6, g2=6), (array(7, 5),)
 
 
-GPT = dict(wte=(11, 6), wqkv=(6, 18), wo=(6, 6), w1=(6, 12), w2=(12, 6), g1=6, g2=6)
+GPT = {"wte": (11, 6), "wqkv": (6, 18), "wo": (6, 6), "w1": (6, 12), "w2": (12, 6), "g1": 6, "g2": 6}
 
 
 def attention_block(p, x):
@@ -167,8 +167,8 @@ def mamba():
         y = (y.swapaxes(0, 1) + h * p["d"]) * jax.nn.silu(z)
         return y @ p["w_out"]
 
-    params = dict(w_in=(6, 24), conv=(4, 1, 12), conv_b=12, w_x=(12, 11), w_dt=(3, 12), dt_b=12, a_log=(12, 4), d=12)
-    return apply, shapes(w_out=(12, 6), **params), (array(2, 7, 6),)
+    params = shapes(w_in=(6, 24), conv=(4, 1, 12), conv_b=12, w_x=(12, 11), w_dt=(3, 12), dt_b=12, a_log=(12, 4), d=12)
+    return apply, params | shapes(w_out=(12, 6)), (array(2, 7, 6),)
 
 
 @zoo_model(truth={"w.*": "linear 0 > 1", "b.*": "bias > 0"})
@@ -181,8 +181,8 @@ def nerf():
         h = jax.nn.relu(jnp.concatenate([h, e], -1) @ p["w1"] + p["b1"])
         return h @ p["w_rgb"] + p["b_rgb"], jax.nn.softplus(h @ p["w_sigma"])
 
-    params = dict(w0=(27, 9), b0=9, w1=(36, 9), b1=9, w_rgb=(9, 3), b_rgb=3, w_sigma=(9, 1))
-    return apply, shapes(**params), (array(5, 3),)
+    params = shapes(w0=(27, 9), b0=9, w1=(36, 9), b1=9, w_rgb=(9, 3), b_rgb=3, w_sigma=(9, 1))
+    return apply, params, (array(5, 3),)
 
 
 @zoo_model(truth={"w.*": "linear 0 > 1", "a_.": "linear 0 >", "b": "bias > 0"})
@@ -327,8 +327,8 @@ def cond_and_while():
         h = lax.while_loop(lambda s: s[1] < 3, lambda s: (jnp.tanh(s[0] @ p["w2"]), s[1] + 1), (h, 0))[0]
         return h @ p["w3"]
 
-    params = dict(w0=(4, 6), b0=6, w1=(6, 6), b1=6, w2=(6, 6), w3=(6, 2))
-    return apply, shapes(**params), (array(5, 4), array(dtype=jnp.int32))
+    params = shapes(w0=(4, 6), b0=6, w1=(6, 6), b1=6, w2=(6, 6), w3=(6, 2))
+    return apply, params, (array(5, 4), array(dtype=jnp.int32))
 
 
 @zoo_model(truth={"w.": "linear 0 > 1"})
@@ -418,8 +418,8 @@ def diffusion_conditioned():
         h = rms(x @ p["w0"]) * (1 + scale) + shift
         return jax.nn.silu(h) @ p["w1"]
 
-    params = dict(time=(20, 5), label=(10, 5), w_mod=(5, 12), b=12, w0=(4, 6), w1=(6, 4))
-    return apply, shapes(**params), (array(3, 4), tokens(3), tokens(3))
+    params = shapes(time=(20, 5), label=(10, 5), w_mod=(5, 12), b=12, w0=(4, 6), w1=(6, 4))
+    return apply, params, (array(3, 4), tokens(3), tokens(3))
 
 
 @zoo_model(truth={"w.": "linear 0 > 1", "pos": "positional 0 1 > 2"})

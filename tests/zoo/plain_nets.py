@@ -80,8 +80,8 @@ def rwkv():
         _, out = lax.scan(step, jnp.zeros((x.shape[0], 6)), (k.swapaxes(0, 1), v.swapaxes(0, 1)))
         return (jax.nn.sigmoid(r) * out.swapaxes(0, 1)) @ p["wo"]
 
-    params = dict(g=6, mur=6, muk=6, muv=6, wr=(6, 6), wk=(6, 6), wv=(6, 6), wo=(6, 6), u=6, decay=6)
-    return apply, shapes(**params), (array(2, 5, 6),)
+    params = shapes(g=6, mur=6, muk=6, muv=6, wr=(6, 6), wk=(6, 6), wv=(6, 6), wo=(6, 6), u=6, decay=6)
+    return apply, params, (array(2, 5, 6),)
 
 
 @zoo_model(truth={"w.": "linear 0 > 1", "e|k|q|v": "linear 0 > 1", "a": "linear 0 >", "emb.": "embedding 0 > 1"})
@@ -97,8 +97,8 @@ def seq2seq_additive_attention():
 
         return lax.scan(step, memory.mean(1), p["embt"][target].swapaxes(0, 1))[1]
 
-    params = dict(embs=(11, 4), embt=(13, 4), e=(4, 6), q=(6, 5), k=(6, 5), a=5, wh=(16, 6), wo=(6, 13))
-    return apply, shapes(**params), (tokens(2, 7), tokens(2, 5))
+    params = shapes(embs=(11, 4), embt=(13, 4), e=(4, 6), q=(6, 5), k=(6, 5), a=5, wh=(16, 6), wo=(6, 13))
+    return apply, params, (tokens(2, 7), tokens(2, 5))
 
 
 @zoo_model(truth={"w.": "linear 0 > 1", "[uv]": "bias > 0 1", "q|k": "linear 0 > 1 2", "r": "linear 0 > 1 2"})
@@ -136,8 +136,8 @@ def diagonal_state_space():
         _, states = lax.associative_scan(combine, elements)
         return (states @ lax.complex(p["cr"], p["ci"]).T).real + p["d"] * u
 
-    params = dict(lr=5, li=5, br=(5, 4), bi=(5, 4), cr=(4, 5), ci=(4, 5), d=4, step=5)
-    return apply, shapes(**params), (array(8, 4),)
+    params = shapes(lr=5, li=5, br=(5, 4), bi=(5, 4), cr=(4, 5), ci=(4, 5), d=4, step=5)
+    return apply, params, (array(8, 4),)
 
 
 @zoo_model(truth={"w.*": "linear 0 > 1", "log_std": "gain > 0", "b": "bias > 0"})
@@ -164,8 +164,8 @@ def llama():
         x = x + (jax.nn.silu(h @ p["w1"]) * (h @ p["w2"])) @ p["w3"]
         return 30 * jnp.tanh(rms(x) * (1 + p["g2"]) @ p["w_out"] / 30)
 
-    params = dict(wte=(11, 6), g0=6, g1=6, g2=6, wq=(6, 16), wk=(6, 8), wv=(6, 8), wo=(16, 6))
-    return apply, shapes(**params, w1=(6, 9), w2=(6, 9), w3=(9, 6), w_out=(6, 11)), (tokens(2, 5),)
+    params = shapes(wte=(11, 6), g0=6, g1=6, g2=6, wq=(6, 16), wk=(6, 8), wv=(6, 8), wo=(16, 6))
+    return apply, params | shapes(w1=(6, 9), w2=(6, 9), w3=(9, 6), w_out=(6, 11)), (tokens(2, 5),)
 
 
 def rotary(x):
@@ -250,8 +250,8 @@ def wavenet():
             h = h + jnp.tanh(a) * jax.nn.sigmoid(b)
         return conv(h, p["d"], groups=6) @ p["w"]
 
-    params = dict(k0=(2, 3, 6), k1=(2, 6, 12), k2=(2, 6, 12), b1=12, b2=12, d=(3, 1, 6), w=(6, 2))
-    return apply, shapes(**params), (array(2, 9, 3),)
+    params = shapes(k0=(2, 3, 6), k1=(2, 6, 12), k2=(2, 6, 12), b1=12, b2=12, d=(3, 1, 6), w=(6, 2))
+    return apply, params, (array(2, 9, 3),)
 
 
 @zoo_model(truth={"w.": "linear 0 > 1"})
