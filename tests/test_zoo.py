@@ -91,7 +91,16 @@ def random_like(tree, seed: int):
     return jax.tree.map(draw, tree)
 
 
-WITHOUT_GRADIENT = ("plain.cond_and_while",)
+# models in which many layers see one input at a time, and that compile in a second
+DECISIVE = """
+plain.hypernetwork plain.lora plain.lora_merged plain.matrix_written_out plain.mixture_of_weights plain.nerf
+plain.shared_layers plain.stack_indexed plain_nets.block_diagonal plain_nets.continuous_position_bias
+plain_nets.coordinates_made_inside plain_nets.diagonal_state_space plain_nets.in_another_basis
+plain_nets.llama plain_nets.rwkv plain_nets.transformer_xl plain.diffusion_conditioned
+plain.fourier_neural_operator equinox.mlp equinox.scan_mlp equinox.weight_norm equinox.gru_lstm nnx.mlp
+nnx.lora nnx.mlp_scanned linen.mlp linen.deepsets haiku.mlp haiku.layer_stack haiku.bilinear_gate
+ninjax.residual_mlp
+"""
 
 
 def first_outputs(outputs, seed: int):
@@ -120,20 +129,28 @@ def test_gradients_agree_that_the_inputs_are_the_fan_in():
     multiples of it: side by side they have rank one if the fan-in is the fan-in, on top of each other if it is not.
     """
     decided, contradicted = 0, []
-    for name in (name for name in MODELS if name.startswith("plain") and name not in WITHOUT_GRADIENT):
+    for name in DECISIVE.split():
         model = ZOO[name]()
-        params, inputs = random_like(model.params, 0), random_like(model.inputs, 1)
-        outputs, pullback = jax.vjp(lambda p, m=model, i=inputs: m.apply(p, *i), params)
-        gradients = [dict(flatten_with_paths(pullback(first_outputs(outputs, seed))[0])[0]) for seed in (2, 3, 4)]
+        gradients = gradients_of_losses(model)
         for path, spec in infer(model).items():
-            if spec.role != "linear" or spec.confidence != "certain":
+            if spec.role != "linear":
                 continue
             canonical = [to_canonical(g[path], spec.axes) for g in gradients]
             matrices = [np.asarray(m.reshape(-1, *m.shape[-2:])[0]) for m in canonical]
-            if all(rank(m) == 1 for m in matrices):
+            if min(matrices[0].shape) > 1 and all(rank(m) == 1 for m in matrices):
                 side, top = rank(np.concatenate(matrices, axis=1)), rank(np.concatenate(matrices, axis=0))
                 decided += side != top
                 contradicted += [f"{name}: {path}"] * (side > top)
     assert contradicted == []
-    print(decided)
     assert decided > 60
+
+
+def gradients_of_losses(model: ZooModel) -> list[dict[str, jax.Array]]:
+    params, inputs = random_like(model.params, 0), random_like(model.inputs, 1)
+
+    @jax.jit
+    def gradients(params):
+        outputs, pullback = jax.vjp(lambda p: model.apply(p, *inputs), params)
+        return [pullback(first_outputs(outputs, seed))[0] for seed in (2, 3, 4)]
+
+    return [dict(flatten_with_paths(gradient)[0]) for gradient in gradients(params)]

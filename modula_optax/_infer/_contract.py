@@ -6,9 +6,8 @@ from typing import NamedTuple
 from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import unite
-from modula_optax._infer._trace import AxisUse, Trace, axes_of
+from modula_optax._infer._trace import AxisUse, Trace, axes_of, note_gates
 from modula_optax._infer._values import (
-    COUNTING,
     ONE_HOT,
     Dim,
     Dims,
@@ -18,12 +17,10 @@ from modula_optax._infer._values import (
     join_dim,
     labels_of,
     plain,
-    relabel,
     resize,
     size_of,
+    unmarked,
 )
-
-_SPECIAL = frozenset([COUNTING, ONE_HOT])
 
 
 class Pairs(NamedTuple):
@@ -80,7 +77,7 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
     left_roles, right_roles = pairs.roles(len(left.dims)), pairs.swapped().roles(len(right.dims))
     batch = (join_dim(left.dims[i], right.dims[j]) for i, j in zip(*pairs.batched, strict=True))
     free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] == "out")
-    dims = tuple(relabel(dim, remove=_SPECIAL) for dim in (*batch, *free))
+    dims = unmarked((*batch, *free))
     if left.is_weight and right.is_weight:
         settled = settle_apart(trace, op, left, right)
         if settled != (left, right):
@@ -93,6 +90,9 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
         return _meet(trace, op, right, left, right_roles, pairs.swapped(), dims, comes_second=True)
     if left.is_weight:
         return _meet(trace, op, left, right, left_roles, pairs, dims)
+    if not pairs.contracted[0]:
+        note_gates(trace, _facing(left, left_roles, right, pairs))
+        note_gates(trace, _facing(right, right_roles, left, pairs.swapped()))
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep)
@@ -158,9 +158,13 @@ def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, d
 def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, str], pairs: Pairs) -> None:
     kept = labels_of(factor for i, role in roles.items() if role == "out" for factor in weight.dims[i])
     summed = any(part.how == "whole" for part in weight.parts)
+    inputs = {i: labels_of(other.dims[j]) for i, j in zip(*pairs.contracted, strict=True)}
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
     for part in weight.parts:
-        axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(weight, part)]
+        axes = [
+            AxisUse(axis, roles[i], factor.size, i, inputs.get(i, frozenset()))
+            for i, axis, factor in axes_of(weight, part)
+        ]
         trace.use(
             *(op, weight, part, "linear", axes),
             deep=other.deep,
@@ -203,6 +207,16 @@ def _resampled(weight: Value, roles: dict[int, str], dims: Dims, as_layer: bool)
     return weight._replace(dims=dims, parts=parts)
 
 
+def _facing(gate: Value, roles: dict[int, str], gated: Value, pairs: Pairs) -> list[tuple[Dim, Dim]]:
+    """The axes of a product entry by entry, if the gate has no axis of its own."""
+    if "out" in roles.values():
+        return []
+    own, other = pairs.batched
+    batched = [(gate.dims[i], gated.dims[j]) for i, j in zip(own, other, strict=True)]
+    one = (Factor(1, frozenset()),)
+    return batched + [(one, dim) for i, dim in enumerate(gated.dims) if i not in other]
+
+
 def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Value) -> None:
     """A parameter made both an axis contracted here and one that is kept: it made a matrix, not a vector."""
     contracted, kept, batched = ([one.dims[i] for i in roles if roles[i] == role] for role in ("in", "out", "batch"))
@@ -238,7 +252,7 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
     for i, dim in zip(numbers.out_spec, sources, strict=True):
         dims[i] = resize(dim, shape[i])
-    return Value(tuple(dims), data=True, deep=True)
+    return Value(unmarked(tuple(dims)), data=True, deep=True)
 
 
 def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, str], groups: int) -> int:

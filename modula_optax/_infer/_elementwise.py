@@ -5,10 +5,12 @@ from collections.abc import Collection, Iterable, Sequence
 from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, unite
-from modula_optax._infer._trace import AxisUse, Trace, Use, alignment, record_content
+from modula_optax._infer._trace import AxisUse, Trace, Use, alignment, note_gates, record_content
 from modula_optax._infer._values import (
     COUNTING,
     ONE_HOT,
+    SPECIAL,
+    Dim,
     Dims,
     Part,
     Value,
@@ -17,9 +19,9 @@ from modula_optax._infer._values import (
     labels_of,
     relabel,
     size_of,
+    unmarked,
 )
 
-_SPECIAL = frozenset([COUNTING, ONE_HOT])
 _ADD, _MULTIPLY = "add", "mul"
 _KINDS = {"add": _ADD, "add_any": _ADD, "sub": _ADD, "mul": _MULTIPLY, "div": _MULTIPLY, "complex": _ADD}
 _COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
@@ -29,7 +31,7 @@ def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Functions of one array: a parameter stays itself, in other coordinates."""
     value = settle(trace, op, ins[0])
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
-    return value._replace(parts=parts, dims=_unmarked(value.dims))
+    return value._replace(parts=parts, dims=unmarked(value.dims))
 
 
 def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -41,7 +43,10 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if a.is_constant and b.is_constant:
         return _constants(op, a, b)
     if a.is_activation and b.is_activation:
-        return Value(_unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep)
+        if op.name == "mul":
+            note_gates(trace, _facing(a, b))
+            note_gates(trace, _facing(b, a))
+        return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
             return _with_constant(trace, op, one, other)
@@ -50,24 +55,22 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     return _meet(trace, op, a, b)
 
 
+def _facing(gate: Value, gated: Value) -> Iterable[tuple[Dim, Dim]]:
+    return zip(gate.dims, gated.dims, strict=True) if gate.dims else ()
+
+
 def _constants(op: Op, a: Value, b: Value) -> Value:
     dims = join(a.dims, b.dims)
     if op.name == "eq":
         return Value(_one_hot(dims))
     scaled = (a.uniform or b.uniform) and op.name in _KINDS
-    return Value(dims if scaled else _unmarked(dims), uniform=a.uniform and b.uniform)
+    return Value(dims if scaled else unmarked(dims), uniform=a.uniform and b.uniform)
 
 
 def _one_hot(dims: Dims) -> Dims:
     return tuple(
         relabel(dim, frozenset([ONE_HOT]), frozenset([COUNTING])) if COUNTING in labels_of(dim) else dim for dim in dims
     )
-
-
-def _unmarked(dims: Dims) -> Dims:
-    if any(_SPECIAL & factor.labels for dim in dims for factor in dim):
-        return tuple(relabel(dim, remove=_SPECIAL) for dim in dims)
-    return dims
 
 
 def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value:
@@ -77,7 +80,7 @@ def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value
     if op.name not in _KINDS:
         other = settle(trace, op, other)
     elif not (constant.uniform and _KINDS[op.name] == _MULTIPLY):
-        dims = tuple(relabel(dim, remove=_SPECIAL) for dim in dims)
+        dims = tuple(relabel(dim, remove=SPECIAL) for dim in dims)
     reparameterised = op.name not in _KINDS
     parts = tuple(part._replace(reparameterised=part.reparameterised or reparameterised) for part in other.parts)
     return other._replace(dims=dims, parts=parts)
@@ -141,7 +144,7 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
     if weight.data:
         settle(trace, op, weight)
-        return Value(_unmarked(join(a.dims, b.dims)), data=True, deep=True)
+        return Value(unmarked(join(a.dims, b.dims)), data=True, deep=True)
     first = len(trace.uses)
     for part in weight.parts:
         axes = tuple(alignment(weight, part, activation))
@@ -169,7 +172,7 @@ def _labelled(activation: Dims, weight: Dims) -> Dims:
     if not activation:
         return weight
     return tuple(
-        a if labels_of(a) - _SPECIAL and size_of(a) >= size_of(w) else join_dim(relabel(a, remove=_SPECIAL), w)
+        a if labels_of(a) - SPECIAL and size_of(a) >= size_of(w) else join_dim(relabel(a, remove=SPECIAL), w)
         for a, w in zip(activation, weight or activation, strict=True)
     )
 
@@ -209,7 +212,7 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":
-        dims = _unmarked(dims)
+        dims = unmarked(dims)
     return value._replace(dims=dims, parts=parts, looked_up_by=op.outs[0] if op.name.startswith("arg") else None)
 
 

@@ -44,6 +44,11 @@ class Evidence:
         for label, what in observed:
             self._observed.setdefault(label, set()).add(what)
 
+    def makes_matrix(self, param: int, axes: Iterable[int]) -> bool:
+        """Whether some of these axes are contracted with data while others are kept: a mixture of weights."""
+        made = [(param, axis) for axis in axes]
+        return all(any(self.has(label, what) for label in made) for what in ("row of a matrix", "column of a matrix"))
+
     def has(self, label: Label, *kinds: str) -> bool:
         return any(kind in self._observed.get(label, ()) for kind in kinds)
 

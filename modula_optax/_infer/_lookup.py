@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, select_axes
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, record_content
-from modula_optax._infer._values import NONE, Dims, Factor, Value, join, join_dim, labels_of, plain, resize, size_of
+from modula_optax._infer._values import (
+    NONE,
+    Dims,
+    Factor,
+    Value,
+    join,
+    join_dim,
+    labels_of,
+    plain,
+    resize,
+    size_of,
+    unmarked,
+)
 
 
 def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -56,7 +68,7 @@ def look_up(
     """
     data = index.data or operand.is_activation
     if not operand.is_weight:
-        return Value(dims, data=data, deep=operand.deep or index.deep)
+        return Value(unmarked(dims), data=data, deep=operand.deep or index.deep)
     if index.data and selected:
         found = select_axes(operand, selected, "looked")
         found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
@@ -131,4 +143,4 @@ def _written(trace: Trace, op: Op, operand: Value, updates: Value, dims: Dims, a
     if updates.is_weight and not operand.is_activation and not aligned:
         parts = tuple(part._replace(how=f"operand of {op.name}") for part in updates.parts)
         updates = updates._replace(parts=parts)
-    return combine((operand, updates), dims)
+    return combine((operand, updates), unmarked(dims))

@@ -56,9 +56,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
         if role == "blocks":
             role_of[axis] = "out"
             groups *= _blocks(axis, shape, use)
+    confidence = least(confidence, _settle_contracted(role_of, use, evidence))
     confidence = least(confidence, _settle_kept(role_of, use, evidence))
-    made = [(use.param, axis) for axis, role in role_of.items() if role == "out"]
-    if all(any(evidence.has(label, what) for label in made) for what in ("row of a matrix", "column of a matrix")):
+    if evidence.makes_matrix(use.param, (axis for axis, role in role_of.items() if role == "out")):
         raise UnclearError("its output is used as a matrix: a mixture of weights, or a hypernetwork")
     if use.part.how == "product":
         confidence = least(confidence, EVIDENCE if use.summed else GUESS)
@@ -123,8 +123,22 @@ def _settle_kept(role_of: dict[int, str], use: Use, evidence: Evidence) -> str:
     return confidence
 
 
+def _settle_contracted(role_of: dict[int, str], use: Use, evidence: Evidence) -> str:
+    """Experts whose gated outputs are summed look like heads, but for the gates."""
+    pieces = {piece.axis: piece for piece in use.axes if role_of.get(piece.axis) == "in" and piece.position >= 0}
+    if len(pieces) < 2:
+        return CERTAIN
+    first = min(pieces.values(), key=lambda piece: piece.position)
+    if not any(evidence.has(label, "gated") for label in first.labels):
+        return CERTAIN
+    role_of[first.axis] = "batch"
+    return GUESS
+
+
 def _kept_role(piece: AxisUse | None, contracted: int, label: tuple[int, int], evidence: Evidence) -> tuple[str, str]:
     leading = piece is not None and piece.position < contracted
+    if leading and evidence.has(label, "gated"):
+        return "batch", GUESS
     if evidence.has(label, "contracted"):
         return "out", EVIDENCE if leading else CERTAIN
     if evidence.has(label, "batched"):

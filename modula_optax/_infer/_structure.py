@@ -19,6 +19,7 @@ from modula_optax._infer._values import (
     reshape,
     resize,
     size_of,
+    unmarked,
 )
 
 
@@ -123,7 +124,7 @@ def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     for value in ins[1:]:
         pairs = enumerate(zip(dims, value.dims, strict=True))
         dims = tuple(_append(a, b) if i == axis else join_dim(a, b) for i, (a, b) in pairs)
-    return combine(ins, dims)
+    return combine(ins, (*dims[:axis], *unmarked(dims[axis : axis + 1]), *dims[axis + 1 :]))
 
 
 def _append(a: Dim, b: Dim) -> Dim:

@@ -4,7 +4,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._program import Block, Loop, Op, Program
-from modula_optax._infer._values import Factor, Label, Labels, Part, Value, join, parameter, plain
+from modula_optax._infer._values import (
+    Dim,
+    Factor,
+    Label,
+    Labels,
+    Part,
+    Value,
+    join,
+    labels_of,
+    parameter,
+    plain,
+    size_of,
+)
 
 
 class AxisUse(NamedTuple):
@@ -218,3 +230,17 @@ def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]
         matching = [other.labels for other in dim if other.size == factor.size] if len(dim) > 1 else []
         labels = matching[0] if len(matching) == 1 else frozenset().union(*(other.labels for other in dim))
         yield AxisUse(axis, "expanded" if expanded else "aligned", factor.size, i, labels)
+
+
+def note_gates(trace: Trace, facing: Iterable[tuple[Dim, Dim]]) -> None:
+    """Notes axes along which another layer gives one number for many entries: a gate of experts, or of heads.
+
+    Args:
+      trace: the interpreter's state.
+      facing: each axis of the gate with that of what it is multiplied into.
+    """
+    pairs = list(facing)
+    makers = {param for a, b in pairs if size_of(a) == 1 < size_of(b) for param, _ in labels_of(b)}
+    for a, b in pairs:
+        if size_of(a) > 1 and any(param not in makers for param, _ in labels_of(a)):
+            trace.note((label for label in labels_of(b) if label[0] in makers), "gated")

@@ -12,6 +12,7 @@ NONE: Labels = frozenset()
 # Labels of constants, with a parameter's number that no parameter has.
 COUNTING: Label = (-1, 0)  # entries are 0, 1, 2, ... along the axis
 ONE_HOT: Label = (-1, 1)  # one entry along the axis is 1, the others 0
+SPECIAL: Labels = frozenset([COUNTING, ONE_HOT])
 
 
 class Factor(NamedTuple):
@@ -91,6 +92,13 @@ def shape_of(dims: Dims) -> tuple[int, ...]:
 
 def relabel(dim: Dim, add: Labels = NONE, remove: Labels = NONE) -> Dim:
     return tuple(Factor(factor.size, (factor.labels | add) - remove) for factor in dim)
+
+
+def unmarked(dims: Dims) -> Dims:
+    """Without the labels of constants, which hold only while entries keep their values."""
+    if any(SPECIAL & factor.labels for dim in dims for factor in dim):
+        return tuple(relabel(dim, remove=SPECIAL) for dim in dims)
+    return dims
 
 
 def resize(dim: Dim, size: int) -> Dim:

@@ -39,6 +39,8 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return tuple(axis for axis in kinds if kinds[axis] in names)
 
     if use.kind == "mul":
+        if evidence.makes_matrix(use.param, range(len(shape))):
+            raise UnclearError("what it is multiplied with is used as a matrix")
         return Finding("gain", (), tuple(axis for axis in kinds if axis not in batch) or tuple(batch), use=use)
     if any("looked" in roles.get(axis, ()) for axis in kinds):
         rows = tuple(axis for axis in kinds if "looked" in roles.get(axis, ()))

@@ -1,4 +1,4 @@
-"""Flax Linen: kernels are [fan_in, fan_out], of attention [features, heads, width], of convolutions [*taps, in, out]."""
+"""Flax Linen: kernels [fan_in, fan_out], of attention [features, heads, width], of convolutions [*taps, in, out]."""
 
 from typing import Any
 

@@ -112,6 +112,18 @@ def dense_experts():
     return apply, shapes(w1=(4, 6, 9), b1=(4, 9), w2=(4, 9, 6), router=(6, 4)), (array(8, 6),)
 
 
+@zoo_model(truth={"w.": "linear 1 > 2", "router": "linear 0 > 1", "b1": "bias > 1"})
+def dense_experts_in_one_sum():
+    """Gates, experts and the sum over them in one einsum: heads would be contracted just so, but for the gates."""
+
+    def apply(p, x):
+        gates = jax.nn.softmax(x @ p["router"])
+        h = jax.nn.relu(jnp.einsum("td,edf->tef", x, p["w1"]) + p["b1"])
+        return jnp.einsum("tef,efd,te->td", h, p["w2"], gates)
+
+    return apply, shapes(w1=(4, 6, 9), b1=(4, 9), w2=(4, 9, 6), router=(6, 4)), (array(8, 6),)
+
+
 @zoo_model(truth={"w.": "linear 1 > 2", "router": "linear 0 > 1"})
 def experts_looked_up():
     def apply(p, x):
