@@ -79,10 +79,38 @@ def polar(
     y = y.mT if tall else y
     # 1e-25 squared is 0 in float32: scale before anything is squared
     y = rescale(y / largest_entry(y, (-2, -1)))
-    for a, b, c in triples:
-        gram = matmul(y, y.mT)
-        y = a * y + matmul(b * gram + c * matmul(gram, gram), y)
+    iterate = _iterate_gram if y.shape[-1] >= 2 * y.shape[-2] else _iterate
+    y = iterate(y, triples)
     return (y.mT if tall else y).astype(x.dtype)
+
+
+def _iterate(x: Float[Array, "*batch m n"], triples: Sequence[Triple]) -> Float[Array, "*batch m n"]:
+    for triple in triples:
+        x = matmul(_polynomial(triple, matmul(x, x.mT)), x)
+    return x
+
+
+def _iterate_gram(x: Float[Array, "*batch m n"], triples: Sequence[Triple]) -> Float[Array, "*batch m n"]:
+    """The same polynomials of the same matrix, on the m × m side alone but for the first and the last product.
+
+    With R = XXᵀ a step is X ← p(R) X, and so R ← p(R) R p(R). For a 1:4 matrix and five steps this takes 50 m³
+    multiplications instead of 90 m³.
+    """
+    gram = matmul(x, x.mT)
+    step = _polynomial(triples[0], gram)
+    product = step
+    for triple in triples[1:]:
+        gram = matmul(matmul(step, gram), step)
+        step = _polynomial(triple, gram)
+        product = matmul(step, product)
+    return matmul(product, x)
+
+
+def _polynomial(triple: Triple, gram: Float[Array, "*batch m m"]) -> Float[Array, "*batch m m"]:
+    """What a step multiplies by: a + b XXᵀ + c (XXᵀ)²."""
+    a, b, c = triple
+    identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
+    return a * identity + b * gram + c * matmul(gram, gram)
 
 
 def working_dtype(dtype: DTypeLike) -> DTypeLike:
