@@ -7,7 +7,7 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
-from tests.cases import SPECTRA, with_spectrum
+from tests.cases import SPECTRA, enable_x64, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -158,7 +158,7 @@ def test_half_precision_is_iterated_in_float32(dtype, key):
 
 
 def test_float64_is_kept():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, u, v = with_spectrum(3, (12, 20), SPECTRA["condition 1e4"])
         got = mo.polar(jnp.asarray(x), mo.polar_express(12, 1e-5))
         assert got.dtype == jnp.float64
