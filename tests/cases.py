@@ -9,7 +9,7 @@ import pytest
 import modula_optax as mo
 
 # the oldest supported versions of JAX have it under another name
-enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 MATRIX_NORMS = (mo.Spectral(), mo.Frobenius(), mo.Embedding(), mo.RowL2(), mo.Sign())
 VECTOR_NORMS = (mo.RMS(), mo.Diagonal())
