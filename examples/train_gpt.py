@@ -10,8 +10,10 @@ of it. Results go to `out/`: `loss.png`, `summary.json` and checkpoints.
 
 import argparse
 import dataclasses
+import os
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import jax
@@ -27,7 +29,7 @@ from gpt.corpus import Corpus, load_corpus
 from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.results import Result, summary, table, write_picture, write_summary
-from gpt.sampling import sample
+from gpt.sampling import readable, sample
 from gpt.training import Record, State, train
 
 
@@ -54,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def fail(message: str, status: int = 1) -> int:
     """Reports an error in one line."""
-    print(f"train_gpt.py: {' '.join(message.split())}", file=sys.stderr)
+    # what libraries report can be long: a line says enough
+    print(f"train_gpt.py: {textwrap.shorten(message, 500)}", file=sys.stderr)
     return status
 
 
@@ -62,6 +65,7 @@ def compare(arguments: argparse.Namespace) -> None:
     """Trains with every optimizer that was asked for, and reports."""
     config = Config(arguments.steps, arguments.width, arguments.depth, arguments.seed)
     names = list(CONTENDERS) if arguments.optimizer == "all" else [arguments.optimizer]
+    refuse_what_does_not_fit(config)
     corpus = load_corpus(arguments.corpus, config.context)
     prepare_directory(arguments.out)
     model = GPT(config.width, config.depth, config.heads)
@@ -74,7 +78,7 @@ def compare(arguments: argparse.Namespace) -> None:
             states[name], record = run(name, model, learning_rate, config, corpus, arguments, progress)
             results[name] = Result(learning_rate, record)
 
-    numbers = summary(results, dataclasses.asdict(config) | {"corpus": corpus.name})
+    numbers = summary(results, dataclasses.asdict(config) | {"parameters": config.parameters, "corpus": corpus.name})
     write_summary(arguments.out / "summary.json", numbers)
     write_picture(arguments.out / "loss.png", results)
     console.print(table(numbers["runs"]))
@@ -102,7 +106,7 @@ def run(
     elif arguments.resume:
         progress.console.print(f"{name}: no checkpoint in {checkpoints.directory}, starting at step 0", highlight=False)
 
-    task = progress.add_task(name, total=config.steps, completed=int(state.position), loss=float("nan"))
+    task = progress.add_task(name, total=config.steps, completed=int(state.position), loss="")
     state = train(
         model,
         tx,
@@ -111,9 +115,20 @@ def run(
         config=config,
         corpus=corpus,
         checkpoints=checkpoints,
-        on_step=lambda done, loss: progress.update(task, completed=done, loss=loss),
+        on_step=lambda done, loss: progress.update(task, completed=done, loss=f"loss {loss:.3f}"),
     )
     return state, record
+
+
+def refuse_what_does_not_fit(config: Config) -> None:
+    """Refuses a model that the memory of this machine cannot hold."""
+    # parameters, gradients and two moments in float32; the batch comes on top
+    needed, memory = 16 * config.parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"a model of {config.parameters:,} parameters takes {needed / 1e9:,.0f} GB to train, and this machine has "
+            f"{memory / 1e9:,.0f}; lower --width or --depth"
+        )
 
 
 def prepare_directory(out: Path) -> None:
@@ -132,7 +147,7 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("{task.description:8}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
     )
@@ -142,7 +157,7 @@ def print_sample(console: Console, name: str, model: GPT, state: State, config: 
     """Lets the model go on from the beginning of the validation text."""
     prompt = corpus.validation[: config.context]
     text = sample(model, state.params, prompt, 300, jax.random.key(config.seed))
-    shown = f"{prompt.tobytes().decode(errors='replace')}|{text}"
+    shown = f"{readable(prompt)}|{text}"
     console.print(f"\nWritten by the model trained with {name}, after the bar:", highlight=False)
     # not every terminal can show every character, and square brackets are markup to rich
     console.print(shown.encode(console.encoding, "replace").decode(console.encoding), markup=False, highlight=False)

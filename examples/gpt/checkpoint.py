@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from gpt.errors import UserError
@@ -35,13 +36,15 @@ class Checkpoints:
         Args:
           state: tree of arrays.
           record: anything else, as JSON can hold it.
+
+        Raises:
+          UserError: the disk is full, or the checkpoint cannot be written for another reason.
         """
         numbers = self._numbers()
         provisional = self.directory.absolute() / ".incomplete"
         shutil.rmtree(provisional, ignore_errors=True)
         provisional.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(provisional / "state", state)
+        write_state(provisional / "state", state)
         (provisional / "record.json").write_text(json.dumps({"identity": self.identity, "record": record}))
         (provisional / DIGESTS).write_text(digests(provisional))
         # atomic: whenever the process is killed, what has a number is complete
@@ -69,8 +72,7 @@ class Checkpoints:
             raise UserError(f"the checkpoint {path} is damaged; remove it{older}, or start over without --resume")
         saved = json.loads((path / "record.json").read_text())
         self._refuse_others(path, saved["identity"])
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute() / "state", like), saved["record"]
+        return read_state(path.absolute() / "state", like), saved["record"]
 
     def _numbers(self) -> list[int]:
         if not self.directory.is_dir():
@@ -88,6 +90,35 @@ class Checkpoints:
         ]
         if differences:
             raise UserError(f"the checkpoint {path} is of another configuration: {'; '.join(differences)}")
+
+
+def write_state(path: Path, state: Any) -> None:
+    """Saves a tree of arrays.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    # seen beforehand, because Orbax's writer threads meet a full disk with a traceback each
+    if shutil.disk_usage(path.parent).free < sum(x.nbytes for x in jax.tree.leaves(state)):
+        raise UserError(f"no space left for the checkpoint {path.parent}")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, state)
+    except Exception as error:  # what the storage library reports has no narrower type
+        raise UserError(f"cannot write the checkpoint {path.parent}: {error}") from error
+
+
+def read_state(path: Path, like: Any) -> Any:
+    """Loads a tree of arrays.
+
+    Raises:
+      UserError: it was written for another structure, as by another version of a library.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(path, like)
+    except Exception as error:  # what the storage library reports has no narrower type
+        raise UserError(f"the checkpoint {path.parent} does not fit: {error}") from error
 
 
 def is_intact(path: Path) -> bool:

@@ -31,6 +31,11 @@ class Config:
         return self.width // (32 if self.width % 32 == 0 else 16)
 
     @property
+    def parameters(self) -> int:
+        """Number of weights: embedding and head, then kernels and gains of every block, then the last gain."""
+        return 2 * 256 * self.width + self.depth * (12 * self.width**2 + 2 * self.width) + self.width
+
+    @property
     def evaluate_every(self) -> int:
         """Steps from one validation loss to the next: thirty points make a smooth curve."""
         return max(1, self.steps // 30)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 from gpt.training import Record
@@ -69,9 +70,17 @@ def finite(value: float) -> float | None:
 
 def table(runs: dict[str, dict[str, Any]]) -> Table:
     """The numbers of a summary, for people."""
-    result = Table(title="Loss in nats per byte")
+    result = Table(title="Losses in nats per byte", box=box.SIMPLE)
     result.add_column("optimizer")
-    for heading in ("learning rate", "steps", "train loss", "validation loss", "s / step", "steps to AdamW's loss"):
+    headings = (
+        "learning\nrate",
+        "\nsteps",
+        "train\nloss",
+        "validation\nloss",
+        "seconds\nper step",
+        "steps to\nAdamW's loss",
+    )
+    for heading in headings:
         result.add_column(heading, justify="right")
     for name, run in runs.items():
         losses = [show(run[key], ".4f") for key in ("train_loss", "validation_loss")]
@@ -81,7 +90,7 @@ def table(runs: dict[str, dict[str, Any]]) -> Table:
 
 
 def show(value: float | None, form: str) -> str:
-    """A number, or a dash for none."""
+    """A number, or a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 

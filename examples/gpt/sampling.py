@@ -22,10 +22,16 @@ def sample(model: GPT, params: optax.Params, prompt: np.ndarray, length: int, ke
       key: a random key.
 
     Returns:
-      The continuation; bytes that are no text are replaced.
+      The continuation; what cannot be shown is replaced.
     """
     written = generate(model, length, params, jnp.asarray(prompt, jnp.int32), key)
-    return bytes(np.asarray(written, np.uint8)).decode(errors="replace")
+    return readable(np.asarray(written, np.uint8))
+
+
+def readable(text: np.ndarray) -> str:
+    """Bytes as text, with a mark in the place of all that a terminal should not be sent."""
+    decoded = text.tobytes().decode(errors="replace")
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in decoded)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

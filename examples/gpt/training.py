@@ -66,6 +66,8 @@ def train(
     Returns:
       The state after the last step.
     """
+    if state.position == config.steps:
+        return state
     held_out = jnp.asarray(validation_batch(corpus, config))
     evaluate = jax.jit(partial(loss, model))
     # compiled ahead, so that the seconds of a step are those of a step
