@@ -8,7 +8,7 @@ class Config:
     """Size of the model, length of the training, and the seed of everything random.
 
     Attributes:
-      steps: optimizer steps; learning rates fall linearly to zero over them.
+      steps: optimizer steps.
       width: size of the residual stream, a multiple of 16.
       depth: number of transformer blocks.
       seed: of the initial weights, of the order of the data and of the sampled text.

@@ -12,8 +12,12 @@ from optax.contrib import MuonDimensionNumbers
 import modula_optax as mo
 from gpt.model import GPT
 
-# filled in after tuning
-LEARNING_RATES = {"modular": 0.04, "muon": 0.02, "adamw": 0.005}
+# The best of 0.035, 0.05, 0.075 (modular), 0.02, 0.03, 0.045, 0.07 (muon), 0.0035, 0.007, 0.01, 0.015 (adamw), by the
+# validation loss after the 300 default steps with seed 0. Muon and AdamW start from Flax's own initialization.
+LEARNING_RATES = {"modular": 0.05, "muon": 0.045, "adamw": 0.01}
+
+# better than 0.999 for so few steps
+ADAM_B2 = 0.95
 
 
 def norms() -> mo.NormRegistry:
@@ -23,7 +27,9 @@ def norms() -> mo.NormRegistry:
         # kernels of the projections to and from the heads have three axes
         mo.Rule(r".*/(query|key|value)/kernel", mo.Spectral(), axes=mo.Axes(fan_in=0, fan_out=(1, 2))),
         mo.Rule(r".*/out/kernel", mo.Spectral(), axes=mo.Axes(fan_in=(0, 1), fan_out=2)),
-        mo.Rule(r".*/kernel", mo.Spectral()),
+        mo.Rule(r".*/(up|down)/kernel", mo.Spectral()),
+        # every byte's logit gets a step of its own; 0.02 nats better here than one spectral step for all
+        mo.Rule(r".*/head/kernel", mo.RowL2()),
         mo.Rule(r".*/scale", mo.Diagonal()),
     )
 
@@ -35,9 +41,14 @@ def start_modular(params: optax.Params, learning_rate: optax.Schedule, key: PRNG
 
 
 def start_muon(params: optax.Params, learning_rate: optax.Schedule, key: PRNGKeyArray):
-    """Optax's Muon for the matrices of the blocks; its Adam for embedding, head and gains."""
+    """Optax's Muon for the matrices of the blocks; its Adam for embedding, head and gains, at half the rate."""
     del key
-    return params, optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=muon_dimension_numbers)
+    return params, optax.contrib.muon(
+        learning_rate,
+        muon_weight_dimension_numbers=muon_dimension_numbers,
+        adam_learning_rate=lambda step: 0.5 * learning_rate(step),
+        adam_b2=ADAM_B2,
+    )
 
 
 def muon_dimension_numbers(params: optax.Params) -> Any:
@@ -60,7 +71,7 @@ def muon_dimension_numbers(params: optax.Params) -> Any:
 def start_adamw(params: optax.Params, learning_rate: optax.Schedule, key: PRNGKeyArray):
     """AdamW for everything."""
     del key
-    return params, optax.adamw(learning_rate)
+    return params, optax.adamw(learning_rate, b2=ADAM_B2)
 
 
 CONTENDERS: dict[str, Callable[..., tuple[optax.Params, optax.GradientTransformation]]] = {
@@ -78,7 +89,7 @@ def start(
     Args:
       name: a key of `CONTENDERS`.
       model: the network, which is the same for all.
-      learning_rate: of the first step; it falls linearly to zero.
+      learning_rate: the highest of the schedule.
       steps: how many there will be.
       seed: of the weights.
 
@@ -87,4 +98,12 @@ def start(
     """
     key = jax.random.key(seed)
     params = model.init(key, jnp.zeros((1, 1), jnp.int32))
-    return CONTENDERS[name](params, optax.linear_schedule(learning_rate, 0.0, steps), key)
+    return CONTENDERS[name](params, schedule(learning_rate, steps), key)
+
+
+def schedule(peak: float, steps: int) -> optax.Schedule:
+    """Learning rate over the steps: up for the first tenth, which AdamW needs, then linearly down to zero."""
+    warmup = max(1, steps // 10)
+    rise = optax.linear_schedule(peak / warmup, peak, warmup)
+    fall = optax.linear_schedule(peak, 0.0, max(1, steps - warmup))
+    return optax.join_schedules([rise, fall], [warmup])

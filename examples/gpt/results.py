@@ -16,7 +16,7 @@ from gpt.training import Record
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished run: the learning rate it began with, and its measurements."""
+    """A finished run: the highest learning rate of its schedule, and its measurements."""
 
     learning_rate: float
     record: Record
