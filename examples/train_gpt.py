@@ -1,11 +1,11 @@
 """Trains a byte-level GPT on real prose under modular duality, Muon and AdamW, and compares them.
 
-    python examples/train_gpt.py                          # all three: about four minutes on two cores
+    python examples/train_gpt.py                          # all three: some minutes on two cores
     python examples/train_gpt.py --optimizer modular      # one of them
     python examples/train_gpt.py --resume                 # goes on where it was interrupted
 
 The lines that a user of modula_optax writes are in `gpt/contenders.py`; the model and the training loop know nothing
-of it. Results go to `out/`: `loss.png`, `summary.json` and checkpoints.
+of them. Results go to `out/`: `loss.png`, `summary.json` and checkpoints.
 """
 
 import argparse
