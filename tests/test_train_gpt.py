@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -42,6 +43,24 @@ def defaults():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Lets all runs, also those in processes of their own, share what they compile: most of what a tiny run does."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    reset_cache()  # it remembers the directory that it was first used with
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    reset_cache()
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
@@ -64,12 +83,14 @@ def finished(corpus, tmp_path_factory):
     return out
 
 
-def script(*arguments: str, **options) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
-    return subprocess.Popen(
-        [sys.executable, EXAMPLES / "train_gpt.py", *arguments], env=environment, **pipes, **options
-    )
+@pytest.fixture
+def script(compiled):
+    def run(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, EXAMPLES / "train_gpt.py", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)} | compiled
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return run
 
 
 def newest(directory: Path) -> Path:
@@ -109,7 +130,7 @@ def assert_refused(capsys, arguments: list[str], *words: str, status: int = 1) -
 # the whole job
 
 
-def test_command_compares_all_three_on_real_prose(tmp_path):
+def test_command_compares_all_three_on_real_prose(script, tmp_path):
     process = script("--width=16", "--depth=1", "--steps=3", f"--out={tmp_path}")
     output, error = process.communicate()
     assert process.returncode == 0
@@ -155,7 +176,7 @@ def test_interrupted_run_resumes_to_the_same_end(tiny, finished, tmp_path, capsy
     assert_same_end(tmp_path / "out", finished)
 
 
-def test_killed_run_resumes_to_the_same_end(tiny, finished, tmp_path):
+def test_killed_run_resumes_to_the_same_end(script, tiny, finished, tmp_path):
     process = script(*tiny)
     while not (tmp_path / "out/checkpoints/modular/1").exists() and process.poll() is None:
         time.sleep(0.002)
@@ -315,7 +336,7 @@ def test_bad_argument_is_one_line(arguments, tmp_path, capsys):
     assert_refused(capsys, [f"--out={tmp_path}", arguments], name)
 
 
-def test_bad_argument_fails_the_command():
+def test_bad_argument_fails_the_command(script):
     process = script("--steps", "-5")
     _, error = process.communicate()
     assert process.returncode == 1
