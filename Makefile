@@ -11,6 +11,9 @@ demo: $(VENV)/examples.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
+bench: $(VENV)/examples.stamp
+	$(BIN)/python benchmarks/update_step.py $(ARGS)
+
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

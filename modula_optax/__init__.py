@@ -1,7 +1,7 @@
 """Modular duality for any JAX model, as ordinary Optax gradient transformations."""
 
+from modula_optax._coefficients import polar_express as polar_express
 from modula_optax._polar import polar as polar
-from modula_optax._polar import polar_express as polar_express
 from modula_optax._axes import Axes as Axes
 from modula_optax._norms import Norm as Norm
 from modula_optax._norms import Spectral as Spectral

@@ -119,7 +119,7 @@ def count_atoms(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:
 
 def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in fan_out"]:
     """A parameter as its norm wants it: canonical layout, at least float32."""
-    x = value.astype(working_dtype(value.dtype))
+    x = jnp.asarray(value, working_dtype(value.dtype))
     return to_canonical(x, resolve_axes(spec, value.shape))
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.core
-from jaxtyping import PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._align import Leaf, canonical, restored
 from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
+from modula_optax._specs import NormSpec
 
 
 def initialize(key: PRNGKeyArray, params: Any, specs: Any) -> Any:
@@ -57,7 +59,14 @@ def _initialize_leaf(key: PRNGKeyArray, leaf: Leaf) -> Any:
         return value
     # the path, not the position: masking a tree or adding a layer leaves what the other leaves get alone
     key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-    layout = jax.eval_shape(partial(canonical, spec=spec), value)
-    fresh = restored(spec.norm.initialize(key, layout.shape, layout.dtype), spec, value)
+    fresh = _random_parameter(key, spec, tuple(value.shape), jnp.dtype(value.dtype))
     sharding = getattr(value, "sharding", None)
     return fresh if sharding is None or isinstance(value, jax.core.Tracer) else jax.device_put(fresh, sharding)
+
+
+# compiled once for all layers of one kind
+@partial(jax.jit, static_argnames=("spec", "shape", "dtype"))
+def _random_parameter(key: PRNGKeyArray, spec: NormSpec, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    like = jax.ShapeDtypeStruct(shape, dtype)
+    layout = jax.eval_shape(partial(canonical, spec=spec), like)
+    return restored(spec.norm.initialize(key, layout.shape, layout.dtype), spec, like)

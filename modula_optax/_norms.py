@@ -13,14 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from modula_optax._axes import Axes
-from modula_optax._polar import (
-    Coefficients,
-    largest_entry,
-    polar,
-    polar_express,
-    resolve_coefficients,
-    resolve_scaling,
-)
+from modula_optax._coefficients import Coefficients, polar_express, resolve_coefficients
+from modula_optax._polar import largest_entry, polar, resolve_scaling
 
 Canonical = Float[Array, "*batch taps fan_in fan_out"]
 PerAtom = Float[Array, "*batch"]

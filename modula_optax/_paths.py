@@ -61,9 +61,9 @@ def is_absent(node: Any) -> bool:
 
 
 def describe(path: str, leaf: Any) -> str:
-    """One line of an error or a table: `decoder/kernel  float32[512,64]`."""
+    """One line of an error or a table: `decoder/kernel  float32[512, 64]`."""
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        kind = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        kind = f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
     else:
         kind = type(leaf).__name__
     return f"{path or '(root)'}  {kind}"

@@ -1,11 +1,15 @@
 """The tables that laws are claimed over: every norm on every shape it takes, and matrices of known singular values."""
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import modula_optax as mo
+
+# the oldest supported versions of JAX have it under another name
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 MATRIX_NORMS = (mo.Spectral(), mo.Frobenius(), mo.Embedding(), mo.RowL2(), mo.Sign())
 VECTOR_NORMS = (mo.RMS(), mo.Diagonal())

@@ -97,5 +97,5 @@ def test_wrong_axes_are_refused_at_once(arguments, message):
 @pytest.mark.parametrize("norm", [mo.Spectral(), mo.RMS()])
 def test_axes_that_do_not_fit_are_refused_with_the_path(norm, axes, message):
     params = {"decoder": {"kernel": jnp.zeros((4, 6))}}
-    with pytest.raises(ValueError, match=rf"decoder/kernel  float32\[4,6\]: .*{message}"):
+    with pytest.raises(ValueError, match=rf"decoder/kernel  float32\[4, 6\]: .*{message}"):
         mo.NormRegistry(mo.Rule(r".*", norm, axes=axes)).resolve(params)

@@ -150,3 +150,8 @@ def test_mixed_precision_keeps_every_dtype(key):
     dual = step(grads, mo.NormSpec(mo.Spectral()))
     assert {name: str(g.dtype) for name, g in dual.items()} == {name: name for name in grads}
     assert mo.modular_norm(dual, mo.NormSpec(mo.Spectral())).dtype == jnp.float32
+
+
+def test_numpy_arrays_are_gradients_too():
+    g = np.array([[3.0, 0.0], [0.0, 0.5]], np.float32)
+    np.testing.assert_allclose(step(g, mo.NormSpec(EXACT)), np.eye(2), atol=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modula_optax as mo
-from tests.cases import LEAVES, NORMS, random_like
+from tests.cases import LEAVES, NORMS, enable_x64, random_like
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -130,7 +130,7 @@ def test_half_precision_keeps_its_dtype_and_its_unit_step(spec, shape, dtype, ke
 
 @pytest.mark.parametrize(("spec", "shape"), NORMS)
 def test_float64_is_computed_in_float64(spec, shape):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         g = jax.random.normal(jax.random.key(0), shape, jnp.float64)
         exact = one(spec)
         step = dualize(g, exact)

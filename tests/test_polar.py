@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import modula_optax as mo
-from modula_optax._polar import COEFFICIENTS, resolve_coefficients
-from tests.cases import SPECTRA, with_spectrum
+from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
+from tests.cases import SPECTRA, enable_x64, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -42,8 +42,10 @@ def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(n
     scaled = spectrum / max(np.linalg.norm(spectrum), 1e-300)
     expected = (u * scalar_response(coefficients, scaled)) @ v.T
     got = mo.polar(jnp.asarray(x, jnp.float32), coefficients)
-    # the product of the leading coefficients amplifies rounding: 1e-7 times 1e3, and 2e3 for twelve classical steps
-    np.testing.assert_allclose(got, expected, atol=5e-4)
+    # the product of the leading coefficients, 1e3 and more, amplifies rounding; in Gram form, its square does so for
+    # singular values below 1e-3, which the polynomials leave far from 1 in any case
+    faithful = shape[0] == shape[1] or spectrum[-1] > 1e-3
+    np.testing.assert_allclose(got, expected, atol=5e-4 if faithful else 5e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -156,7 +158,7 @@ def test_half_precision_is_iterated_in_float32(dtype, key):
 
 
 def test_float64_is_kept():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, u, v = with_spectrum(3, (12, 20), SPECTRA["condition 1e4"])
         got = mo.polar(jnp.asarray(x), mo.polar_express(12, 1e-5))
         assert got.dtype == jnp.float64

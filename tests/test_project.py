@@ -107,7 +107,7 @@ def test_initialization_works_from_shapes_and_under_jit(key):
 
 def test_initialization_keeps_shardings(key):
     mesh = jax.make_mesh((1,), ("data",))
-    sharding = jax.NamedSharding(mesh, jax.P("data", None))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None))
     w = jax.device_put(jnp.zeros((4, 6)), sharding)
     assert mo.initialize(key, w, SPHERE).sharding == sharding
 

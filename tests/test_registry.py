@@ -149,9 +149,9 @@ def test_all_parameters_that_do_not_suit_their_norm_are_listed():
     assert (
         "bias  float32[3]: Spectral needs at least two axes, [fan_in, fan_out]; write RMS(), or axes=Axes(" in message
     )
-    assert "count  int32[2,2]: Spectral needs real floating-point numbers; write Unnormed() or leave it out" in message
-    assert "wave  complex64[2,2]: Spectral needs real floating-point numbers" in message
-    assert "empty  float32[0,4]: has no entries; write Unnormed() or leave it out" in message
+    assert "count  int32[2, 2]: Spectral needs real floating-point numbers; write Unnormed() or leave it out" in message
+    assert "wave  complex64[2, 2]: Spectral needs real floating-point numbers" in message
+    assert "empty  float32[0, 4]: has no entries; write Unnormed() or leave it out" in message
     assert "is not an array; leave it out of the parameters (with Equinox: eqx.filter" in message
     assert "fine" not in message
 

@@ -1,0 +1,63 @@
+"""Measuring: compilation and run time of functions in turn, and where the numbers come from."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Compiled(NamedTuple):
+    """A compiled function with its arguments, and what it cost to compile."""
+
+    run: Callable[[], Any]
+    compile_seconds: float
+    temporary_megabytes: float
+    gigaflops: float
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    """Compiles a function for its arguments, without running it."""
+    lowered_at = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - lowered_at
+    analysis = program.memory_analysis()
+    memory = analysis.temp_size_in_bytes / 1e6 if analysis else float("nan")
+    flops = (program.cost_analysis() or {}).get("flops", float("nan")) / 1e9
+    return Compiled(lambda: jax.block_until_ready(program(*arguments)), seconds, memory, flops)
+
+
+def in_turn(programs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every program, run in turn so that a change of the machine's load meets all of them."""
+    for run in programs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, run in programs.items():
+            started_at = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started_at)
+    return seconds
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Ratio of two series measured in turn: the median of the ratios of each turn, and their range."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def machine() -> dict[str, Any]:
+    """Device, cores and versions that a result belongs to."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "optax": version("optax"),
+        "modula_optax": version("modula_optax"),
+    }
