@@ -158,9 +158,9 @@ def test_what_is_not_certain_is_warned_of_at_once():
         specs = mo.infer_specs(apply, params, array(1, 4))
     assert len(records) == 1
     message = str(records[0].message)
-    assert "guess  float32[3,4,6]: guessed to be linear with fan_in=(1,), fan_out=(2,)" in message
+    assert "guess  float32[3, 4, 6]: guessed to be linear with fan_in=(1,), fan_out=(2,)" in message
     assert "idle  float32[5]: unused: reaches no output" in message
-    assert "normed  float32[6,2]: linear, reparameterised" in message
+    assert "normed  float32[6, 2]: linear, reparameterised" in message
     assert "example input 0 has shape (1, 4): an axis of size 1" in message
     assert specs["guess"].confidence == "guess"
     with pytest.raises(ValueError, match="4 things to check"):

@@ -56,7 +56,7 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 
 def _facing(gate: Value, gated: Value) -> Iterable[tuple[Dim, Dim]]:
-    return zip(gate.dims, gated.dims, strict=True) if gate.dims else ()
+    return zip(gate.dims, gated.dims, strict=True) if gate.dims and gated.dims else ()
 
 
 def _constants(op: Op, a: Value, b: Value) -> Value:
