@@ -243,9 +243,9 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if kernel.is_weight and not image.is_weight:
         roles = {out_features: "out", in_features: "in"} | dict.fromkeys(window, "tap")
         groups = _record_convolution(trace, op, image, kernel, roles, groups)
-    elif image.is_weight:
-        trace.refuse(op, (image,))
     else:
+        trace.refuse(op, (image, kernel))
+    if kernel.is_activation:
         trace.note(labels_of(kernel.dims[in_features]), "row of a matrix")
         trace.note(labels_of(kernel.dims[out_features]), "column of a matrix")
     dims = list(plain(shape))

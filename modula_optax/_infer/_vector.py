@@ -39,7 +39,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return tuple(axis for axis in kinds if kinds[axis] in names)
 
     if use.kind == "mul":
-        if evidence.makes_matrix(use.param, range(len(shape))):
+        if any(evidence.has((use.param, axis), "row of a matrix", "column of a matrix") for axis in kinds):
             raise UnclearError("what it is multiplied with is used as a matrix")
         return Finding("gain", (), tuple(axis for axis in kinds if axis not in batch) or tuple(batch), use=use)
     if any("looked" in roles.get(axis, ()) for axis in kinds):

@@ -9,4 +9,5 @@ from tests.zoo import ninjax as ninjax
 from tests.zoo import nnx as nnx
 from tests.zoo import plain as plain
 from tests.zoo import plain_nets as plain_nets
+from tests.zoo import plain_papers as plain_papers
 from tests.zoo._model import ZOO as ZOO

@@ -440,3 +440,61 @@ def deepsets():
             return nn.Dense(2)(nn.relu(nn.Dense(5)(x)))
 
     return built(Net(), array(3, 6, 4))
+
+
+class ConvNeXt(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.Conv(8, (4, 4), strides=(4, 4))(x))
+        y = nn.LayerNorm()(nn.Conv(8, (7, 7), feature_group_count=8, name="depthwise")(x))
+        y = nn.Dense(8)(nn.gelu(nn.Dense(32)(y)))
+        x = x + y * self.param("gamma", nn.initializers.ones, (8,))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+@zoo_model(truth={r"depthwise/kernel": "depthwise 2 > 3 @ 0 1 / 8", r"gamma": "gain > 0"} | CONV2 | DENSE)
+def convnext():
+    return built(ConvNeXt(), array(2, 16, 16, 3))
+
+
+@zoo_model(truth={r"ConvLSTM.*kernel": "conv 2 > 3 @ 0 1"} | DENSE)
+def conv_lstm():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.RNN(nn.ConvLSTMCell(6, (3, 3)))(x).mean((1, 2, 3)))
+
+    return built(Net(), array(2, 4, 8, 8, 3))
+
+
+@zoo_model(truth=DENSE)
+def bidirectional():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.LSTMCell(4)))(x)
+
+    return built(Net(), array(2, 5, 3))
+
+
+@zoo_model(
+    truth={
+        r"DenseGeneral_0/kernel": "linear 0 > 1 2",
+        r"DenseGeneral_0/bias": "bias > 0 1",
+        r"DenseGeneral_1/kernel": "linear 0 1 > 2",
+        r"ConvLocal_0/kernel": "linear 1 > 2",
+        r"ConvLocal_0/bias": "bias > 1",
+        r"PReLU_0/negative_slope": "gain >",
+    }
+    | DENSE
+)
+def rarer_layers():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.PReLU()(nn.Dense(8)(x))
+            x = nn.DenseGeneral((2, 4))(x)
+            x = nn.GroupNorm(2)(nn.DenseGeneral(8, axis=(-2, -1))(x))
+            return nn.InstanceNorm()(nn.ConvLocal(6, (2,))(x))
+
+    return built(Net(), array(2, 5, 7))
