@@ -410,11 +410,21 @@ def test_model_reads_neither_the_future_nor_absolute_positions():
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
-def test_optimizers_start_from_the_same_shapes(name):
+def test_optimizers_start_from_the_same_weights(name):
     params, tx = start(name, GPT(32, 2, 1), 0.1, 10, 0)
+    other, _ = start("adamw", GPT(32, 2, 1), 0.1, 10, 0)
     tx.init(params)
-    specs = norms().resolve(params)
-    assert jax.tree.structure(specs) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, params, other)
+
+
+def test_inference_finds_what_the_layers_of_the_model_are():
+    model = GPT(32, 1, 1)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    roles = jax.tree.map(lambda spec: (spec.role, spec.place), norms(model, params))["params"]
+    assert roles["embed"] == {"embedding": ("embedding", "input")}
+    assert roles["head"] == {"kernel": ("linear", "head")}
+    assert roles["block_0"]["attention"]["out"] == {"kernel": ("linear", "hidden")}
+    assert roles["norm"] == {"scale": ("gain", "hidden")}
 
 
 def test_steps_to_adamw_loss_is_the_first_evaluation_below_it():
