@@ -61,6 +61,7 @@ IN_SINGLE_PRECISION = (
     "plain.fourier_of_a_parameter",
     "plain_nets.diagonal_state_space",
     "plain_nets.llama",
+    "plain_papers.hyena",
 )
 
 
