@@ -120,7 +120,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path, title: str) -> None:
     axis.axhline(1.0, color="grey", linewidth=0.8)
     axis.set_ylabel("relative to optax.contrib.muon")
     axis.set_title(title, fontsize=10)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(results), fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
