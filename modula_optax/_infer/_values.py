@@ -86,10 +86,6 @@ def labels_of(dim: Iterable[Factor]) -> Labels:
     return NONE.union(*(factor.labels for factor in dim))
 
 
-def shape_of(dims: Dims) -> tuple[int, ...]:
-    return tuple(map(size_of, dims))
-
-
 def relabel(dim: Dim, add: Labels = NONE, remove: Labels = NONE) -> Dim:
     return tuple(Factor(factor.size, (factor.labels | add) - remove) for factor in dim)
 
