@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench constraints clean
+.PHONY: demo hosts test lint format bench constraints clean
 
 demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_gpt.py $(ARGS)
+
+hosts: $(VENV)/examples.stamp
+	$(BIN)/python examples/multi_host.py $(ARGS)
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -81,7 +81,7 @@ def predict(model: GPT, params: Any, tokens: Int[Array, "batch time"]) -> Float[
 def rotate(x: Float[Array, "batch time heads size"]) -> Float[Array, "batch time heads size"]:
     """Rotary embedding: turns pairs of features by angles that grow with the position."""
     time, half = x.shape[1], x.shape[3] // 2
-    frequencies = 10_000.0 ** (-jnp.arange(half) / half)
+    frequencies = 10_000.0 ** (-jnp.arange(half, dtype=x.dtype) / half)
     angles = jnp.arange(time)[:, None, None] * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = jnp.split(x, 2, axis=-1)

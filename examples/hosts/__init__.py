@@ -1,0 +1,1 @@
+"""The parts of `multi_host.py`, one job each."""
