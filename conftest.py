@@ -13,6 +13,9 @@ import numpy as np
 import optax
 import pytest
 
+# a mesh to spread over, before the first array is made
+jax.config.update("jax_num_cpu_devices", 8)
+
 
 @pytest.fixture
 def key():

@@ -1,19 +1,19 @@
 """`dualize`: the steepest step under the modular norm, as an Optax transformation."""
 
-import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
+from modula_optax._norms import Norm
 from modula_optax._registry import resolve
+from modula_optax._spread import automatic, free_axes, spread
 
 
-def dualize(specs: Any) -> optax.GradientTransformationExtraArgs:
+def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.GradientTransformationExtraArgs:
     r"""Replaces every update by the steepest direction under its norm, as long as its spec says.
 
     .. math:: u_i = \frac{m_i}{s_i} \, \text{dualize}_i(g_i)
@@ -24,12 +24,16 @@ def dualize(specs: Any) -> optax.GradientTransformationExtraArgs:
 
     Args:
       specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from the tree at hand to a spec tree.
+      mesh_axes: axes of the mesh in force (`jax.set_mesh`) to share out the matrices over, each of which is then
+        orthogonalized by one device, once. `None`: all its axes; without a mesh every device does what it holds.
+        Parameters may be sharded in any way, and updates come back in the sharding they had.
 
     Returns:
       A transformation without state, which needs no parameters.
 
     Raises:
-      ValueError: specs do not fit the parameters; raised by `init`, or while the first update is traced.
+      ValueError: specs do not fit the parameters; raised by `init`, or while the first update is traced. Unknown mesh
+        axes.
 
     Example:
       >>> tx = dualize(NormSpec(Spectral()))
@@ -49,24 +53,30 @@ def dualize(specs: Any) -> optax.GradientTransformationExtraArgs:
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any):
         del params, extra_args
         leaves, treedef = resolve(specs, updates)
-        return treedef.unflatten(_dualize_leaves(leaves)), state
+        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed]
+        results = [leaf.value for leaf in leaves]
+        axes = free_axes(mesh_axes)
+
+        def dual_map(values: list[Array]) -> list[Array]:
+            return _dualize_leaves([leaves[i]._replace(value=x) for i, x in zip(normed, values, strict=True)], axes)
+
+        for i, dual in zip(normed, automatic(dual_map, [leaves[i].value for i in normed]), strict=True):
+            results[i] = dual
+        return treedef.unflatten(results), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _dualize_leaves(leaves: list[Leaf]) -> list[Any]:
-    """One dual map for all leaves of equal norm and canonical shape, which makes one polar factor to compile."""
+def _dualize_leaves(leaves: list[Leaf], axes: tuple[str, ...]) -> list[Array]:
+    """Leaves of equal norm go through its dual map together."""
+    groups: dict[Norm, list[int]] = defaultdict(list)
+    for i, leaf in enumerate(leaves):
+        groups[leaf.spec.norm].append(i)
     results = [leaf.value for leaf in leaves]
-    stacks: dict[Any, list[tuple[int, Array]]] = defaultdict(list)
-    for i, (_, value, spec) in enumerate(leaves):
-        if spec.is_normed:
-            g = canonical(value, spec)
-            stacks[spec.norm, g.shape[-3:], g.dtype].append((i, g))
-    for (norm, atom_shape, _), members in stacks.items():
-        stack = jnp.concatenate([g.reshape(-1, *atom_shape) for _, g in members])
-        ends = np.cumsum([math.prod(g.shape[:-3]) for _, g in members])
-        duals = jnp.split(norm.dualize(stack), ends[:-1])
-        for (i, g), dual in zip(members, duals, strict=True):
+    for norm, members in groups.items():
+        gs = [canonical(leaves[i].value, leaves[i].spec) for i in members]
+        duals = spread(norm.dualize_all, gs, axes) if axes and norm.expensive else norm.dualize_all(gs)
+        for i, dual in zip(members, duals, strict=True):
             _, value, spec = leaves[i]
-            results[i] = restored(spec.target * dual.reshape(g.shape), spec, value)
+            results[i] = restored(spec.target * dual, spec, value)
     return results

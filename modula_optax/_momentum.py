@@ -49,13 +49,12 @@ def scale_by_momentum(
         del params, extra_args
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         count = optax.safe_increment(state.count)
+        now = 1 / (1 - b1**count)
         if nesterov:
-            ahead = optax.tree.bias_correction(mu, b1, optax.safe_increment(count))
-            now = optax.tree.bias_correction(updates, b1, count)
-            averaged = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, ahead, now)
+            of_mu, of_gradient = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) * now
+            averaged = jax.tree.map(lambda m, g: (of_mu * m + of_gradient * g).astype(g.dtype), mu, updates)
         else:
-            averaged = optax.tree.bias_correction(mu, b1, count)
-        averaged = jax.tree.map(lambda u, g: u.astype(g.dtype), averaged, updates)
+            averaged = jax.tree.map(lambda m, g: (now * m).astype(g.dtype), mu, updates)
         return averaged, MomentumState(count, optax.tree.cast(mu, accumulator_dtype))
 
     return optax.GradientTransformationExtraArgs(init, update)

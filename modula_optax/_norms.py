@@ -6,7 +6,8 @@ an atom. Paths, trees and half precision are the business of the files that foll
 
 import dataclasses
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from modula_optax._axes import Axes
 from modula_optax._coefficients import Coefficients, polar_express, resolve_coefficients
-from modula_optax._polar import largest_entry, polar, resolve_scaling
+from modula_optax._polar import largest_entry, polar, polar_factors, resolve_scaling
 
 Canonical = Float[Array, "*batch taps fan_in fan_out"]
 PerAtom = Float[Array, "*batch"]
@@ -23,6 +24,9 @@ PerAtom = Float[Array, "*batch"]
 @runtime_checkable
 class Norm(Protocol):
     """What a norm must know; write your own by giving these methods to a frozen, hashable dataclass."""
+
+    # whether dual maps are so much work that, on several devices, each has an atom to itself
+    expensive: ClassVar[bool] = False
 
     def norm(self, w: Canonical) -> PerAtom:
         """Norm of every atom."""
@@ -35,6 +39,10 @@ class Norm(Protocol):
     def dualize(self, g: Canonical) -> Canonical:
         """The atom of norm one with the largest inner product with `g`; 0 for 0."""
         ...
+
+    def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
+        """`dualize` of arrays of several shapes; for norms to which together means faster."""
+        return [self.dualize(g) for g in gs]
 
     def project(self, w: Canonical) -> Canonical:
         """A retraction to the unit sphere: same direction where the norm leaves a choice; 0 for 0."""
@@ -59,10 +67,11 @@ class Spectral(Norm):
       \text{dualize}(G)_t = \tfrac{1}{K} \sqrt{d_{out} / d_{in}} \; U_t V_t^\top
 
     Args:
-      coefficients: what the polar factor of a gradient is computed with: the name of a table, or triples;
-        see `polar`.
+      coefficients: what the polar factor of a gradient is computed with: the name of a table, or polynomials;
+        see `polar`. `"six-step"` gives Modula's numbers.
       steps: how many steps of it; `None`: all.
-      scaling: the bound that a gradient is divided by first; see `polar`.
+      scaling: the bound that a gradient is divided by first, `None` for the one that suits the coefficients; see
+        `polar`.
 
     Raises:
       ValueError: unknown coefficients or scaling.
@@ -77,16 +86,18 @@ class Spectral(Norm):
       Modular Duality in Deep Learning, arXiv:2410.21265.
     """
 
-    coefficients: Coefficients = "six-step"
+    expensive: ClassVar[bool] = True
+
+    coefficients: Coefficients = "four-step"
     steps: int | None = None
-    scaling: str = "frobenius"
+    scaling: str | None = None
 
     def __post_init__(self):
-        triples = resolve_coefficients(self.coefficients, self.steps)
-        resolve_scaling(self.scaling)
+        polynomials = resolve_coefficients(self.coefficients, self.steps)
+        resolve_scaling(self.scaling, self.coefficients)
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
-            object.__setattr__(self, "coefficients", triples)
+            object.__setattr__(self, "coefficients", polynomials)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(_singular_values(w), axis=(-2, -1)) / _spectral_gain(w)
@@ -95,7 +106,11 @@ class Spectral(Norm):
         return _spectral_gain(g) * jnp.sum(_singular_values(g), axis=(-2, -1))
 
     def dualize(self, g: Canonical) -> Canonical:
-        return _spectral_gain(g) * polar(g, self.coefficients, steps=self.steps, scaling=self.scaling)
+        return self.dualize_all([g])[0]
+
+    def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
+        factors = polar_factors(gs, self.coefficients, steps=self.steps, scaling=self.scaling)
+        return [_spectral_gain(g) * factor for g, factor in zip(gs, factors, strict=True)]
 
     def project(self, w: Canonical) -> Canonical:
         # weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm

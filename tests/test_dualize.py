@@ -79,7 +79,7 @@ def test_masking_a_leaf_changes_no_other_leaf(key):
     np.testing.assert_allclose(part["blocks"][0]["w"], whole["blocks"][0]["w"], atol=1e-6)
 
 
-def test_leaves_of_one_shape_go_through_one_dual_map_and_come_back_in_order(key):
+def test_leaves_of_one_norm_go_through_its_dual_map_together_and_come_back_in_order(key):
     grads = {f"layer{i}": random_like(jax.random.fold_in(key, i), (3, 5)) for i in range(4)}
     grads |= {
         "stack": random_like(key, (2, 3, 5)),
@@ -90,7 +90,7 @@ def test_leaves_of_one_shape_go_through_one_dual_map_and_come_back_in_order(key)
     specs = {name: turned if name == "turned" else mo.NormSpec(mo.Spectral()) for name in grads}
     together = step(grads, specs)
     for name, g in grads.items():
-        np.testing.assert_allclose(together[name], step(g, specs[name]), atol=1e-6)
+        np.testing.assert_allclose(together[name], step(g, specs[name]), atol=1e-5)
 
 
 def test_unnormed_updates_pass_through_untouched():

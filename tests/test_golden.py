@@ -26,8 +26,12 @@ def dualize(g, spec):
     "name", [k.removesuffix("_grad") for k in ATOMS if k.startswith("linear") and k.endswith("grad")]
 )
 def test_linear_layers_of_modula(name):
+    recorded = ATOMS[f"{name}_dualize"]
+    step = dualize(ATOMS[f"{name}_grad"], mo.NormSpec(mo.Spectral("six-step"), OUT_IN, mass=0.7))
+    np.testing.assert_allclose(step, recorded, atol=2e-6)
+    # the default polynomials come nearer to what both are after
     step = dualize(ATOMS[f"{name}_grad"], mo.NormSpec(mo.Spectral(), OUT_IN, mass=0.7))
-    np.testing.assert_allclose(step, ATOMS[f"{name}_dualize"], atol=2e-6)
+    assert np.linalg.norm(step - recorded, 2) < 0.005 * np.linalg.norm(recorded, 2)
     sphere = mo.NormSpec(mo.Spectral(), OUT_IN, constraint=mo.UnitSphere())
     # theirs is the six-step polynomial, up to 0.4 % short of the sphere; ours lands on it
     short = ATOMS[f"{name}_project"] - mo.project(jnp.asarray(ATOMS[f"{name}_grad"]), sphere)

@@ -7,6 +7,7 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
+from modula_optax._polar import polar_factors
 from tests.cases import SPECTRA, enable_x64, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -28,9 +29,13 @@ PUBLISHED = (
 
 def scalar_response(coefficients, values):
     """What the polynomials make of single singular values, computed in float64 without any matrix."""
-    for a, b, c in coefficients:
-        values = a * values + b * values**3 + c * values**5
+    for polynomial in coefficients:
+        values = sum(c * values ** (2 * k + 1) for k, c in enumerate(polynomial))
     return values
+
+
+def schatten(values, order):
+    return max(np.sum(values**order) ** (1 / order), 1e-300)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -39,9 +44,9 @@ def scalar_response(coefficients, values):
 def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(name, spectrum, shape):
     coefficients = PUBLISHED if name == "express" else COEFFICIENTS[name]
     x, u, v = with_spectrum(0, shape, spectrum)
-    scaled = spectrum / max(np.linalg.norm(spectrum), 1e-300)
+    scaled = spectrum / schatten(spectrum, 8 if name == "four-step" else 2)
     expected = (u * scalar_response(coefficients, scaled)) @ v.T
-    got = mo.polar(jnp.asarray(x, jnp.float32), coefficients)
+    got = mo.polar(jnp.asarray(x, jnp.float32), PUBLISHED if name == "express" else name)
     # the product of the leading coefficients, 1e3 and more, amplifies rounding; in Gram form, its square does so for
     # singular values below 1e-3, which the polynomials leave far from 1 in any case
     faithful = shape[0] == shape[1] or spectrum[-1] > 1e-3
@@ -53,11 +58,16 @@ def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(n
 def test_the_default_agrees_with_the_svd_to_its_stated_tolerance(name, shape):
     x, u, v = with_spectrum(1, shape, SPECTRA[name])
     difference = np.asarray(mo.polar(jnp.asarray(x, jnp.float32))) - u @ v.T
-    # all relative singular values are above 0.003, where the six steps reach at least 0.97
-    assert np.linalg.norm(difference, 2) < 0.03
+    # all singular values are at least 0.8 % of the bound, where the four steps reach 0.99
+    assert np.linalg.norm(difference, 2) < 0.01
 
 
-def test_the_default_stays_in_its_stated_band_and_never_reaches_one():
+def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
+    assert scalar_response(COEFFICIENTS["four-step"], np.linspace(0, 1 + 1e-6, 100_001)).max() < 1 - 1.9e-5
+    assert scalar_response(COEFFICIENTS["four-step"], np.geomspace(0.01, 1, 100_001)).min() > 0.9999
+    # in the arithmetic it runs in, too
+    single = [[np.float32(c) for c in polynomial] for polynomial in COEFFICIENTS["four-step"]]
+    assert scalar_response(single, np.linspace(0, 1, 100_001, dtype=np.float32)).max() < 1
     assert scalar_response(COEFFICIENTS["six-step"], np.linspace(0, 1, 100_001)).max() < 0.9994
     band = scalar_response(COEFFICIENTS["six-step"], np.linspace(0.01, 1, 100_001))
     assert band.min() > 0.9955
@@ -65,6 +75,20 @@ def test_the_default_stays_in_its_stated_band_and_never_reaches_one():
         1.145, abs=2e-3
     )
     assert scalar_response(COEFFICIENTS["muon"], np.linspace(0, 1, 100_001)).max() == pytest.approx(1.202, abs=2e-3)
+
+
+def test_no_polynomials_of_the_same_degrees_come_nearer_to_one_than_the_default():
+    """Every step of a best composition attains its largest error, with alternating sign, at one point more than it has
+    coefficients (Chebyshev)."""
+    lower, upper = 0.01, 1.0
+    for polynomial in COEFFICIENTS["four-step"]:
+        values = np.geomspace(lower, upper, 200_001)
+        response = scalar_response([polynomial], values)
+        # the last step is scaled to stay below one
+        error = response / (response.max() + response.min()) * 2 - 1
+        signs = np.sign(error[np.abs(error) > 0.99 * np.abs(error).max()])
+        assert 1 + np.count_nonzero(np.diff(signs)) == len(polynomial) + 1
+        lower, upper = response.min(), response.max()
 
 
 def test_polar_express_is_the_published_table():
@@ -96,7 +120,7 @@ def test_safety_shrinks_the_argument_of_every_step_but_the_last():
         np.testing.assert_allclose(guarded, (a / 1.01, b / 1.01**3, c / 1.01**5))
 
 
-@pytest.mark.parametrize("scaling", ["frobenius", "schatten", "spectral"])
+@pytest.mark.parametrize("scaling", ["frobenius", "schatten", "schatten-eight", "spectral"])
 def test_every_bound_leads_to_the_same_polar_factor(scaling):
     x, u, v = with_spectrum(2, (12, 20), SPECTRA["linear"])
     got = mo.polar(jnp.asarray(x, jnp.float32), mo.polar_express(10, 1e-3), scaling=scaling)
@@ -110,7 +134,7 @@ def test_row_by_row_scaling_gives_an_orthogonal_matrix_of_the_same_row_space():
     np.testing.assert_allclose(got @ v @ v.T, got, atol=2e-5)
 
 
-@pytest.mark.parametrize("scaling", ["frobenius", "schatten", "spectral", "aol"])
+@pytest.mark.parametrize("scaling", [None, "frobenius", "schatten", "schatten-eight", "spectral", "aol"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
 def test_scale_does_not_matter(scale, scaling, key):
     x = jax.random.normal(key, (3, 5, 8))
@@ -120,12 +144,25 @@ def test_scale_does_not_matter(scale, scaling, key):
 def test_a_stack_is_the_polar_factor_of_each(key):
     x = jax.random.normal(key, (2, 3, 4, 7))
     one_by_one = jnp.stack([jnp.stack([mo.polar(m) for m in row]) for row in x])
-    np.testing.assert_allclose(mo.polar(x), one_by_one, atol=1e-6)
+    np.testing.assert_allclose(mo.polar(x), one_by_one, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+def test_matrices_of_one_shorter_side_share_an_iteration_and_come_back_in_order(count, key):
+    shapes = [(4, 4 + 3 * i) if i % 2 else (4 + 3 * i, 4) for i in range(count)]
+    xs = [jax.random.normal(jax.random.fold_in(key, i), shape) for i, shape in enumerate(shapes)]
+    for x, together in zip(xs, polar_factors(xs), strict=True):
+        np.testing.assert_allclose(together, mo.polar(x), atol=1e-5)
+
+
+def test_a_stack_larger_than_a_slice_is_the_polar_factor_of_each(key):
+    x = jax.random.normal(key, (5, 800, 900))
+    np.testing.assert_allclose(mo.polar(x)[3], mo.polar(x[3]), atol=1e-5)
 
 
 def test_transposition_commutes(key):
     x = jax.random.normal(key, (5, 9))
-    np.testing.assert_allclose(mo.polar(x.T), mo.polar(x).T, atol=1e-6)
+    np.testing.assert_allclose(mo.polar(x.T), mo.polar(x).T, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0), (0, 3, 4), (3, 0, 4)])
@@ -175,9 +212,9 @@ def test_steps_take_a_prefix_or_repeat_the_last_triple():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'six-step', 'five-step'"),
+        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'four-step', 'six-step'"),
         ({"coefficients": (3.4, -4.7, 2.0)}, r"must be triples .* A single triple is written"),
-        ({"coefficients": ()}, r"one or more triples"),
+        ({"coefficients": ()}, r"must be triples \(a, b, c\)"),
         ({"coefficients": ((1.0, float("nan"), 0.0),)}, r"finite numbers"),
         ({"steps": 0}, r"steps must be an integer of at least 1; got 0"),
         ({"steps": 2.5}, r"steps must be an integer of at least 1; got 2.5"),
