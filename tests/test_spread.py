@@ -1,0 +1,174 @@
+"""Several devices: the same results, in the same shardings, each matrix orthogonalized on one device, once."""
+
+import re
+from collections import Counter
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import modula_optax as mo
+from tests.cases import random_like
+
+SHAPES = {"qkv": (32, 96), "out": (32, 32), "up": (32, 128), "down": (128, 32), "stacked": (3, 32, 64), "bias": (128,)}
+SPECS = {name: mo.NormSpec(mo.RMS() if len(shape) == 1 else mo.Spectral()) for name, shape in SHAPES.items()}
+MESHES = {"line": ((8,), ("data",)), "square": ((4, 2), ("data", "model"))}
+LAYOUTS = {
+    "replicated": ("line", P()),
+    "fully sharded": ("line", P("data", None)),
+    "tensor parallel": ("square", P(None, "model")),
+    "both": ("square", P("data", "model")),
+}
+
+
+def gradients(key, layers=2):
+    return [
+        {
+            name: random_like(jax.random.fold_in(key, 10 * layer + i), shape)
+            for i, (name, shape) in enumerate(SHAPES.items())
+        }
+        for layer in range(layers)
+    ]
+
+
+def make_mesh(layout, kind):
+    shape, names = MESHES[LAYOUTS[layout][0]]
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
+
+
+def laid_out(tree, mesh, spec):
+    """Matrices in the layout, whatever they are stacks of; vectors on every device."""
+
+    def place(x):
+        axes = P(*[None] * (x.ndim - 2), *spec) if x.ndim > 1 and spec else P()
+        return jax.device_put(x, NamedSharding(mesh, axes))
+
+    return jax.tree.map(place, tree)
+
+
+def collectives(compiled):
+    found = re.findall(
+        r" (all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(?:-start)?\(", compiled.as_text()
+    )
+    return Counter(found)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eight_devices_give_what_one_gives_where_it_came_from(layout, kind, key):
+    grads = gradients(key)
+    specs = [SPECS] * len(grads)
+    tx = mo.dualize(specs)
+    alone, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    mesh = make_mesh(layout, kind)
+    with jax.set_mesh(mesh):
+        spread_out = laid_out(grads, mesh, LAYOUTS[layout][1])
+        together, _ = jax.jit(tx.update)(spread_out, tx.init(spread_out))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
+    for after, before in zip(jax.tree.leaves(together), jax.tree.leaves(spread_out), strict=True):
+        assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
+
+
+@pytest.mark.parametrize("layout", ["fully sharded", "both"])
+def test_matrices_travel_in_one_exchange_for_each_shape_and_mesh_axis(layout, key):
+    grads = gradients(key)
+    tx = mo.dualize([SPECS] * len(grads))
+    mesh = make_mesh(layout, AxisType.Auto)
+    with jax.set_mesh(mesh):
+        spread_out = laid_out(grads, mesh, LAYOUTS[layout][1])
+        found = collectives(jax.jit(tx.update).lower(spread_out, tx.init(spread_out)).compile())
+    shapes = len([name for name in SHAPES if name != "bias"])
+    assert found == {"all-to-all": 2 * shapes * len(mesh.axis_names)}
+
+
+def test_a_device_does_its_share_of_the_work(key):
+    grads = gradients(key, layers=8)
+
+    def flops(grads):
+        tx = mo.dualize([SPECS] * len(grads))
+        return jax.jit(tx.update).lower(grads, tx.init(grads)).compile().cost_analysis()["flops"]
+
+    # no loops, which would be counted as one turn
+    alone = len(grads) * flops(grads[:1])
+    mesh = make_mesh("replicated", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        assert flops(laid_out(grads, mesh, P())) < alone / 7
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_state_keeps_its_shardings_and_training_compiles_as_often_as_with_sgd(layout, kind, key):
+    def compilations(tx, params):
+        step = jax.jit(lambda p, s, g: (lambda u, s: (optax.apply_updates(p, u), s))(*tx.update(g, s, p)))
+        state = tx.init(params)
+        shardings = [x.sharding for x in jax.tree.leaves((params, state))]
+        for _ in range(3):
+            params, state = step(params, state, params)
+        for x, before in zip(jax.tree.leaves((params, state)), shardings, strict=True):
+            assert x.ndim == 0 or x.sharding.is_equivalent_to(before, x.ndim)
+        return step._cache_size()
+
+    params = gradients(key)
+    mesh = make_mesh(layout, kind)
+    with jax.set_mesh(mesh):
+        params = laid_out(params, mesh, LAYOUTS[layout][1])
+        ours = compilations(mo.modular(0.1, [SPECS] * 2), params)
+        assert ours <= compilations(optax.sgd(0.1, momentum=0.9), params)
+
+
+def test_only_the_axes_asked_for_are_spread_over(key):
+    grads = gradients(key)
+    mesh = make_mesh("both", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        placed = laid_out(grads, mesh, P("data", "model"))
+        tx = mo.dualize([SPECS] * 2, mesh_axes=("model",))
+        got, _ = jax.jit(tx.update)(placed, tx.init(placed))
+        alone, _ = jax.jit(mo.dualize([SPECS] * 2, mesh_axes=()).update)(placed, tx.init(placed))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, alone)
+        with pytest.raises(ValueError, match=r"mesh_axes names \['tensor'\], but the axes .* are \['data', 'model'\]"):
+            mo.dualize([SPECS] * 2, mesh_axes=("tensor",)).update(placed, tx.init(placed))
+
+
+def test_inside_shard_map_every_device_does_what_it_holds(key):
+    g = random_like(key, (8, 16, 24))
+    tx = mo.dualize(mo.NormSpec(mo.Spectral()))
+    mesh = make_mesh("replicated", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        update = jax.shard_map(lambda g: tx.update(g, optax.EmptyState())[0], in_specs=P("data"), out_specs=P("data"))
+        np.testing.assert_allclose(jax.jit(update)(g), tx.update(g, optax.EmptyState())[0], atol=1e-5)
+
+
+def test_without_jit_too(key):
+    grads = gradients(key, layers=1)
+    tx = mo.dualize([SPECS])
+    alone, _ = tx.update(grads, tx.init(grads))
+    mesh = make_mesh("fully sharded", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        placed = laid_out(grads, mesh, P("data", None))
+        together, _ = tx.update(placed, tx.init(placed))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_sharded_heads_taps_and_groups(kind, key):
+    """Axes that are merged on the way to a matrix may be sharded."""
+    shapes = {"heads": (32, 8, 16), "merged": (8, 4, 32), "conv": (3, 3, 16, 32)}
+    specs = {
+        "heads": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=0, fan_out=(1, 2))),
+        "merged": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=(0, 1), fan_out=2)),
+        "conv": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=2, fan_out=3, taps=(0, 1))),
+    }
+    layouts = {"heads": P(None, "data", None), "merged": P("data", None, None), "conv": P(None, None, None, "data")}
+    grads = {name: random_like(key, shape) for name, shape in shapes.items()}
+    tx = mo.dualize(specs)
+    alone, _ = tx.update(grads, tx.init(grads))
+    mesh = make_mesh("replicated", kind)
+    with jax.set_mesh(mesh):
+        placed = {name: jax.device_put(g, NamedSharding(mesh, layouts[name])) for name, g in grads.items()}
+        together, _ = jax.jit(tx.update)(placed, tx.init(placed))
+    for name, g in alone.items():
+        np.testing.assert_allclose(together[name], g, atol=1e-5)
+        assert together[name].sharding.is_equivalent_to(placed[name].sharding, g.ndim)
