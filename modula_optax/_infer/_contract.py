@@ -1,4 +1,4 @@
-"""Rules of contractions and convolutions: where matrices and kernels meet activations."""
+"""Rules of contractions: where matrices meet activations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -232,56 +232,3 @@ def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Valu
 
 def _comes_from(dim: Dim, maker: int) -> bool:
     return any(param == maker for param, _ in labels_of(dim))
-
-
-def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    image, kernel = settle(trace, op, ins[0]), settle(trace, op, ins[1])
-    numbers, shape = op.params["dimension_numbers"], trace.shape(op.outs[0])
-    out_features, in_features, *window = numbers.rhs_spec
-    groups = op.params["feature_group_count"]
-    feature = kernel.dims[out_features]
-    if kernel.is_weight and not image.is_weight:
-        roles = {out_features: "out", in_features: "in"} | dict.fromkeys(window, "tap")
-        groups = _record_convolution(trace, op, image, kernel, roles, groups)
-    else:
-        trace.refuse(op, (image, kernel))
-    if kernel.is_activation:
-        trace.note(labels_of(kernel.dims[in_features]), "row of a matrix")
-        trace.note(labels_of(kernel.dims[out_features]), "column of a matrix")
-    dims = list(plain(shape))
-    sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
-    for i, dim in zip(numbers.out_spec, sources, strict=True):
-        dims[i] = resize(dim, shape[i])
-    return Value(unmarked(tuple(dims)), data=True, deep=True)
-
-
-def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, str], groups: int) -> int:
-    """Records a use of every part of a kernel; returns how many groups are left within an atom."""
-    left = groups
-    for part in kernel.parts:
-        axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
-        axes, left = _split_off_batch(axes, groups)
-        trace.use(op, kernel, part, "conv", axes, groups=left, deep=image.deep, weak=image.is_constant)
-    _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups)
-    return left
-
-
-def _note_inputs(trace: Trace, feature: Dim, groups: int) -> None:
-    """Channels of a group are contracted; the groups themselves may be a batch of kernels."""
-    for i, factor in enumerate(feature):
-        if groups > 1 and groups % factor.size == 0:
-            groups //= factor.size
-            trace.note(factor.labels, "batched" if i + 1 < len(feature) else "grouped")
-        else:
-            trace.note(factor.labels, "contracted")
-
-
-def _split_off_batch(axes: list[AxisUse], groups: int) -> tuple[list[AxisUse], int]:
-    """A batch of kernels is run as groups: their axis is the slowest of the merged output features."""
-    outputs = [axis for axis in axes if axis.role == "out"]
-    for axis in outputs[:-1]:
-        if groups % axis.size:
-            break
-        groups //= axis.size
-        axes = [other._replace(role="batch") if other is axis else other for other in axes]
-    return axes, groups

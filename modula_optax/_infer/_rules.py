@@ -1,6 +1,7 @@
 """The table of rules: what each primitive does to an abstract value, by the primitive's name."""
 
-from modula_optax._infer._contract import convolution, dot_general, ragged_dot
+from modula_optax._infer._contract import dot_general, ragged_dot
+from modula_optax._infer._convolve import convolution
 from modula_optax._infer._elementwise import binary, nonlinear, reduce, select
 from modula_optax._infer._lookup import dynamic_slice, dynamic_update_slice, gather, scatter
 from modula_optax._infer._structure import (

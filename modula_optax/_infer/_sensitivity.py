@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from modula_optax._infer._finding import Finding
 from modula_optax._infer._model import Model
+from modula_optax._infer._normalise import Normalisations
 from modula_optax._infer._program import Block, Loop, Op, Program, source
 from modula_optax._infer._regions import STRUCTURAL, Regions
 from modula_optax._infer._trace import Trace
@@ -77,13 +78,12 @@ class _Backward:
         self.model, self.program, self.trace = model, program, trace
         self.values = trace.values
         self.regions = Regions(program, trace.values)
-        self.softmaxes: set[int] = set()
+        self.normalised = Normalisations(program, trace.values, self.regions.producers)
 
     def run(self) -> dict[int, float]:
         found: dict[int, float] = {}
         for position in self.program.outputs:
             found[position] = 1.0
-        self._mark_softmaxes(self.program.block)
         self._block(self.program.block, found)
         return found
 
@@ -100,7 +100,7 @@ class _Backward:
     def _operation(self, op: Op, out: int, after: float, found: dict[int, float]) -> None:
         if op.name == "stop_gradient" or not self._moves(out):
             return
-        if out in self.softmaxes:
+        if out in self.normalised.softmaxes:
             # from l-infinity to l1; what is exponentiated counts, its maximum and the normaliser do not
             exponential = self.regions.producers[op.ins[0]]
             _add(found, exponential.ins[0], after)
@@ -125,7 +125,7 @@ class _Backward:
 
     def _factor(self, op: Op, i: int) -> float:
         """Lipschitz constant of an operation in one of its operands, the others at norm one."""
-        if op.name in ("sub", "mul", "div") and self._is_statistic(op, i):
+        if op.name in ("sub", "mul", "div") and self.normalised.is_statistic(op, i):
             return 0.0
         if op.name in ("mul", "div"):
             return self._product(op, i)
@@ -146,7 +146,7 @@ class _Backward:
             largest = float(abs(constant).max())
             return largest if op.name == "mul" else 1.0 / float(abs(constant).min())
         either = self.values[op.ins[0]].is_weight or self.values[op.ins[1]].is_weight
-        if either or self._is_statistic(op, 1 - i):
+        if either or self.normalised.is_statistic(op, 1 - i):
             return 1.0
         raise UnsoundError(f"{self._where(op)} multiplies two activations, which no norm here bounds")
 
@@ -154,7 +154,7 @@ class _Backward:
         left, right = (self.values[i] for i in op.ins[:2])
         if left.is_weight or right.is_weight or self._is_parameter_use(op):
             return 1.0
-        if any(self._is_distribution(i) for i in op.ins[:2]):
+        if any(self.normalised.is_distribution(i) for i in op.ins[:2]):
             return 1.0
         if op.name != "dot_general":
             raise UnsoundError(f"{self._where(op)} has no rule")
@@ -169,53 +169,6 @@ class _Backward:
         if op.name == "reduce_window_sum":
             return float(math.prod(op.params["window_dimensions"]))
         return math.prod(self.regions.shape(op.ins[0])) / math.prod(self.regions.shape(op.outs[0]))
-
-    def _mark_softmaxes(self, block: Block) -> None:
-        for op in block:
-            if isinstance(op, Loop):
-                self._mark_softmaxes(op.body)
-            elif op.name == "div" and self._is_softmax(op):
-                self.softmaxes.add(op.outs[0])
-
-    def _is_softmax(self, op: Op) -> bool:
-        numerator, total = op.ins
-        producer = self.regions.producers.get(numerator)
-        if producer is None or producer.name != "exp":
-            return False
-        summed = self._before_reshaping(total)
-        return (
-            summed is not None
-            and summed.name == "reduce_sum"
-            and self._origin(summed.ins[0]) == self._origin(numerator)
-        )
-
-    def _before_reshaping(self, position: int) -> Op | None:
-        op = self.regions.producers.get(position)
-        while op is not None and op.name in STRUCTURAL and len(op.ins) == 1:
-            op = self.regions.producers.get(op.ins[0])
-        return op
-
-    def _origin(self, position: int) -> int:
-        op = self._before_reshaping(position)
-        return op.outs[0] if op is not None else position
-
-    def _is_distribution(self, position: int) -> bool:
-        return self._origin(position) in self.softmaxes
-
-    def _is_statistic(self, op: Op, i: int) -> bool:
-        """Whether an operand is a mean or a length that a normalisation subtracts or divides by."""
-        return self._reduces(op.ins[i]) and not self._reduces(op.ins[1 - i])
-
-    def _reduces(self, position: int) -> bool:
-        op = self.regions.producers.get(position)
-        if op is None or self.values[position].is_constant:
-            return False
-        if op.name.startswith("reduce_") and op.name not in ("reduce_precision",):
-            return True
-        if op.name in ("dot_general", "conv_general_dilated", "gather", "concatenate") or op.outs[0] in self.softmaxes:
-            return False
-        moving = [operand for operand in op.ins if not self.values[operand].is_constant]
-        return bool(moving) and all(self._reduces(operand) for operand in moving)
 
     def _loop(self, loop: Loop, found: dict[int, float]) -> None:
         if not any(found.get(out) for out in _written(loop)):
