@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from modula_optax._infer._program import Block, Loop, Op, Program
+from modula_optax._infer._slopes import GRID, largest_slope
 from modula_optax._infer._values import Value
 
 
@@ -127,10 +128,8 @@ class Regions:
 
     def _computed_slope(self, position: int, region: Region) -> float:
         if region.is_pointwise and not region.is_linear:
-            grid = jnp.linspace(-100.0, 100.0, 400_001, dtype=jnp.float32)
-            function = self._function(position, region.root, lambda x: jnp.broadcast_to(x.reshape(-1)[0], grid.shape))
-            _, slopes = jax.jvp(function, (grid,), (jnp.ones_like(grid),))
-            return float(jnp.max(jnp.abs(slopes)))
+            scalars = lambda x: jnp.broadcast_to(x.reshape(-1)[0], GRID.shape)  # noqa: E731
+            return largest_slope(self._function(position, region.root, scalars))
         return self._operator_norm(position, region.root)
 
     def _operator_norm(self, position: int, root: int) -> float:
