@@ -54,6 +54,8 @@ def _row(leaf: Leaf, total: int) -> tuple[str, ...]:
     parts = [f"{label}=({','.join(map(str, indices))})" for label, indices in named if indices]
     if axes.groups > 1:
         parts.append(f"groups={axes.groups}")
+    if spec.blocks:
+        parts.append(f"blocks={'+'.join(map(str, spec.blocks))}")
     numbers = (spec.mass, spec.sensitivity, spec.target)
     return path, shape, name, " ".join(parts), *(f"{number:.4g}" for number in numbers), share
 

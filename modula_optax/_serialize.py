@@ -109,7 +109,7 @@ def _named(path: str, value: Any, module: Any) -> dict[str, Any] | None:
 
 
 def _spec(entry: dict[str, Any]) -> NormSpec:
-    arguments = dict(entry)
+    arguments = {name: _frozen(value) for name, value in entry.items()}
     arguments["norm"] = _build(entry["norm"], _norms)
     arguments["constraint"] = _build(entry["constraint"], _constraints)
     arguments["axes"] = None if entry["axes"] is None else Axes(**entry["axes"])

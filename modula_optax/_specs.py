@@ -29,6 +29,8 @@ class NormSpec:
       role: what inference found the parameter to do, such as `"linear"`.
       place: `"input"`, `"hidden"` or `"head"`, by inference.
       confidence: `"certain"`, `"evidence"` or `"guess"`, by inference.
+      blocks: sizes of the pieces that the model cuts the outputs of a matrix into, by inference: `(6, 6, 6)` for a
+        fused query-key-value kernel. The norm is that of the whole, unless `axes` has `groups`.
       why: what showed the role, by inference: a primitive and its place in the user's code; not compared.
       atoms: how many layers the parameter stacks, the size of its batch axes; filled in where specs are resolved
         from parameters, and counted by `tare`.
@@ -50,6 +52,7 @@ class NormSpec:
     place: str | None = None
     confidence: str | None = None
     atoms: int = 1
+    blocks: tuple[int, ...] = ()
     why: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):

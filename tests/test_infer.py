@@ -144,6 +144,81 @@ def test_overrides_win_and_keep_the_axes_found():
     assert specs["w1"].norm == mo.Spectral()
 
 
+# Blocks
+
+
+def attend(q, k, v):
+    return jax.nn.softmax(q @ k.swapaxes(-1, -2)) @ v
+
+
+def cut_by_split(p, x):
+    return attend(*jnp.split(x @ p["qkv"], 3, -1)) @ p["o"]
+
+
+def cut_by_slices(p, x):
+    y = x @ p["qkv"]
+    return attend(y[..., :12], y[..., 12:24], y[..., 24:]) @ p["o"]
+
+
+def cut_by_heads(p, x):
+    q, k, v = (x @ p["qkv"]).reshape(2, 5, 3, 2, 6).transpose(2, 0, 3, 1, 4)
+    return attend(q, k, v).swapaxes(1, 2).reshape(2, 5, 12) @ p["o"]
+
+
+def cut_as_weights(p, x):
+    return attend(*(x @ w for w in jnp.split(p["qkv"], 3, -1))) @ p["o"]
+
+
+@pytest.mark.parametrize("apply", [cut_by_split, cut_by_slices, cut_by_heads, cut_as_weights])
+def test_a_fused_kernel_is_one_matrix_and_shows_its_blocks(apply):
+    params = shapes(qkv=(4, 36), o=(12, 4))
+    specs = mo.infer_specs(apply, params, array(2, 5, 4))
+    assert (specs["qkv"].axes, specs["qkv"].blocks) == (mo.Axes(0, 1), (12, 12, 12))
+    assert specs["o"].blocks == ()
+    assert "in=(0) out=(1) blocks=12+12+12" in mo.summarize(specs, params)
+
+
+def test_blocks_of_a_kernel_with_axes_of_its_own_for_them():
+    def apply(p, x):
+        q, k, v = jnp.einsum("btd,dsh->sbth", x, p["qkv"])
+        return attend(q, k, v)
+
+    specs = mo.infer_specs(apply, shapes(qkv=(4, 3, 5)), array(2, 6, 4))
+    assert (specs["qkv"].axes, specs["qkv"].blocks) == (mo.Axes(0, (1, 2)), (5, 5, 5))
+
+
+def test_blocks_need_not_be_of_one_size():
+    specs = mo.infer_specs(
+        lambda p, x: [jnp.tanh(y) for y in jnp.split(x @ p["w"], (3, 5), -1)], shapes(w=(4, 9)), array(5, 4)
+    )
+    assert specs["w"].blocks == (3, 2, 4)
+
+
+NO_BLOCKS = {
+    "one of many": lambda p, x: (x @ p["w"])[:, :2],
+    "shifted": lambda p, x: (x @ p["w"])[:, 1:] - (x @ p["w"])[:, :-1],
+    "interleaved": lambda p, x: jnp.split((x @ p["w"]).reshape(5, 2, 4), 2, -1),
+    "of rows": lambda p, x: jnp.split(x, 2, -1)[0] @ p["w"][:2] + jnp.split(x, 2, -1)[1] @ p["w"][2:],
+}
+
+
+@pytest.mark.parametrize("name", NO_BLOCKS)
+def test_other_cuts_are_no_blocks(name):
+    specs = mo.infer_specs(NO_BLOCKS[name], shapes(w=(4, 8)), array(5, 4))
+    assert (specs["w"].axes, specs["w"].blocks) == (mo.Axes(0, 1), ())
+
+
+def test_an_override_makes_each_block_a_matrix(key):
+    params = {"qkv": jax.random.normal(key, (4, 36)), "o": jax.random.normal(key, (12, 4))}
+    rules = mo.NormRegistry(mo.Rule("qkv", mo.Spectral(), axes=mo.Axes(0, 1, groups=3)))
+    specs = mo.infer_specs(cut_by_split, params, array(2, 5, 4), overrides=rules)
+    assert specs["qkv"].blocks == (12, 12, 12)
+    tx = mo.dualize(specs)
+    step, _ = tx.update(params, tx.init(params))
+    for block in jnp.split(step["qkv"], 3, -1):
+        assert jnp.linalg.norm(block, 2) == pytest.approx((12 / 4) ** 0.5, rel=5e-3)
+
+
 # One warning
 
 

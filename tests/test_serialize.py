@@ -21,6 +21,7 @@ SPECS = {
         place="head",
         confidence="evidence",
         atoms=4,
+        blocks=(3, 3),
         why="dot_general at model.py:3",
     ),
     "b": {"c": mo.NormSpec(mo.RMS()), "d": mo.NormSpec(mo.Unnormed())},

@@ -13,7 +13,10 @@ _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found out about a parameter; `problem` says why its role is unknown, `notes` what else to tell."""
+    """What was found out about a parameter; `problem` says why its role is unknown, `notes` what else to tell.
+
+    `blocks` are the sizes of the pieces that its outputs are cut into.
+    """
 
     role: str
     fan_in: tuple[int, ...] = ()
@@ -25,6 +28,7 @@ class Finding:
     use: Use | None = None
     problem: str = ""
     notes: tuple[str, ...] = ()
+    blocks: tuple[int, ...] = ()
 
 
 class UnclearError(Exception):

@@ -147,7 +147,16 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     findings = classify(
         [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence, trace.uses), reached, parameters
     )
-    return [check_dtype(f, leaf) for f, leaf in zip(findings, model.leaves, strict=True)], program, trace
+    findings = [
+        dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace))
+        for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))
+    ]
+    return findings, program, trace
+
+
+def blocks_of(param: int, finding: Finding, leaf: Any, trace: Trace) -> tuple[int, ...]:
+    """Sizes of the blocks that the outputs of a matrix are cut into."""
+    return trace.pieces.blocks(param, finding.fan_out, leaf.shape) if finding.role in ("linear", "conv") else ()
 
 
 def matrices_by_output(uses: Sequence[Use]) -> dict[int, frozenset[int]]:
@@ -186,7 +195,7 @@ def _spec(
     """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is."""
     if rule is not None:
         axes = rule.axes or axes_for(finding, rule.norm)
-        found = dataclasses.replace(rule, axes=axes, role=finding.role, place=finding.place)
+        found = dataclasses.replace(rule, axes=axes, role=finding.role, place=finding.place, blocks=finding.blocks)
         return count_atoms(dataclasses.replace(found, confidence="certain", why="override"), leaf.shape)
     norm = defaults[finding.role]
     if norm is None:
@@ -200,6 +209,7 @@ def _spec(
         role=finding.role,
         place=finding.place,
         confidence=finding.confidence,
+        blocks=finding.blocks,
         why=why(finding),
     )
     return count_atoms(spec, leaf.shape)

@@ -1,5 +1,6 @@
 """Rules of the primitives that move entries of an array around, whatever the array is."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._program import Op
@@ -49,6 +50,7 @@ def reshaped(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if op.params.get("dimensions") is not None:
         dims = tuple(dims[i] for i in op.params["dimensions"])
     result = value._replace(dims=reshape(dims, shape))
+    trace.pieces.reshaped(dims, result.dims)
     if value.is_activation:
         for dim in result.dims:
             if len(dim) > 1:
@@ -90,6 +92,8 @@ def iota(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def static_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     shape = trace.shape(op.outs[0])
+    for dim, start, stop in zip(ins[0].dims, op.params["start_indices"], op.params["limit_indices"], strict=True):
+        trace.pieces.cut(dim, start, stop)
     selected = [i for i, dim in enumerate(ins[0].dims) if shape[i] == 1 < size_of(dim)]
     return select_axes(ins[0], selected, "picked")._replace(dims=_without(ins[0].dims, selected, shape))
 
@@ -190,6 +194,8 @@ def stack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
     axis = op.params["axis"]
+    for i in range(len(op.outs)):
+        trace.pieces.cut(ins[0].dims[axis], i, i + 1)
     value = select_axes(ins[0], [axis], "picked")
     return (value._replace(dims=(*value.dims[:axis], *value.dims[axis + 1 :])),) * len(op.outs)
 
@@ -212,4 +218,7 @@ def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Val
 
 
 def split(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    ends = (0, *itertools.accumulate(map(int, op.params["sizes"])))
+    for start, stop in itertools.pairwise(ends):
+        trace.pieces.cut(ins[0].dims[op.params["axis"]], start, stop)
     return tuple(ins[0]._replace(dims=_resized(ins[0].dims, trace.shape(out))) for out in op.outs)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from modula_optax._infer._blocks import Pieces
 from modula_optax._infer._program import Block, Loop, Op, Program
 from modula_optax._infer._values import (
     Dim,
@@ -74,6 +75,7 @@ class Trace:
         self.products: dict[int, range] = {}
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
+        self.pieces = Pieces()
 
     def shape(self, position: int) -> tuple[int, ...]:
         return tuple(getattr(self.avals[position], "shape", ()))

@@ -1,0 +1,58 @@
+"""Blocks: the pieces that the outputs of a layer are cut into, as those of a fused query-key-value kernel."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from modula_optax._infer._values import Dim, Dims, Label, Labels
+
+
+class Piece(NamedTuple):
+    """Entries `start` to `stop` of an axis that was seen as `size` entries."""
+
+    start: int
+    stop: int
+    size: int
+
+
+class Pieces:
+    """What was cut out of the axes that parameters made."""
+
+    def __init__(self):
+        self._pieces: dict[Label, set[Piece]] = {}
+        self._leading: set[tuple[Label, int]] = set()
+
+    def cut(self, dim: Dim, start: int, stop: int) -> None:
+        """Entries `start` to `stop` of an axis were taken."""
+        if len(dim) == 1 and stop - start < dim[0].size:
+            for label in dim[0].labels:
+                self._pieces.setdefault(label, set()).add(Piece(start, stop, dim[0].size))
+
+    def reshaped(self, before: Dims, after: Dims) -> None:
+        """Axes were reshaped: where one was split, its slowest part counts blocks."""
+        sizes: dict[Labels, list[int]] = {}
+        for dim in after:
+            for factor in dim:
+                sizes.setdefault(factor.labels, []).append(factor.size)
+        for dim in before:
+            for factor in dim:
+                parts = sizes.get(factor.labels, [factor.size])
+                # of two parts of one size it could not be told later which of them was cut
+                if len(parts) > 1 and math.prod(parts) == factor.size and parts.count(parts[0]) == 1:
+                    self._leading.update((label, parts[0]) for label in factor.labels)
+
+    def blocks(self, param: int, axes: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+        """Sizes of the blocks that these axes, flattened, were cut into; none if pieces overlap or leave gaps."""
+        if not axes:
+            return ()
+        label, entries = (param, axes[0]), math.prod(shape[axis] for axis in axes)
+        pieces = sorted(
+            (piece.start * entries // piece.size, piece.stop * entries // piece.size)
+            for piece in self._pieces.get(label, ())
+            if piece.size == shape[axes[0]] or (label, piece.size) in self._leading
+        )
+        ends = [0, *(stop for _, stop in pieces)]
+        if ends[-1] != entries or any(start != end for (start, _), end in zip(pieces, ends, strict=False)):
+            return ()
+        return tuple(after - before for before, after in itertools.pairwise(ends))
