@@ -25,6 +25,9 @@ class Rule:
       mass: share of the step.
       sensitivity: how much the network moves per unit that the parameter moves.
       constraint: where the weights are kept.
+      role: what the parameter does, such as `"linear"`. As an override, `None` keeps what inference finds; so does
+        `place`.
+      place: `"input"`, `"hidden"` or `"head"`.
 
     Raises:
       ValueError: the pattern is no regular expression, or the spec is not valid.
@@ -40,6 +43,8 @@ class Rule:
     mass: float = 1.0
     sensitivity: float = 1.0
     constraint: Constraint | None = None
+    role: str | None = None
+    place: str | None = None
 
     def __post_init__(self):
         compile_pattern(self.pattern)
@@ -51,7 +56,9 @@ class Rule:
     @property
     def spec(self) -> NormSpec:
         """What the rule gives to a parameter."""
-        return NormSpec(self.norm, self.axes, self.mass, self.sensitivity, self.constraint)
+        return NormSpec(
+            self.norm, self.axes, self.mass, self.sensitivity, self.constraint, role=self.role, place=self.place
+        )
 
     def matches(self, path: str) -> bool:
         """Whether the rule is for the parameter of this path."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from modula_optax import _constraints, _norms
 from modula_optax._axes import Axes
+from modula_optax._constraints import Constraint
+from modula_optax._norms import Norm
 from modula_optax._paths import flatten_with_paths, is_absent, listing
 from modula_optax._specs import NormSpec
 
@@ -44,7 +46,8 @@ def specs_from_json(text: str, params: Any = None) -> Any:
       A tree of the structure of `params`; without them, of nested dictionaries, which go by their paths everywhere.
 
     Raises:
-      ValueError: not such a text, or its paths are not those of `params`; lists those that are missing and extra.
+      ValueError: not such a text; an entry that is no spec, by its path; paths that are not those of `params`, all
+        that are missing or extra.
 
     Example:
       >>> specs = {"w": NormSpec(Spectral(), mass=0.5)}
@@ -53,7 +56,7 @@ def specs_from_json(text: str, params: Any = None) -> Any:
     """
     entries = _read(text)
     if params is None:
-        return _nested({path: _spec(entry) for path, entry in entries.items()})
+        return _nested({path: _spec(path, entry) for path, entry in entries.items()})
     flat, treedef = flatten_with_paths(params)
     paths = {path for path, leaf in flat if not is_absent(leaf)}
     lines = [f"{path}: has no spec in the text" for path in sorted(paths - entries.keys())]
@@ -61,7 +64,7 @@ def specs_from_json(text: str, params: Any = None) -> Any:
     if lines:
         advice = "The model has changed since the specs were saved: infer them again."
         raise ValueError(listing("path differs", "paths differ", lines, advice))
-    return treedef.unflatten([leaf if is_absent(leaf) else _spec(entries[path]) for path, leaf in flat])
+    return treedef.unflatten([leaf if is_absent(leaf) else _spec(path, entries[path]) for path, leaf in flat])
 
 
 def _nested(specs: dict[str, NormSpec]) -> Any:
@@ -72,8 +75,10 @@ def _nested(specs: dict[str, NormSpec]) -> Any:
     for path, spec in specs.items():
         *parents, name = path.split("/")
         node = tree
-        for parent in parents:
+        for depth, parent in enumerate(parents):
             node = node.setdefault(parent, {})
+            if isinstance(node, NormSpec):
+                raise ValueError(f"{path}: its parent {'/'.join(parents[: depth + 1])} is a spec, too.")
         node[name] = spec
     return tree
 
@@ -83,7 +88,9 @@ def _read(text: str) -> dict[str, Any]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"This is no JSON: {error}.") from None
-    if not isinstance(content, dict) or content.get("version") != _VERSION or "specs" not in content:
+    if not (
+        isinstance(content, dict) and content.get("version") == _VERSION and isinstance(content.get("specs"), dict)
+    ):
         raise ValueError(f"This is no spec tree of version {_VERSION}, as specs_to_json writes it.")
     return content["specs"]
 
@@ -108,21 +115,55 @@ def _named(path: str, value: Any, module: Any) -> dict[str, Any] | None:
     return {"name": name} | dataclasses.asdict(value)
 
 
-def _spec(entry: dict[str, Any]) -> NormSpec:
-    arguments = {name: _frozen(value) for name, value in entry.items()}
-    arguments["norm"] = _build(entry["norm"], _norms)
-    arguments["constraint"] = _build(entry["constraint"], _constraints)
-    arguments["axes"] = None if entry["axes"] is None else Axes(**entry["axes"])
-    return NormSpec(**arguments)
+def _spec(path: str, entry: Any) -> NormSpec:
+    """The spec of one path, with errors that name it."""
+    fields = _fields(path, entry, NormSpec)
+    fields["norm"] = _build(path, "norm", fields.get("norm"), _norms, Norm)
+    if fields.get("constraint") is not None:
+        fields["constraint"] = _build(path, "constraint", fields["constraint"], _constraints, Constraint)
+    if fields.get("axes") is not None:
+        fields["axes"] = _made(path, Axes, _fields(path, fields["axes"], Axes))
+    return _made(path, NormSpec, fields)
 
 
-def _build(entry: dict[str, Any] | None, module: Any) -> Any:
-    if entry is None:
-        return None
-    arguments = {name: _frozen(value) for name, value in entry.items() if name != "name"}
-    return getattr(module, entry["name"])(**arguments)
+def _build(path: str, what: str, entry: Any, module: Any, kind: type) -> Any:
+    """The norm or the constraint that an entry names."""
+    known = {cls.__name__: cls for cls in vars(module).values() if _is_ours(cls, kind)}
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{path}: {what} must be one of {', '.join(sorted(known))}, as {_EXAMPLE}; got {entry!r}.")
+    rest = {key: value for key, value in entry.items() if key != "name"}
+    return _made(path, known[name], _fields(path, rest, known[name]))
+
+
+_EXAMPLE = '{"name": "..."}'
+
+
+def _is_ours(value: Any, kind: type) -> bool:
+    # the protocol itself and what else the module holds are none
+    return isinstance(value, type) and dataclasses.is_dataclass(value) and issubclass(value, kind)
+
+
+def _fields(path: str, entry: Any, cls: type) -> dict[str, Any]:
+    """Arguments of a class as an entry gives them; lists become tuples, for JSON has none and norms are hashable."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path}: {cls.__name__} must be an object of its fields; got {entry!r}.")
+    known = [field.name for field in dataclasses.fields(cls)]
+    extra = sorted(entry.keys() - set(known))
+    if extra:
+        raise ValueError(
+            f"{path}: {cls.__name__} has no {', '.join(extra)}; its fields are {', '.join(known) or 'none'}. "
+            "Infer the specs again if another version of this package saved them."
+        )
+    return {name: _frozen(value) for name, value in entry.items()}
 
 
 def _frozen(value: Any) -> Any:
-    """JSON has no tuples, and norms are hashable."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _made(path: str, cls: type, arguments: dict[str, Any]) -> Any:
+    try:
+        return cls(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -12,6 +12,13 @@ from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._paths import flatten_with_paths
 
+ROLES = (
+    *("linear", "embedding", "tied", "conv", "depthwise", "bias", "gain", "positional"),
+    *("unused", "unknown"),
+)
+PLACES = ("input", "hidden", "head")
+CONFIDENCES = ("certain", "evidence", "guess")
+
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
@@ -26,8 +33,9 @@ class NormSpec:
       mass: share of the step; 0 keeps the parameter where it is.
       sensitivity: how much the network's output moves, in its norm, per unit that this parameter moves.
       constraint: where `project` and `keep_params_projected` put the weights; `None`: nowhere.
-      role: what inference found the parameter to do, such as `"linear"`.
-      place: `"input"`, `"hidden"` or `"head"`, by inference.
+      role: what the parameter does, by inference or by a rule: `"linear"`, `"embedding"`, `"tied"`, `"conv"`,
+        `"depthwise"`, `"bias"`, `"gain"`, `"positional"`, `"unused"` or `"unknown"`.
+      place: `"input"`, `"hidden"` or `"head"`, in the same way.
       confidence: `"certain"`, `"evidence"` or `"guess"`, by inference.
       blocks: sizes of the pieces that the model cuts the outputs of a matrix into, by inference: `(6, 6, 6)` for a
         fused query-key-value kernel. The norm is that of the whole, unless `axes` has `groups`.
@@ -36,7 +44,8 @@ class NormSpec:
         from parameters, and counted by `tare`.
 
     Raises:
-      ValueError: mass negative or not finite, sensitivity not positive or not finite, or something that is no norm.
+      ValueError: mass negative or not finite, sensitivity not positive or not finite, something that is no norm, a
+        role, a place or a confidence that does not exist, `atoms` or `blocks` that count nothing.
 
     Example:
       >>> NormSpec(Spectral(), mass=0.5).target
@@ -62,6 +71,16 @@ class NormSpec:
             raise ValueError(f"axes must be an Axes, such as Axes(fan_in=-1, fan_out=-2), or None; got {self.axes!r}.")
         if isinstance(self.constraint, type) or not isinstance(self.constraint, Constraint | None):
             raise ValueError(f"constraint must be one such as UnitSphere(), or None; got {self.constraint!r}.")
+        for name, known in (("role", ROLES), ("place", PLACES), ("confidence", CONFIDENCES)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, or None; got {value!r}.")
+        if not _is_count(self.atoms):
+            raise ValueError(f"atoms must be an integer of at least 1; got {self.atoms!r}.")
+        if not isinstance(self.blocks, tuple) or not all(map(_is_count, self.blocks)):
+            raise ValueError(f"blocks must be a tuple of sizes, such as (6, 6, 6); got {self.blocks!r}.")
+        if not isinstance(self.why, str | None):
+            raise ValueError(f"why must be a text, or None; got {self.why!r}.")
         _check_mass("mass", self.mass)
         if not _is_finite(self.sensitivity) or self.sensitivity <= 0:
             raise ValueError(f"sensitivity must be a finite number above 0; got {self.sensitivity!r}.")
@@ -80,6 +99,10 @@ class NormSpec:
 def _check_mass(name: str, value: float) -> None:
     if not _is_finite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_finite(value: float) -> bool:

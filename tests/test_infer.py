@@ -128,7 +128,19 @@ def test_all_unknown_leaves_are_in_one_error_with_overrides_to_paste():
     registry = message[message.index("mo.NormRegistry") :]
     specs = mo.infer_specs(threshold, UNKNOWN, X, overrides=eval(registry, {"mo": mo}))
     assert specs["t"].norm == mo.RMS()
-    assert (specs["t"].role, specs["t"].confidence) == ("unknown", "certain")
+    assert (specs["t"].role, specs["t"].confidence) == ("bias", "certain")
+
+
+def test_an_override_says_the_role_and_the_place_or_leaves_them_to_inference():
+    rules = mo.NormRegistry(
+        mo.Rule("t", mo.RMS(), role="gain", place="head"), mo.Rule("[sw]", mo.RMS()), mo.Rule("v", mo.Spectral())
+    )
+    specs = mo.infer_specs(threshold, UNKNOWN, X, overrides=rules)
+    assert {name: (spec.role, spec.place) for name, spec in specs.items()} == {
+        "t": ("gain", "head"),
+        "s": ("unknown", None),
+        "w": ("linear", "head"),
+    }
 
 
 def test_unknown_gives_them_a_norm():

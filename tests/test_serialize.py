@@ -58,10 +58,72 @@ class MyNorm(mo.RMS):
     pass
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[]", json.dumps({"version": 0, "specs": {}})])
+@pytest.mark.parametrize(
+    "text", ["nonsense", "", "[]", '{"version": 1, "specs": []}', '{"version": 1}', '{"version": 0, "specs": {}}']
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="This is no"):
         mo.specs_from_json(text)
+
+
+def broken(*changes):
+    """The text of a tree with one spec, of which some fields were changed."""
+    content = json.loads(mo.specs_to_json({"layer": {"w": SPECS["a"]}}))
+    for keys, value in changes:
+        node = content["specs"]["layer/w"]
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = value
+    return json.dumps(content)
+
+
+TAMPERED = {
+    "a field that no spec has": ((["norme"], 3), "NormSpec has no norme; its fields are norm, axes, mass"),
+    "a field that no norm has": ((["norm", "radius"], 3), "Spectral has no radius; its fields are coefficients"),
+    "a field that axes do not have": ((["axes", "fan"], 3), "Axes has no fan; its fields are fan_in, fan_out"),
+    "a class that does not exist": (
+        (["norm", "name"], "Nuclear"),
+        "norm must be one of Diagonal, Embedding, .*Nuclear",
+    ),
+    "a class that is no norm": ((["norm", "name"], "Axes"), "norm must be one of Diagonal, Embedding"),
+    "the protocol": ((["norm", "name"], "Norm"), "norm must be one of Diagonal, Embedding"),
+    "a function": ((["norm", "name"], "polar"), "norm must be one of Diagonal, Embedding"),
+    "something private": ((["norm", "name"], "__builtins__"), "norm must be one of Diagonal, Embedding"),
+    "a norm as constraint": ((["constraint", "name"], "RMS"), "constraint must be one of UnitSphere"),
+    "no norm": ((["norm"], None), "norm must be one of .*got None"),
+    "a norm by its name alone": ((["norm"], "RMS"), r"""norm must be one of .*, as \{"name": "..."\}; got 'RMS'"""),
+    "a name that is no text": ((["norm", "name"], ["RMS"]), "norm must be one of"),
+    "an argument of the wrong type": ((["norm", "coefficients"], 3), "[Cc]oefficients"),
+    "an unknown scaling": ((["norm", "scaling"], "none"), "scaling"),
+    "axes that are no object": ((["axes"], [0, 1]), "Axes must be an object of its fields; got"),
+    "axes that are no integers": ((["axes", "fan_in"], "0"), "fan_in must be an axis"),
+    "axes named twice": ((["axes", "fan_out"], [1]), "axis 1 is named twice"),
+    "a mass that is a text": ((["mass"], "1"), "mass must be a finite number"),
+    "a mass that is no number": ((["mass"], float("nan")), "mass must be a finite number"),
+    "a role that does not exist": ((["role"], "layer"), "role must be one of linear"),
+    "atoms that count nothing": ((["atoms"], 0.5), "atoms must be an integer"),
+    "blocks that are one number": ((["blocks"], 3), "blocks must be a tuple of sizes"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+@pytest.mark.parametrize("params", [None, {"layer": {"w": jnp.ones((4, 2, 3))}}])
+def test_a_tampered_entry_is_refused_by_its_path(name, params):
+    change, message = TAMPERED[name]
+    with pytest.raises(ValueError, match=f"^layer/w: .*{message}"):
+        mo.specs_from_json(broken(change), params)
+
+
+def test_an_entry_that_is_no_object_is_refused_by_its_path():
+    text = json.dumps({"version": 1, "specs": {"w": "RMS"}})
+    with pytest.raises(ValueError, match=r"^w: NormSpec must be an object of its fields; got 'RMS'$"):
+        mo.specs_from_json(text)
+
+
+def test_paths_that_are_both_a_leaf_and_a_branch_are_refused():
+    entry = json.loads(mo.specs_to_json({"w": SPECS["a"]}))["specs"]["w"]
+    with pytest.raises(ValueError, match="w/b: its parent w is a spec, too"):
+        mo.specs_from_json(json.dumps({"version": 1, "specs": {"w": entry, "w/b": entry}}))
 
 
 def test_norms_of_others_are_refused():

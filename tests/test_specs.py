@@ -77,12 +77,30 @@ def test_a_tare_to_no_mass_is_an_error(absolute):
         ({"sensitivity": -2.0}, r"sensitivity must be a finite number above 0; got -2.0"),
         ({"sensitivity": float("inf")}, r"sensitivity must be a finite number above 0; got inf"),
         ({"constraint": mo.UnitSphere}, r"constraint must be one such as UnitSphere\(\), or None; got <class"),
+        ({"role": "layer"}, "role must be one of linear, .*unknown, or None; got 'layer'"),
+        ({"place": ["head"]}, r"place must be one of input, hidden, head, or None; got \['head'\]"),
+        ({"confidence": 1.0}, "confidence must be one of certain, evidence, guess, or None; got 1.0"),
+        ({"atoms": 0}, "atoms must be an integer of at least 1; got 0"),
+        ({"blocks": (3, 0)}, r"blocks must be a tuple of sizes, such as \(6, 6, 6\); got \(3, 0\)"),
+        ({"why": 3}, "why must be a text, or None; got 3"),
         ({"constraint": "orthogonal"}, r"constraint must be one such as UnitSphere\(\), or None; got 'orthogonal'"),
     ],
 )
 def test_what_cannot_be_a_spec_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         mo.NormSpec(**{"norm": mo.Spectral(), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": mo.Spectral}, "norm must be an atomic norm"),
+        ({"mass": -1.0}, "mass must be a finite number of at least 0; got -1.0"),
+        ({"role": "layer"}, "role must be one of linear"),
+        ({"place": "first"}, "place must be one of input"),
+    ],
+)
+def test_a_rule_that_makes_no_spec_is_refused_by_its_pattern(arguments, message):
     with pytest.raises(ValueError, match=r"Rule\('.*', \.\.\.\): " + message):
         mo.Rule(r".*", **{"norm": mo.Spectral(), **arguments})
 

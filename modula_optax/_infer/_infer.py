@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from modula_optax._align import count_atoms
 from modula_optax._axes import Axes
 from modula_optax._infer._classify import classify
-from modula_optax._infer._finding import Evidence, Finding
+from modula_optax._infer._finding import CERTAIN, MATRICES, Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
 from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn, why
 from modula_optax._infer._model import Model, trace_model
@@ -21,7 +21,7 @@ from modula_optax._infer._trace import Trace, Use, run
 from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
 from modula_optax._paths import flatten_with_paths, is_absent
 from modula_optax._registry import NormRegistry
-from modula_optax._specs import NormSpec
+from modula_optax._specs import PLACES, ROLES, NormSpec
 
 # What a leaf of each role gets; the places for changing a default.
 NORMS: dict[str, Norm] = {
@@ -36,9 +36,6 @@ NORMS: dict[str, Norm] = {
     "unused": Unnormed(),
 }
 MASSES: dict[str, float] = dict.fromkeys(NORMS, 1.0)
-
-_MATRICES = ("linear", "conv", "depthwise", "embedding", "tied")
-_PLACES = ("input", "hidden", "head")
 
 
 def infer_specs(
@@ -195,8 +192,16 @@ def _spec(
     """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is."""
     if rule is not None:
         axes = rule.axes or axes_for(finding, rule.norm)
-        found = dataclasses.replace(rule, axes=axes, role=finding.role, place=finding.place, blocks=finding.blocks)
-        return count_atoms(dataclasses.replace(found, confidence="certain", why="override"), leaf.shape)
+        spec = dataclasses.replace(
+            rule,
+            axes=axes,
+            role=rule.role or finding.role,
+            place=rule.place or finding.place,
+            confidence=CERTAIN,
+            blocks=finding.blocks,
+            why="override",
+        )
+        return count_atoms(spec, leaf.shape)
     norm = defaults[finding.role]
     if norm is None:
         return None
@@ -216,12 +221,12 @@ def _spec(
 
 
 def _mass(finding: Finding, masses: Mapping[str, float]) -> float:
-    names = [finding.place, finding.role] if finding.role in _MATRICES else [finding.role, finding.place]
+    names = [finding.place, finding.role] if finding.role in MATRICES else [finding.role, finding.place]
     return next((masses[name] for name in names if name in masses), MASSES.get(finding.role, 1.0))
 
 
 def _check_masses(masses: Mapping[str, float]) -> None:
-    known = (*NORMS, "unknown", *_PLACES)
+    known = (*ROLES, *PLACES)
     wrong = [name for name in masses if name not in known]
     if wrong:
         raise ValueError(f"masses names {wrong[0]!r}, which is no role or place; these are {', '.join(known)}.")
@@ -234,6 +239,6 @@ def axes_for(finding: Finding, norm: Norm) -> Axes | None:
     fan_in, fan_out = finding.fan_in, finding.fan_out
     if finding.role == "tied" and not isinstance(norm, Embedding):
         fan_in, fan_out = fan_out, fan_in
-    if isinstance(norm, RMS | Diagonal) and finding.role in _MATRICES:
+    if isinstance(norm, RMS | Diagonal) and finding.role in MATRICES:
         return None
     return Axes(fan_in, fan_out, finding.taps, finding.groups)

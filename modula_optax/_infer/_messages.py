@@ -44,7 +44,9 @@ def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
 
 
 def _suggestion(ndim: int) -> str:
-    return "mo.RMS()" if ndim < 2 else f"mo.Spectral(), axes=mo.Axes(fan_in={ndim - 2}, fan_out={ndim - 1})"
+    if ndim < 2:
+        return 'mo.RMS(), role="bias"'
+    return f'mo.Spectral(), axes=mo.Axes(fan_in={ndim - 2}, fan_out={ndim - 1}), role="linear"'
 
 
 def refuse_all_unused(findings: Sequence[Finding]) -> None:
