@@ -309,3 +309,12 @@ def test_integers_are_left_alone():
     with pytest.warns(UserWarning, match="integers are not trained"):
         specs = mo.infer_specs(lambda p, x: x @ p["w"] * p["count"], params, X)
     assert specs["count"].norm == mo.Unnormed()
+
+
+# What depends on a guess is a guess
+
+
+@pytest.mark.filterwarnings("ignore:.*to check in the inferred specs")
+@pytest.mark.parametrize(("model", "bias"), [("plain_varied.capsules", "b"), ("plain_varied.batch_ensemble", "b")])
+def test_a_bias_along_an_axis_that_was_guessed_is_a_guess(model, bias):
+    assert infer(ZOO[model]())[bias].confidence == "guess"

@@ -66,6 +66,7 @@ def _strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
 def _find(
     shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
 ) -> Finding:
+    uses = _with_data(uses)
     kinds = {use.kind for use in uses}
     strange = sorted(kinds - {"linear", "conv", "lookup", "add", "mul"})
     if strange:
@@ -79,6 +80,12 @@ def _find(
     if kinds == {"lookup", "linear"}:
         return _find_tied(shape, uses, dead, evidence)
     raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
+
+
+def _with_data(uses: list[Use]) -> list[Use]:
+    """What a matrix does to data says more than its products with other parameters, as with learned first slots."""
+    matrices = [use for use in uses if use.part.how == "whole" and use.kind in ("linear", "conv")]
+    return [use for use in uses if use.part.how != "product"] if matrices else uses
 
 
 def _find_tied(shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence) -> Finding:

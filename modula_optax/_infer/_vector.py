@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._finding import CERTAIN, EVIDENCE, GUESS, Evidence, Finding, UnclearError, roles_by_axis
 from modula_optax._infer._trace import AxisUse, Use
+from modula_optax._infer._values import Label
 
 
 def find_vector(
@@ -21,6 +22,7 @@ def find_vector(
         gains = [dataclasses.replace(f, confidence=GUESS) for f in gains]
     # a gain may be folded into a shift, as in a normalisation written x * scale + (bias - mean * scale)
     same_role = gains or added
+    same_role = _without_single_rows(shape, same_role)
     roles = {f.role for f in same_role}
     if len(roles) > 1:
         raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(roles))}")
@@ -30,10 +32,19 @@ def find_vector(
     return surest
 
 
+def _without_single_rows(shape: tuple[int, ...], found: list[Finding]) -> list[Finding]:
+    """A table of one row is a bias, too: as one or the other it is the same."""
+    tables = [f for f in found if f.role == "positional" and all(shape[axis] == 1 for axis in f.fan_in)]
+    others = [f for f in found if f.role == "bias" and any(f.fan_out == table.fan_out for table in tables)]
+    return [f for f in found if f not in others]
+
+
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
     roles = roles_by_axis(use)
     kinds = {axis: _kind(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
     batch = {axis for axis, kind in kinds.items() if kind == "batch"}
+    makers = {label for piece in use.axes for label in piece.labels if label[0] != use.param and label[0] in findings}
+    sureness = GUESS if any(_is_guessed(findings[label[0]], label, evidence) for label in makers) else CERTAIN
 
     def axes(*names: str) -> tuple[int, ...]:
         return tuple(axis for axis in kinds if kinds[axis] in names)
@@ -46,11 +57,13 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         rows = tuple(axis for axis in kinds if "looked" in roles.get(axis, ()))
         columns = tuple(axis for axis in kinds if axis not in rows and "picked" not in roles.get(axis, ()))
         return Finding("embedding", rows, columns, use=use)
+    if evidence.makes_matrix(use.param, axes("feature", "position")):
+        raise UnclearError("what it starts, or is added to, is used as a matrix")
     features, positions = axes("feature"), axes("position")
     if features and positions:
-        return Finding("positional", positions, features, use=use)
+        return Finding("positional", positions, features, confidence=sureness, use=use)
     if features:
-        return Finding("bias", (), features, use=use)
+        return Finding("bias", (), features, confidence=sureness, use=use)
     if len(positions) > 1:
         # nothing tells the features of raw data from their positions: features come last by custom
         return Finding("positional", positions[:-1], positions[-1:], confidence=GUESS, use=use)
@@ -82,11 +95,28 @@ def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, fin
         if made_matrix and param in findings and findings[param].role == "unknown":
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
         if param != own and param in findings:
-            found.add(_kind_of_axis(findings[param], axis))
+            found.add(_kind_of_axis(findings[param], (param, axis), evidence))
     return next((kind for kind in ("feature", "batch") if kind in found), "position")
 
 
-def _kind_of_axis(maker: Finding, axis: int) -> str:
+def _is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
+    """Whether an axis of activations was only guessed to be a batch."""
+    named = maker.fan_in + maker.fan_out + maker.taps
+    return _is_copied(maker, label, evidence) or (maker.confidence == GUESS and label[1] not in named)
+
+
+def _is_copied(maker: Finding, label: Label, evidence: Evidence) -> bool:
+    """Data scaled once for each member of an ensemble: these never meet."""
+    if maker.role != "gain" or maker.use is None or evidence.has(label, "contracted", "merged"):
+        return False
+    roles = roles_by_axis(maker.use)
+    return "expanded" in roles.get(label[1], ()) and any("aligned" in others for others in roles.values())
+
+
+def _kind_of_axis(maker: Finding, label: Label, evidence: Evidence) -> str:
+    axis = label[1]
+    if _is_copied(maker, label, evidence):
+        return "batch"
     if maker.role in ("embedding", "positional") and axis in maker.fan_in:
         return "position"
     # an axis of inputs is one of outputs too where a matrix is used in both directions
