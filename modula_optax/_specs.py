@@ -81,7 +81,7 @@ class NormSpec:
             raise ValueError(f"blocks must be a tuple of sizes, such as (6, 6, 6); got {self.blocks!r}.")
         if not isinstance(self.why, str | None):
             raise ValueError(f"why must be a text, or None; got {self.why!r}.")
-        _check_mass("mass", self.mass)
+        check_mass("mass", self.mass)
         if not _is_finite(self.sensitivity) or self.sensitivity <= 0:
             raise ValueError(f"sensitivity must be a finite number above 0; got {self.sensitivity!r}.")
 
@@ -96,7 +96,8 @@ class NormSpec:
         return self.mass / self.sensitivity
 
 
-def _check_mass(name: str, value: float) -> None:
+def check_mass(name: str, value: float) -> None:
+    """Raises an error that names the argument, if it is no mass."""
     if not _is_finite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
 
@@ -136,7 +137,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.3.
     """
-    _check_mass("absolute", absolute)
+    check_mass("absolute", absolute)
     flat, treedef = flatten_with_paths(specs)
     if isinstance(select, str):
         pattern = compile_pattern(select)

@@ -281,10 +281,33 @@ BAD = {
     ),
     "a complex weight": (
         lambda: mo.infer_specs(lambda p, x: x @ p["w"], {"w": array(4, 2, dtype=jnp.complex64)}, X),
-        "it is complex: keep its real and imaginary parts",
+        r"it is complex: keep its real and imaginary parts(.|\n)*mo.Rule\(r'w', mo.Unnormed\(\)\)",
     ),
     "no arrays in": (lambda: mo.infer_specs(two_layers, {**PARAMS, "f": "relu"}, X), "not an array"),
     "masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"attention": 1.0}), "no role or place"),
+    "no masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses=[1.0]), "masses must be a mapping"),
+    "a negative mass": (
+        lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"bias": -1.0}),
+        r"masses\['bias'\] must be a finite number of at least 0; got -1.0",
+    ),
+    "head": (lambda: mo.infer_specs(two_layers, PARAMS, X, head="RowL2"), "head must be an atomic norm .*got 'RowL2'"),
+    "tied": (lambda: mo.infer_specs(two_layers, PARAMS, X, tied=mo.Sign), "tied must be an atomic norm .*got <class"),
+    "unknown": (lambda: mo.infer_specs(two_layers, PARAMS, X, unknown=mo.RMS), "unknown must be an atomic norm"),
+    "a rule with axes that do not fit": (
+        lambda: mo.infer_specs(
+            two_layers, PARAMS, X, overrides=mo.NormRegistry(mo.Rule("w0", mo.Spectral(), mo.Axes(3, 1)))
+        ),
+        r"parameter does not fit its spec(.|\n)*w0  float32\[4, 6\]: Spectral fan_in=\(3,\) names axis 3",
+    ),
+    "a rule for a complex weight": (
+        lambda: mo.infer_specs(
+            lambda p, x: (x @ p["w"]).real,
+            {"w": array(4, 2, dtype=jnp.complex64)},
+            X,
+            overrides=mo.NormRegistry(mo.Rule("w", mo.Spectral())),
+        ),
+        r"w  complex64\[4, 2\]: Spectral needs real floating-point numbers; write Unnormed\(\)",
+    ),
     "sensitivity": (lambda: mo.infer_specs(two_layers, PARAMS, X, sensitivity="yes"), "must be 'unit' or 'traced'"),
     "overrides": (lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.RMS()), "must be a NormRegistry"),
 }
@@ -302,6 +325,13 @@ def test_an_error_inside_the_model_says_what_was_being_done():
     with pytest.raises(Exception, match="kernel") as info:
         mo.infer_specs(lambda p, x: model.apply({"params": p}, x), {"wrong": array(4, 3)}, X)
     assert "infer_specs was tracing apply_fn" in "".join(info.value.__notes__)
+
+
+def test_parameters_without_entries_are_left_alone():
+    params = shapes(w=(4, 2), none=(0, 3))
+    with pytest.warns(UserWarning, match=r"none  float32\[0, 3\]: unused: .*it has no entries"):
+        specs = mo.infer_specs(lambda p, x: x @ p["w"] + p["none"].sum(), params, X)
+    assert specs["none"].norm == mo.Unnormed()
 
 
 def test_integers_are_left_alone():

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from modula_optax._align import count_atoms
+from modula_optax._align import align, count_atoms
 from modula_optax._axes import Axes
 from modula_optax._infer._classify import classify
 from modula_optax._infer._finding import CERTAIN, MATRICES, Evidence, Finding
@@ -21,7 +21,7 @@ from modula_optax._infer._trace import Trace, Use, run
 from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
 from modula_optax._paths import flatten_with_paths, is_absent
 from modula_optax._registry import NormRegistry
-from modula_optax._specs import PLACES, ROLES, NormSpec
+from modula_optax._specs import PLACES, ROLES, NormSpec, check_mass
 
 # What a leaf of each role gets; the places for changing a default.
 NORMS: dict[str, Norm] = {
@@ -109,16 +109,14 @@ def infer_specs(
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
     if overrides is not None and not isinstance(overrides, NormRegistry):
         raise ValueError(f"overrides must be a NormRegistry of rules; got {type(overrides).__name__}.")
-    _check_masses(masses or {})
+    _check_masses({} if masses is None else masses)
+    _check_norms(head=head, tied=tied, unknown=unknown)
     model = trace_model(apply_fn, params, example_inputs, kwargs)
     findings, program, trace = analyze(model)
     refuse_all_unused(findings)
     rules = [_override(overrides, path) for path in model.paths]
     defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
-    chosen = [
-        _spec(finding, leaf, rule, defaults, head, masses or {})
-        for finding, leaf, rule in zip(findings, model.leaves, rules, strict=True)
-    ]
+    chosen = [_spec(finding, rule, defaults, head, masses or {}) for finding, rule in zip(findings, rules, strict=True)]
     refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
     specs = [spec for spec in chosen if spec is not None]
     if sensitivity == "traced":
@@ -127,7 +125,12 @@ def infer_specs(
     warn(model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], strict)
     flat, treedef = flatten_with_paths(params)
     supply = iter(specs)
-    return treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])
+    tree = treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])
+    # refuses rules whose norm or axes do not fit their parameter
+    leaves, _ = align(tree, params)
+    return treedef.unflatten(
+        [leaf.value if is_absent(leaf.value) else count_atoms(leaf.spec, leaf.value.shape) for leaf in leaves]
+    )
 
 
 def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
@@ -167,6 +170,8 @@ def matrices_by_output(uses: Sequence[Use]) -> dict[int, frozenset[int]]:
 
 def check_dtype(finding: Finding, leaf: Any) -> Finding:
     """Only real numbers have a norm here."""
+    if 0 in leaf.shape:
+        return Finding("unused", notes=("it has no entries",))
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         return finding
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
@@ -183,7 +188,6 @@ def _override(overrides: NormRegistry | None, path: str) -> NormSpec | None:
 
 def _spec(
     finding: Finding,
-    leaf: Any,
     rule: NormSpec | None,
     defaults: Mapping[str, Norm | None],
     head: Norm | None,
@@ -192,7 +196,7 @@ def _spec(
     """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is."""
     if rule is not None:
         axes = rule.axes or axes_for(finding, rule.norm)
-        spec = dataclasses.replace(
+        return dataclasses.replace(
             rule,
             axes=axes,
             role=rule.role or finding.role,
@@ -201,13 +205,12 @@ def _spec(
             blocks=finding.blocks,
             why="override",
         )
-        return count_atoms(spec, leaf.shape)
     norm = defaults[finding.role]
     if norm is None:
         return None
     if head is not None and finding.place == "head" and finding.role == "linear":
         norm = head
-    spec = NormSpec(
+    return NormSpec(
         norm,
         axes_for(finding, norm),
         mass=_mass(finding, masses),
@@ -217,7 +220,6 @@ def _spec(
         blocks=finding.blocks,
         why=why(finding),
     )
-    return count_atoms(spec, leaf.shape)
 
 
 def _mass(finding: Finding, masses: Mapping[str, float]) -> float:
@@ -226,10 +228,20 @@ def _mass(finding: Finding, masses: Mapping[str, float]) -> float:
 
 
 def _check_masses(masses: Mapping[str, float]) -> None:
+    if not isinstance(masses, Mapping):
+        raise ValueError(f"masses must be a mapping such as {{'head': 0.5, 'bias': 0.1}}; got {masses!r}.")
     known = (*ROLES, *PLACES)
     wrong = [name for name in masses if name not in known]
     if wrong:
         raise ValueError(f"masses names {wrong[0]!r}, which is no role or place; these are {', '.join(known)}.")
+    for name, mass in masses.items():
+        check_mass(f"masses[{name!r}]", mass)
+
+
+def _check_norms(**norms: Norm | None) -> None:
+    for name, norm in norms.items():
+        if isinstance(norm, type) or not isinstance(norm, Norm | None):
+            raise ValueError(f"{name} must be an atomic norm such as RowL2() or Unnormed(), or None; got {norm!r}.")
 
 
 def axes_for(finding: Finding, norm: Norm) -> Axes | None:

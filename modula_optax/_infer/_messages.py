@@ -2,6 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
 
 from modula_optax._infer._finding import GUESS, Finding
 from modula_optax._infer._model import Model
@@ -26,7 +29,7 @@ def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
         if finding is not None:
             reason = why(finding)
             lines.append(f"{describe(path, leaf)}: {finding.problem}" + (f" ({reason})" if reason else ""))
-            overrides.append(f"    mo.Rule(r{path!r}, {_suggestion(len(leaf.shape))}),")
+            overrides.append(f"    mo.Rule(r{path!r}, {_suggestion(leaf)}),")
     if lines:
         advice = "\n".join(
             [
@@ -43,7 +46,10 @@ def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
         )
 
 
-def _suggestion(ndim: int) -> str:
+def _suggestion(leaf: Any) -> str:
+    ndim = len(leaf.shape)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return "mo.Unnormed()"
     if ndim < 2:
         return 'mo.RMS(), role="bias"'
     return f'mo.Spectral(), axes=mo.Axes(fan_in={ndim - 2}, fan_out={ndim - 1}), role="linear"'
