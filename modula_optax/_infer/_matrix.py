@@ -66,6 +66,8 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     def axes(role: str) -> tuple[int, ...]:
         return tuple(axis for axis in role_of if role_of[axis] == role)
 
+    if not axes("in") + axes("out"):
+        raise UnclearError("it has taps only: a filter of single channels, without inputs and outputs")
     if any(piece.role == "in" and piece.position < 0 for piece in use.axes):
         # its inputs were constants, as positions are
         confidence = least(confidence, EVIDENCE)

@@ -187,3 +187,42 @@ def capsules():
         return jnp.linalg.norm(out, axis=-1)
 
     return apply, shapes(primary=(7, 24), w=(6, 5, 4, 3), b=(5, 3)), (array(3, 7),)
+
+
+@zoo_model(truth={"k": "unknown"} | LINEAR)
+def filter_of_single_channels():
+    def apply(p, x):
+        smooth = lambda row: jnp.convolve(row, p["k"], mode="same")  # noqa: E731
+        return jax.nn.relu(jax.vmap(smooth)(x)) @ p["w"]
+
+    return apply, shapes(k=3, w=(9, 2)), (array(5, 9),)
+
+
+@zoo_model(truth={"r": "linear 1 > 0"} | LINEAR)
+def synthesizer():
+    """Attention weights that do not depend on data mix positions."""
+
+    def apply(p, x):
+        return jnp.einsum("ts,bsd->btd", jax.nn.softmax(p["r"]), x @ p["w"]) @ p["o"]
+
+    return apply, shapes(r=(7, 7), w=(4, 6), o=(6, 3)), (array(2, 7, 4),)
+
+
+@zoo_model(truth={"a|b": "linear 1 > 2"} | LINEAR)
+def mixture_of_low_rank_adapters():
+    def apply(p, x):
+        y = jnp.einsum("ber,erf->bef", jnp.einsum("bd,edr->ber", x, p["a"]), p["b"])
+        return (y * jax.nn.softmax(x @ p["gate"])[..., None]).sum(1)
+
+    return apply, shapes(gate=(5, 3), a=(3, 5, 2), b=(3, 2, 6)), (array(7, 5),)
+
+
+@zoo_model(truth={"q": "linear 0 > 1 2 3", "k|v": "linear 0 > 1 2", "o": "linear 0 1 2 > 3"})
+def grouped_queries_with_an_axis_of_groups():
+    def apply(p, x):
+        q = jnp.einsum("btd,dkgh->btkgh", x, p["q"])
+        k, v = (jnp.einsum("btd,dkh->btkh", x, p[name]) for name in "kv")
+        weights = jax.nn.softmax(jnp.einsum("bqkgh,bskh->bkgqs", q, k))
+        return jnp.einsum("bkgqs,bskh,kghd->bqd", weights, v, p["o"])
+
+    return apply, shapes(q=(6, 2, 3, 4), k=(6, 2, 4), v=(6, 2, 4), o=(2, 3, 4, 6)), (array(2, 7, 6),)
