@@ -327,6 +327,18 @@ def test_an_error_inside_the_model_says_what_was_being_done():
     assert "infer_specs was tracing apply_fn" in "".join(info.value.__notes__)
 
 
+def test_a_named_axis_is_that_of_a_vmap_around_the_model():
+    def apply(p, x):
+        h = x @ p["w"]
+        return h - jax.lax.pmean(h, "batch") + p["b"]
+
+    with pytest.raises(NameError, match="batch") as info:
+        mo.infer_specs(apply, shapes(w=(4, 2), b=2), X)
+    assert "jax.vmap(..., axis_name='batch') around the model" in "".join(info.value.__notes__)
+    specs = mo.infer_specs(lambda p, x: jax.vmap(lambda x: apply(p, x), axis_name="batch")(x), shapes(w=(4, 2), b=2), X)
+    assert (specs["w"].role, specs["b"].role) == ("linear", "bias")
+
+
 def test_parameters_without_entries_are_left_alone():
     params = shapes(w=(4, 2), none=(0, 3))
     with pytest.warns(UserWarning, match=r"none  float32\[0, 3\]: unused: .*it has no entries"):

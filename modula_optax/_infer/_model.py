@@ -51,7 +51,8 @@ def trace_model(
         error.add_note(
             "infer_specs was tracing apply_fn(params, *example_inputs, **kwargs). Python numbers, booleans and strings "
             "are passed as they are, arrays and jax.ShapeDtypeStructs as tracers; random keys and mutable collections "
-            "belong into the closure, e.g. lambda p, *a: model.apply({'params': p, **state}, *a)."
+            "belong into the closure, e.g. lambda p, *a: model.apply({'params': p, **state}, *a). A named axis, as of "
+            "BatchNorm(axis_name='batch'), is that of a jax.vmap(..., axis_name='batch') around the model."
         )
         raise
     return Model(jaxpr, [path for path, _ in flat], leaves, arrays)
