@@ -7,35 +7,21 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align, count_atoms
-from modula_optax._axes import Axes
+from modula_optax._infer._choose import NORMS, check_masses, check_norms, spec_of
 from modula_optax._infer._classify import classify
-from modula_optax._infer._finding import CERTAIN, MATRICES, Evidence, Finding
+from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
-from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn, why
+from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn
 from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
 from modula_optax._infer._rules import RULES
 from modula_optax._infer._sensitivity import sensitivities
 from modula_optax._infer._structure import unknown_primitive
 from modula_optax._infer._trace import Trace, Use, run
-from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
+from modula_optax._norms import Norm
 from modula_optax._paths import flatten_with_paths, is_absent
 from modula_optax._registry import NormRegistry
-from modula_optax._specs import PLACES, ROLES, NormSpec, check_mass
-
-# What a leaf of each role gets; the places for changing a default.
-NORMS: dict[str, Norm] = {
-    "linear": Spectral(),
-    "conv": Spectral(),
-    "depthwise": Spectral(),
-    "embedding": Embedding(),
-    "tied": Embedding(),
-    "positional": Embedding(),
-    "bias": RMS(),
-    "gain": Diagonal(),
-    "unused": Unnormed(),
-}
-MASSES: dict[str, float] = dict.fromkeys(NORMS, 1.0)
+from modula_optax._specs import NormSpec
 
 
 def infer_specs(
@@ -109,14 +95,16 @@ def infer_specs(
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
     if overrides is not None and not isinstance(overrides, NormRegistry):
         raise ValueError(f"overrides must be a NormRegistry of rules; got {type(overrides).__name__}.")
-    _check_masses({} if masses is None else masses)
-    _check_norms(head=head, tied=tied, unknown=unknown)
+    check_masses({} if masses is None else masses)
+    check_norms(head=head, tied=tied, unknown=unknown)
     model = trace_model(apply_fn, params, example_inputs, kwargs)
     findings, program, trace = analyze(model)
     refuse_all_unused(findings)
     rules = [_override(overrides, path) for path in model.paths]
     defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
-    chosen = [_spec(finding, rule, defaults, head, masses or {}) for finding, rule in zip(findings, rules, strict=True)]
+    chosen = [
+        spec_of(finding, rule, defaults, head, masses or {}) for finding, rule in zip(findings, rules, strict=True)
+    ]
     refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
     specs = [spec for spec in chosen if spec is not None]
     if sensitivity == "traced":
@@ -184,73 +172,3 @@ def _override(overrides: NormRegistry | None, path: str) -> NormSpec | None:
     if overrides is None:
         return None
     return next((rule.spec for rule in overrides.rules if rule.matches(path)), overrides.default)
-
-
-def _spec(
-    finding: Finding,
-    rule: NormSpec | None,
-    defaults: Mapping[str, Norm | None],
-    head: Norm | None,
-    masses: Mapping[str, float],
-) -> NormSpec | None:
-    """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is."""
-    if rule is not None:
-        axes = rule.axes or axes_for(finding, rule.norm)
-        return dataclasses.replace(
-            rule,
-            axes=axes,
-            role=rule.role or finding.role,
-            place=rule.place or finding.place,
-            confidence=CERTAIN,
-            blocks=finding.blocks,
-            why="override",
-        )
-    norm = defaults[finding.role]
-    if norm is None:
-        return None
-    if head is not None and finding.place == "head" and finding.role == "linear":
-        norm = head
-    return NormSpec(
-        norm,
-        axes_for(finding, norm),
-        mass=_mass(finding, masses),
-        role=finding.role,
-        place=finding.place,
-        confidence=finding.confidence,
-        blocks=finding.blocks,
-        why=why(finding),
-    )
-
-
-def _mass(finding: Finding, masses: Mapping[str, float]) -> float:
-    names = [finding.place, finding.role] if finding.role in MATRICES else [finding.role, finding.place]
-    return next((masses[name] for name in names if name in masses), MASSES.get(finding.role, 1.0))
-
-
-def _check_masses(masses: Mapping[str, float]) -> None:
-    if not isinstance(masses, Mapping):
-        raise ValueError(f"masses must be a mapping such as {{'head': 0.5, 'bias': 0.1}}; got {masses!r}.")
-    known = (*ROLES, *PLACES)
-    wrong = [name for name in masses if name not in known]
-    if wrong:
-        raise ValueError(f"masses names {wrong[0]!r}, which is no role or place; these are {', '.join(known)}.")
-    for name, mass in masses.items():
-        check_mass(f"masses[{name!r}]", mass)
-
-
-def _check_norms(**norms: Norm | None) -> None:
-    for name, norm in norms.items():
-        if isinstance(norm, type) or not isinstance(norm, Norm | None):
-            raise ValueError(f"{name} must be an atomic norm such as RowL2() or Unnormed(), or None; got {norm!r}.")
-
-
-def axes_for(finding: Finding, norm: Norm) -> Axes | None:
-    """The axes of a parameter as a norm means them: rows of a table are the fan-in of `Embedding` only."""
-    if finding.role in ("unknown", "unused"):
-        return None
-    fan_in, fan_out = finding.fan_in, finding.fan_out
-    if finding.role == "tied" and not isinstance(norm, Embedding):
-        fan_in, fan_out = fan_out, fan_in
-    if isinstance(norm, RMS | Diagonal) and finding.role in MATRICES:
-        return None
-    return Axes(fan_in, fan_out, finding.taps, finding.groups)

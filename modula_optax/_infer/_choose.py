@@ -1,0 +1,96 @@
+"""From a finding to a spec: the norm, the axes and the mass of a role, and what a user says instead."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from modula_optax._axes import Axes
+from modula_optax._infer._finding import CERTAIN, MATRICES, Finding
+from modula_optax._infer._messages import why
+from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
+from modula_optax._specs import PLACES, ROLES, NormSpec, check_mass
+
+# What a leaf of each role gets; the places for changing a default.
+NORMS: dict[str, Norm] = {
+    "linear": Spectral(),
+    "conv": Spectral(),
+    "depthwise": Spectral(),
+    "embedding": Embedding(),
+    "tied": Embedding(),
+    "positional": Embedding(),
+    "bias": RMS(),
+    "gain": Diagonal(),
+    "unused": Unnormed(),
+}
+MASSES: dict[str, float] = dict.fromkeys(NORMS, 1.0)
+
+
+def spec_of(
+    finding: Finding,
+    rule: NormSpec | None,
+    defaults: Mapping[str, Norm | None],
+    head: Norm | None,
+    masses: Mapping[str, float],
+) -> NormSpec | None:
+    """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is."""
+    if rule is not None:
+        axes = rule.axes or axes_for(finding, rule.norm)
+        return dataclasses.replace(
+            rule,
+            axes=axes,
+            role=rule.role or finding.role,
+            place=rule.place or finding.place,
+            confidence=CERTAIN,
+            blocks=finding.blocks,
+            why="override",
+        )
+    norm = defaults[finding.role]
+    if norm is None:
+        return None
+    if head is not None and finding.place == "head" and finding.role == "linear":
+        norm = head
+    return NormSpec(
+        norm,
+        axes_for(finding, norm),
+        mass=_mass(finding, masses),
+        role=finding.role,
+        place=finding.place,
+        confidence=finding.confidence,
+        blocks=finding.blocks,
+        why=why(finding),
+    )
+
+
+def _mass(finding: Finding, masses: Mapping[str, float]) -> float:
+    names = [finding.place, finding.role] if finding.role in MATRICES else [finding.role, finding.place]
+    return next((masses[name] for name in names if name in masses), MASSES.get(finding.role, 1.0))
+
+
+def check_masses(masses: Mapping[str, float]) -> None:
+    """Refuses masses of what is no role or place, and what is no mass."""
+    if not isinstance(masses, Mapping):
+        raise ValueError(f"masses must be a mapping such as {{'head': 0.5, 'bias': 0.1}}; got {masses!r}.")
+    known = (*ROLES, *PLACES)
+    wrong = [name for name in masses if name not in known]
+    if wrong:
+        raise ValueError(f"masses names {wrong[0]!r}, which is no role or place; these are {', '.join(known)}.")
+    for name, mass in masses.items():
+        check_mass(f"masses[{name!r}]", mass)
+
+
+def check_norms(**norms: Norm | None) -> None:
+    """Refuses arguments, by their names, that are no norms."""
+    for name, norm in norms.items():
+        if isinstance(norm, type) or not isinstance(norm, Norm | None):
+            raise ValueError(f"{name} must be an atomic norm such as RowL2() or Unnormed(), or None; got {norm!r}.")
+
+
+def axes_for(finding: Finding, norm: Norm) -> Axes | None:
+    """The axes of a parameter as a norm means them: rows of a table are the fan-in of `Embedding` only."""
+    if finding.role in ("unknown", "unused"):
+        return None
+    fan_in, fan_out = finding.fan_in, finding.fan_out
+    if finding.role == "tied" and not isinstance(norm, Embedding):
+        fan_in, fan_out = fan_out, fan_in
+    if isinstance(norm, RMS | Diagonal) and finding.role in MATRICES:
+        return None
+    return Axes(fan_in, fan_out, finding.taps, finding.groups)
