@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import modula_optax as mo
-from modula_optax._axes import to_canonical
 from modula_optax._paths import flatten_with_paths
 from tests.zoo import ZOO, ZooModel, axes_of
 
@@ -78,10 +77,10 @@ def test_jit_remat_and_half_precision_change_nothing(name):
     assert infer(model, jax.jit(jax.checkpoint(apply))) == infer(model)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith(("linen", "haiku", "equinox"))])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "plain.ragged_experts"])  # JAX cannot vmap it
 def test_vmap_over_a_batch_changes_nothing(name):
     model = ZOO[name]()
-    stacked = tuple(jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in model.inputs)
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), model.inputs)
 
     def apply(params, *inputs):
         return jax.vmap(lambda *a: model.apply(params, *a))(*inputs)
@@ -99,68 +98,3 @@ def random_like(tree, seed: int):
         return jnp.asarray(rng.normal(size=x.shape) * 0.5, x.dtype)
 
     return jax.tree.map(draw, tree)
-
-
-# models in which many layers see one input at a time, and that compile in a second
-DECISIVE = """
-plain.hypernetwork plain.lora plain.lora_merged plain.matrix_written_out plain.mixture_of_weights plain.nerf
-plain.shared_layers plain.stack_indexed plain_nets.block_diagonal plain_nets.continuous_position_bias
-plain_nets.coordinates_made_inside plain_nets.diagonal_state_space plain_nets.in_another_basis
-plain_nets.llama plain_nets.rwkv plain_nets.transformer_xl plain.diffusion_conditioned
-plain.fourier_neural_operator equinox.mlp equinox.scan_mlp equinox.weight_norm equinox.gru_lstm nnx.mlp
-nnx.lora nnx.mlp_scanned linen.mlp linen.deepsets haiku.mlp haiku.layer_stack haiku.bilinear_gate
-ninjax.residual_mlp
-"""
-
-
-def first_outputs(outputs, seed: int):
-    """Random signals at the first sample and the first position only, for everything that is not an integer."""
-    signals = random_like(outputs, seed)
-
-    def keep_first(x):
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            return np.zeros(x.shape, jax.dtypes.float0)
-        first = (slice(None, 1),) * (x.ndim - 1)
-        return jnp.zeros_like(x).at[first].set(x[first])
-
-    return jax.tree.map(keep_first, signals)
-
-
-def rank(matrix: np.ndarray) -> int:
-    # gradients of norms are not finite where random integers left a sum empty
-    usable = np.isfinite(matrix).all() and matrix.any()
-    return int(np.linalg.matrix_rank(matrix / np.linalg.norm(matrix), tol=1e-4)) if usable else 0
-
-
-def test_gradients_agree_that_the_inputs_are_the_fan_in():
-    """An oracle without a tracer: the gradient of a layer is a sum of (its input) x (a signal from the loss).
-
-    Another loss changes the signals but not the inputs. Where one input counts alone, gradients of several losses are
-    multiples of it: side by side they have rank one if the fan-in is the fan-in, on top of each other if it is not.
-    """
-    decided, contradicted = 0, []
-    for name in DECISIVE.split():
-        model = ZOO[name]()
-        gradients = gradients_of_losses(model)
-        for path, spec in infer(model).items():
-            if spec.role != "linear":
-                continue
-            canonical = [to_canonical(g[path], spec.axes) for g in gradients]
-            matrices = [np.asarray(m.reshape(-1, *m.shape[-2:])[0]) for m in canonical]
-            if min(matrices[0].shape) > 1 and all(rank(m) == 1 for m in matrices):
-                side, top = rank(np.concatenate(matrices, axis=1)), rank(np.concatenate(matrices, axis=0))
-                decided += side != top
-                contradicted += [f"{name}: {path}"] * (side > top)
-    assert contradicted == []
-    assert decided > 60
-
-
-def gradients_of_losses(model: ZooModel) -> list[dict[str, jax.Array]]:
-    params, inputs = random_like(model.params, 0), random_like(model.inputs, 1)
-
-    @jax.jit
-    def gradients(params):
-        outputs, pullback = jax.vjp(lambda p: model.apply(p, *inputs), params)
-        return [pullback(first_outputs(outputs, seed))[0] for seed in (2, 3, 4)]
-
-    return [dict(flatten_with_paths(gradient)[0]) for gradient in gradients(params)]
