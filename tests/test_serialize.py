@@ -116,7 +116,7 @@ def test_a_tampered_entry_is_refused_by_its_path(name, params):
 
 def test_an_entry_that_is_no_object_is_refused_by_its_path():
     text = json.dumps({"version": 1, "specs": {"w": "RMS"}})
-    with pytest.raises(ValueError, match=r"^w: NormSpec must be an object of its fields; got 'RMS'$"):
+    with pytest.raises(ValueError, match=r"^w: NormSpec must be an object of its fields; got 'RMS'\.$"):
         mo.specs_from_json(text)
 
 
