@@ -1,0 +1,139 @@
+"""Work and communication of one update on eight devices, counted in the compiled program, beside `optax.contrib.muon`.
+
+    python benchmarks/sharded_work.py              # eight devices that the host pretends to have
+
+Counts the floating-point operations of matrix products and the bytes that collectives put out, per device, with loops
+multiplied out, and the compiler's temporary memory. Writes `sharded_work.json` and `sharded_work.png` to
+`benchmarks/results/`.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import jax.numpy as jnp  # noqa: E402  (devices must be asked for before the first array)
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
+from measure import machine  # noqa: E402
+
+import modula_optax as mo  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+OURS, THEIRS = "modula_optax.modular", "optax.contrib.muon"
+LAYERS, WIDTH, DEVICES = 8, 256, 8
+LAYOUTS = {"replicated": PartitionSpec(), "FSDP": PartitionSpec("data", None)}
+COLLECTIVES = r"(all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(?:-start)?"
+
+
+def gradients() -> dict[str, jax.Array]:
+    """Random gradients of the matrices of a GPT of eight layers."""
+    sizes = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
+    rng = np.random.default_rng(0)
+    return {
+        f"layer{i}/{name}": jnp.asarray(rng.standard_normal(size, np.float32))
+        for i in range(LAYERS)
+        for name, size in sizes.items()
+    }
+
+
+def counted(compiled: Any) -> dict[str, float]:
+    """What the program of one device does, loops multiplied out."""
+    computations: dict[str, list[str]] = {}
+    for block in compiled.as_text().split("\n\n"):
+        if header := re.match(r"(?:ENTRY )?%?([\w.\-]+)", block.strip()):
+            computations["ENTRY" if block.strip().startswith("ENTRY") else header.group(1)] = block.split("\n")
+
+    def visit(name: str) -> dict[str, float]:
+        totals: dict[str, float] = defaultdict(float)
+        shapes = {
+            m.group(1): _dimensions(m.group(2))
+            for line in computations[name]
+            if (m := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = \w+\[([\d,]*)\]", line))
+        }
+        for line in computations[name]:
+            if dot := re.search(
+                r" = \w+\[([\d,]*)\]\S* dot\((?:\w+\[[\d,]*\]\S* )?%([\w.\-]+), .*lhs_contracting_dims=\{([\d,]*)\}",
+                line,
+            ):
+                contracted = math.prod(shapes[dot.group(2)][i] for i in _dimensions(dot.group(3)))
+                totals["gigaflops"] += 2e-9 * math.prod(_dimensions(dot.group(1))) * contracted
+            if re.search(rf" {COLLECTIVES}\(", line):
+                outputs = line.split("=", 1)[1].split("(%")[0]
+                totals["collectives"] += 1
+                totals["megabytes"] += sum(
+                    4e-6 * math.prod(_dimensions(d)) for d in re.findall(r"f32\[([\d,]*)\]", outputs)
+                )
+            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            called = re.findall(r"(?:calls|body|to_apply)=%?([\w.\-]+)", line)
+            for callee in called:
+                for what, amount in visit(callee).items():
+                    totals[what] += amount * (int(trips.group(1)) if trips else 1)
+        return totals
+
+    return dict(visit("ENTRY"))
+
+
+def _dimensions(text: str) -> tuple[int, ...]:
+    return tuple(int(d) for d in text.split(",") if d)
+
+
+def costs(tx: optax.GradientTransformation, grads: Any) -> dict[str, float]:
+    """Counts of one update, and its temporary memory."""
+    program = jax.jit(tx.update).lower(grads, tx.init(grads), grads).compile()
+    memory = program.memory_analysis()
+    counts = {"gigaflops": 0.0, "collectives": 0.0, "megabytes": 0.0} | counted(program)
+    return counts | {"temporary_megabytes": memory.temp_size_in_bytes / 1e6 if memory else float("nan")}
+
+
+def main() -> None:
+    """Counts, prints a table, and writes the results."""
+    grads = gradients()
+    optimizers = {OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral())), THEIRS: optax.contrib.muon(0.02)}
+    results = {"one device": {name: costs(tx, grads) for name, tx in optimizers.items()}}
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        for layout, spec in LAYOUTS.items():
+            placed = jax.device_put(grads, NamedSharding(mesh, spec))
+            results[layout] = {name: costs(tx, placed) for name, tx in optimizers.items()}
+
+    print(f"{'per device':34}{'GFLOP':>9}{'collectives':>13}{'MB sent':>9}{'temp. MB':>10}")
+    for layout, by_name in results.items():
+        for name, c in by_name.items():
+            print(
+                f"{layout + ', ' + name:34}{c['gigaflops']:9.2f}{c['collectives']:13.0f}{c['megabytes']:9.1f}"
+                f"{c['temporary_megabytes']:10.1f}"
+            )
+    RESULTS.mkdir(exist_ok=True)
+    record = {"machine": machine(), "layers": LAYERS, "width": WIDTH, "devices": DEVICES, "results": results}
+    (RESULTS / "sharded_work.json").write_text(json.dumps(record, indent=2) + "\n")
+    draw(results, RESULTS / "sharded_work.png")
+
+
+def draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """Bars of work, communication and memory per device."""
+    kinds = {"gigaflops": "GFLOP", "megabytes": "MB through collectives", "temporary_megabytes": "temporary MB"}
+    figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3.5), layout="constrained")
+    for axis, (kind, label) in zip(axes, kinds.items(), strict=True):
+        for i, name in enumerate((OURS, THEIRS)):
+            heights = [by_name[name][kind] for by_name in results.values()]
+            bars = axis.bar(np.arange(len(results)) + 0.4 * i, heights, 0.4, label=name)
+            axis.bar_label(bars, fmt="%.1f", fontsize=7)
+        axis.set_xticks(np.arange(len(results)) + 0.2, list(results), fontsize=8)
+        axis.set_title(f"{label}, per device", fontsize=10)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(f"one update of {LAYERS} layers of width {WIDTH}, {DEVICES} devices", fontsize=10)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
