@@ -1,0 +1,84 @@
+"""Arithmetic on canonical arrays that stays finite from 1e-30 to 1e30: lengths, singular values, power iteration."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from modula_optax._polar import largest_entry, matmul
+
+Canonical = Float[Array, "*batch taps fan_in fan_out"]
+# the atoms of one or of several parameters
+Stack = Float[Array, "n taps fan_in fan_out"]
+PerAtom = Float[Array, "*batch"]
+PerTap = Float[Array, "*batch taps"]
+
+# the axes of one atom
+ATOM = (-3, -2, -1)
+
+
+def spectral_gain(w: Canonical) -> float:
+    """What all singular values of an atom on the unit sphere of `Spectral` are: sqrt(d_out / d_in) / K."""
+    taps, fan_in, fan_out = w.shape[-3:]
+    return math.sqrt(fan_out / fan_in) / taps
+
+
+def length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
+    """Euclidean length over `axes`, without overflow or underflow of the squares."""
+    axes = (axes,) if isinstance(axes, int) else axes
+    largest = largest_entry(x, axes)
+    return jnp.squeeze(largest * jnp.sqrt(jnp.sum((x / largest) ** 2, axis=axes, keepdims=True)), axes)
+
+
+def unit(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
+    """Vectors over `axes` of length one; 0 for 0."""
+    axes = (axes,) if isinstance(axes, int) else axes
+    x = x / largest_entry(x, axes)
+    squares = jnp.sum(x * x, axis=axes, keepdims=True)
+    # a non-zero vector has an entry of ±1 by now: 1 stands in for the squares of a zero one only
+    return x / jnp.sqrt(jnp.maximum(squares, 1.0))
+
+
+def singular_values(w: Canonical) -> Float[Array, "*batch taps rank"]:
+    """All singular values of every tap, largest first."""
+    largest = largest_entry(w, (-2, -1))
+    return jnp.linalg.svdvals(w / largest) * largest[..., 0]
+
+
+def power_iteration(
+    w: Canonical, v: Float[Array, "*batch taps fan_out"], steps: int
+) -> tuple[Float[Array, "*batch taps fan_in"], PerTap, Float[Array, "*batch taps fan_out"]]:
+    """Leading singular triple (u, s, v) of every tap, approached from `v`; s is never above the truth."""
+
+    def step(_: int, v: Array) -> Array:
+        onward = unit(_times(w.mT, unit(_times(w, v), -1)), -1)
+        # a zero matrix says nothing, and must not end the iteration for the steps to come
+        return jnp.where(jnp.any(onward != 0.0, axis=-1, keepdims=True), onward, v)
+
+    v = jax.lax.fori_loop(0, steps, step, v)
+    image = _times(w, v)
+    return unit(image, -1), length(image, -1), v
+
+
+def _times(w: Canonical, v: Float[Array, "*batch taps n"]) -> Float[Array, "*batch taps m"]:
+    return matmul(w, v[..., None])[..., 0]
+
+
+def leading_direction(w: Canonical, iterations: int = 32) -> Float[Array, "*batch taps fan_out"]:
+    """Leading right singular vector of every tap, by power iteration from a start that is fixed, but at random."""
+    start = jax.random.normal(jax.random.key(0), (*w.shape[:-2], w.shape[-1]), w.dtype)
+    return power_iteration(w, unit(start, -1), iterations)[2]
+
+
+def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Bool[Array, "*batch taps"]:
+    """Whether no singular value of a tap is above `bound`, but for rounding: a test at the price of one product.
+
+    That is so if bound² I − WWᵀ has a Cholesky factor.
+    """
+    x = w / jnp.asarray(bound, w.dtype)[..., None, None]
+    x = x.mT if x.shape[-2] > x.shape[-1] else x
+    slack = 1 + 100 * float(jnp.finfo(w.dtype).eps)
+    identity = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))
+    factor = jnp.linalg.cholesky(slack**2 * identity - matmul(x, x.mT), symmetrize_input=False)
+    return jnp.all(jnp.isfinite(factor), axis=(-2, -1))
