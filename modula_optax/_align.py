@@ -3,8 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -100,7 +102,13 @@ def _misfit(spec: Any, value: Any) -> str | None:
         resolve_axes(spec, value.shape)
     except ValueError as error:
         return f"{type(spec.norm).__name__} {error}; write RMS(), or axes=Axes(...) that fit"
-    return None
+    return None if spec.constraint is None else spec.constraint.misfit(spec.norm, _atom_shape(spec, value))
+
+
+def _atom_shape(spec: NormSpec, value: Any) -> tuple[int, int, int]:
+    """Taps, fan-in and fan-out of a parameter of this shape."""
+    layout = jax.eval_shape(partial(canonical, spec=spec), jax.ShapeDtypeStruct(value.shape, value.dtype))
+    return layout.shape[-3:]
 
 
 def resolve_axes(spec: NormSpec, shape: tuple[int, ...]) -> Axes:

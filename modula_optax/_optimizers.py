@@ -64,7 +64,7 @@ def modular(
             decayed(weight_decay),
             optax.scale_by_learning_rate(learning_rate),
             # last, since any later link would lead out of the constraints
-            keep_params_projected(specs),
+            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=weight_decay),
         )
 
     return with_fallback(specs, normed, fallback)
@@ -121,7 +121,7 @@ def scion(
             # w + η (ρ · extreme point − w) is a decay of one
             decayed(1.0 if constrained else 0.0),
             optax.scale_by_learning_rate(learning_rate),
-            keep_params_projected(specs),
+            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0),
         )
 
     return with_fallback(specs, normed, fallback)

@@ -1,0 +1,180 @@
+"""Caps on singular values: those above the radius come down to it."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
+from modula_optax._coefficients import polar_express
+from modula_optax._constraints._protocol import Constraint, Step, check_positive, needs_spectral
+from modula_optax._norms import Norm, Spectral
+from modula_optax._polar import matmul, polar
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralCap(Constraint):
+    r"""Matrices with no singular value above `radius`; those below stay as they are.
+
+    .. math:: W = U S V^\top \mapsto U \min(S, r) V^\top
+
+    The nearest such matrix in Frobenius norm, by two polar factors and no decomposition, to rounding of the largest
+    singular value. Matrices in the set come back unchanged; where all of one shape are, a Cholesky factor is the price.
+
+    Args:
+      radius: largest norm, in units of `Spectral`.
+
+    Raises:
+      ValueError: `radius` is not a finite number above 0.
+
+    Example:
+      >>> spec = NormSpec(Spectral(), constraint=SpectralCap(2.0))
+      >>> project({"w": jnp.diag(jnp.array([3.0, 0.2]))}, spec)["w"].round(3)
+      Array([[2. , 0. ],
+             [0. , 0.2]], dtype=float32)
+
+    References:
+      Newhouse et al., Training Transformers with Enforced Lipschitz Constants, arXiv:2507.13338.
+    """
+
+    radius: float = 1.0
+
+    def __post_init__(self):
+        check_positive("radius", self.radius)
+
+    def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
+        return needs_spectral(self, norm)
+
+    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+        bound = self.radius * spectral_gain(w)
+        first = is_within(w, bound)
+
+        def goes_on(carry: tuple[Stack, Array, Array]) -> Array:
+            return (carry[2] < _ROUNDS) & ~jnp.all(carry[1])
+
+        def cap(carry: tuple[Stack, Array, Array]) -> tuple[Stack, Array, Array]:
+            x, inside, rounds = carry
+            x = jnp.where(inside[..., None, None], x, capped(x))
+            return x, is_within(x, 1.0), rounds + 1
+
+        x, _, _ = jax.lax.while_loop(goes_on, cap, (w / bound, first, jnp.zeros([], jnp.int32)))
+        return jnp.where(first[..., None, None], w, bound * x), memory
+
+
+# one takes an excess of 1e5 and less to rounding; six are enough for any float32, and what is not finite must end
+_ROUNDS = 6
+
+
+def capped(x: Stack) -> Stack:
+    r"""Singular values above 1 set to 1.
+
+    With :math:`P = U V^\top` and :math:`Z = U \, \text{sign}(S - 1) \, U^\top`, the polar factor of
+    :math:`X P^\top - 1`, the excess is :math:`\tfrac12 (1 + Z)(X - P)`. P is not exact where singular values are tiny,
+    and need not be: Z is -1 there.
+    """
+    wide = x.mT if x.shape[-2] > x.shape[-1] else x
+    p = Spectral().project(wide) / spectral_gain(wide)
+    identity = jnp.broadcast_to(jnp.eye(wide.shape[-2], dtype=x.dtype), (*wide.shape[:-1], wide.shape[-2]))
+    z = polar(matmul(wide, p.mT) - identity, _SIGN, scaling="schatten")
+    over = wide - p
+    inner = wide - (over + matmul(z, over)) / 2
+    return inner.mT if x.shape[-2] > x.shape[-1] else inner
+
+
+# what a singular value is off by is its distance from 1 times the error of the sign: largest just below this bound
+_SIGN = polar_express(10, 1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftCap(Constraint):
+    r"""Matrices with no singular value above `radius`, by an odd polynomial: four matrix products and no polar factor.
+
+    .. math:: p(s) = q + \alpha q^3, \quad q = s - \alpha s^3
+
+    :math:`\alpha` is as small as it can be: p takes to the radius what a step from inside can at most reach,
+    :math:`k = r (1 - \eta \lambda) + \eta m / s`, with the learning rate, the weight decay and the target norm of that
+    step. It is 0 where the decay alone holds the weights, and where the weights are inside: they come back unchanged.
+    Weights that are outside do lose some of their smaller singular values, too. Weights beyond k, such as those that
+    `project` finds, come inside at once, by their Schatten norm of order 128.
+
+    Args:
+      radius: largest norm, in units of `Spectral`.
+
+    Raises:
+      ValueError: `radius` is not a finite number above 0.
+
+    Example:
+      >>> tx = keep_params_projected(NormSpec(Spectral(), constraint=SoftCap(1.0)), learning_rate=0.1)
+      >>> w = jnp.diag(jnp.array([1.0, 0.1]))
+      >>> (w + tx.update(0.1 * w, tx.init(w), w)[0]).round(2)
+      Array([[1.  , 0.  ],
+             [0.  , 0.11]], dtype=float32)
+
+    References:
+      Newhouse et al., Training Transformers with Enforced Lipschitz Constants, arXiv:2507.13338.
+    """
+
+    needs_learning_rate: ClassVar[bool] = True
+
+    radius: float = 1.0
+
+    def __post_init__(self):
+        check_positive("radius", self.radius)
+
+    def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
+        return needs_spectral(self, norm)
+
+    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+        x = w / (self.radius * spectral_gain(w))
+        growth = step.learning_rate * (step.target / self.radius - step.weight_decay)
+        reach = jnp.broadcast_to(1.0 + jnp.maximum(growth, 0.0)[:, None], x.shape[:2])
+        beyond = ~is_within(x, reach)
+        # rare once training runs: the bound costs as much as everything else
+        reach = jax.lax.cond(
+            jnp.any(beyond), lambda: jnp.where(beyond, _largest_singular_bound(x), reach), lambda: reach
+        )
+        inside = is_within(x, 1.0)[..., None, None]
+        return jnp.where(inside, w, self.radius * spectral_gain(w) * _softly_capped(x, reach)), memory
+
+
+def _softly_capped(x: Stack, reach: PerTap) -> Stack:
+    """Odd polynomial that takes `reach` to 1 and [0, reach] into [0, 1]."""
+    # beyond this ratio the polynomial is no longer largest at its end
+    x = x / jnp.maximum(reach / _MONOTONE, 1.0)[..., None, None]
+    reach = jnp.minimum(reach, _MONOTONE)
+    alpha = (_strength(reach) / reach**2)[..., None, None]
+    q = x - alpha * _cube(x)
+    return q + alpha * _cube(q)
+
+
+_MONOTONE = 1.3
+
+
+def _strength(reach: PerTap) -> PerTap:
+    """The t = α k² at which p(k) = k (1 - 3 t² + 3 t³ - t⁴) is 1, for k up to 1.3."""
+    drop = 1.0 - 1.0 / reach
+    # Newton's method from below, where it cannot overshoot by much; t is 0.33 at most
+    t = jnp.sqrt(drop / 3)
+    for _ in range(5):
+        t = t - (3 * t**2 - 3 * t**3 + t**4 - drop) / jnp.maximum(6 * t - 9 * t**2 + 4 * t**3, 1e-10)
+    return t
+
+
+def _cube(x: Stack) -> Stack:
+    """U S³ Vᵀ."""
+    return matmul(matmul(x, x.mT), x) if x.shape[-2] <= x.shape[-1] else matmul(x, matmul(x.mT, x))
+
+
+def _largest_singular_bound(x: Stack) -> PerTap:
+    """Schatten norm of order 128: never below the largest singular value, at most rank^(1/128) times above it."""
+    power = x.mT if x.shape[-2] > x.shape[-1] else x
+    bound, root = length(power, (-2, -1)), 1.0
+    power = unit(power, (-2, -1))
+    for _ in range(6):
+        root /= 2
+        power = matmul(power, power.mT)
+        bound = bound * length(power, (-2, -1)) ** root
+        power = unit(power, (-2, -1))
+    return bound

@@ -1,0 +1,80 @@
+"""What a constraint must know, and what it is told of the step that it comes after."""
+
+import math
+import numbers
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, Scalar
+
+from modula_optax._canonical import Stack
+from modula_optax._norms import RMS, Diagonal, Norm, Spectral, SpectralNormalized
+
+
+class Step(NamedTuple):
+    """The step that led to the weights: 0 and 0 where `project` is called without one."""
+
+    learning_rate: Scalar
+    weight_decay: Scalar
+    target: Float[Array, " n"]
+    """Atomic norm of a step of learning rate 1, of every atom; see `NormSpec.target`."""
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """A set of weights and the way back to it; write your own as a frozen, hashable dataclass that derives from this.
+
+    Every method works on stacks of atoms, `[n, taps, fan_in, fan_out]`, each atom on its own: the atoms of several
+    parameters may stand in one stack.
+    """
+
+    needs_learning_rate: ClassVar[bool] = False
+    """Whether `retract` reads the learning rate, so that a chain must say what it is."""
+
+    def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
+        """Why atoms of this norm and shape (taps, fan_in, fan_out) cannot be held, and what to write instead."""
+        del norm, shape
+        return None
+
+    def init(self, norm: Norm, w: Stack) -> Any:
+        """What to remember of weights from step to step: a tree of arrays `[n, ...]`, here nothing."""
+        del norm, w
+        return ()
+
+    def retract(self, norm: Norm, w: Stack, memory: Any, step: Step) -> tuple[Stack, Any]:
+        """Weights in the set, near `w`, and what to remember of them; `w` itself where it is in the set."""
+        ...
+
+
+@runtime_checkable
+class Manifold(Constraint, Protocol):
+    """A constraint along which steps are taken: smooth, so that its directions at a weight are a linear space."""
+
+    def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:
+        """The direction of norm one (at most) along the set at `w` with the largest inner product with `g`."""
+        ...
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuses a number of iterations that is not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuses a radius or a strength that is not a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0; got {value!r}.")
+
+
+def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
+    """Misfit of a constraint on singular values whose radius is in units of `Spectral`."""
+    if isinstance(norm, Spectral | SpectralNormalized):
+        return None
+    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write Spectral() or NormBall"
+
+
+def needs_matrices(constraint: Constraint, norm: Norm) -> str | None:
+    """Misfit of a constraint on matrices."""
+    if not isinstance(norm, RMS | Diagonal):
+        return None
+    return f"{constraint!r} is about matrices, and {norm!r} takes vectors; write UnitSphere()"
