@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from modula_optax._polar import largest_entry, matmul
@@ -67,8 +68,10 @@ def _times(w: Canonical, v: Float[Array, "*batch taps n"]) -> Float[Array, "*bat
 
 def leading_direction(w: Canonical, iterations: int = 32) -> Float[Array, "*batch taps fan_out"]:
     """Leading right singular vector of every tap, by power iteration from a start that is fixed, but at random."""
-    start = jax.random.normal(jax.random.key(0), (*w.shape[:-2], w.shape[-1]), w.dtype)
-    return power_iteration(w, unit(start, -1), iterations)[2]
+    # a constant: the random numbers of JAX would take longer to compile than all that follows
+    start = np.random.default_rng(0).standard_normal(w.shape[-1])
+    start = jnp.broadcast_to(jnp.asarray(start / np.linalg.norm(start), w.dtype), (*w.shape[:-2], w.shape[-1]))
+    return power_iteration(w, start, iterations)[2]
 
 
 def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Bool[Array, "*batch taps"]:
@@ -76,7 +79,7 @@ def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Boo
 
     That is so if bound² I − WWᵀ has a Cholesky factor.
     """
-    x = w / jnp.asarray(bound, w.dtype)[..., None, None]
+    x = w / jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape[:-2])[..., None, None]
     x = x.mT if x.shape[-2] > x.shape[-1] else x
     slack = 1 + 100 * float(jnp.finfo(w.dtype).eps)
     identity = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modula_optax as mo
-from tests.cases import LEAVES, NORMS, enable_x64, random_like
+from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, random_like, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -248,3 +248,26 @@ def test_a_norm_of_your_own(key):
 
     g = random_like(key, (4, 6))
     np.testing.assert_allclose(dualize(g, mo.NormSpec(Euclidean())), g / jnp.linalg.norm(g), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "condition 1e4", "one outlier", "rank one"])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_cheap_direction_is_the_gradient_over_its_largest_singular_value(name, scale):
+    w, _, _ = with_spectrum(0, (12, 30), SPECTRA[name])
+    step = dualize(jnp.asarray(scale * w, jnp.float32), mo.NormSpec(mo.SpectralNormalized()))
+    # the largest singular value of each of these spectra is 1
+    np.testing.assert_allclose(step, math.sqrt(30 / 12) * w, atol=0.03)
+    longest = modular_norm(step, mo.NormSpec(mo.Spectral()))
+    assert 1 - 1e-5 <= float(longest) <= 1.03
+
+
+def test_the_cheap_direction_comes_closer_with_every_iteration(key):
+    g = random_like(key, (3, 20, 40)).at[0].set(0.0)
+    lengths = [
+        mo.leaf_norms(dualize(g, mo.NormSpec(mo.SpectralNormalized(n))), mo.NormSpec(mo.Spectral())) for n in (1, 8, 64)
+    ]
+    assert all(length[0] == 0 for length in lengths)
+    assert np.all(np.diff(np.stack(lengths)[:, 1:], axis=0) <= 1e-6)
+    np.testing.assert_allclose(lengths[-1][1:], 1.0, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"iterations must be an integer of at least 1; got 0"):
+        mo.SpectralNormalized(0)

@@ -223,3 +223,44 @@ def test_scion_averages_with_weight_alpha_on_the_newest_gradient(key):
     updates, _ = tx.update(second, state)
     average = 0.75 * 0.25 * first + 0.25 * second
     np.testing.assert_allclose(updates, -average / jnp.sqrt(jnp.mean(average**2)), rtol=1e-5)
+
+
+DECAY = {"w": mo.NormSpec(mo.RMS(), constraint=mo.Regularize(1.0))}
+ONES = {"w": jnp.ones(3)}
+ZEROS = {"w": jnp.zeros(3)}
+
+
+def decays(tx, steps=3, **extra):
+    state, factors = tx.init(ONES), []
+    for _ in range(steps):
+        updates, state = tx.update(ZEROS, state, ONES, **extra)
+        factors.append(round(1 + float(updates["w"][0]), 4))
+    return factors
+
+
+def test_the_learning_rate_is_a_number_a_schedule_or_given_with_each_update():
+    schedule = optax.linear_schedule(0.4, 0.0, 4)
+    assert decays(mo.keep_params_projected(DECAY, learning_rate=0.1)) == [0.9, 0.9, 0.9]
+    assert decays(mo.keep_params_projected(DECAY, learning_rate=schedule)) == [0.6, 0.7, 0.8]
+    assert decays(mo.keep_params_projected(DECAY, learning_rate=schedule), learning_rate=0.5) == [0.5, 0.5, 0.5]
+    assert decays(mo.keep_params_projected(DECAY), learning_rate=jnp.asarray(0.5)) == [0.5, 0.5, 0.5]
+    injected = optax.inject_hyperparams(mo.keep_params_projected, static_args="specs")
+    assert decays(injected(DECAY, learning_rate=schedule)) == [0.6, 0.7, 0.8]
+
+
+def test_aliases_tell_their_constraints_the_learning_rate():
+    schedule = optax.linear_schedule(0.4, 0.0, 4)
+    for alias in (mo.modular, mo.scion):
+        assert decays(alias(schedule, DECAY)) == [0.6, 0.7, 0.8]
+    injected = optax.inject_hyperparams(mo.modular, static_args="specs")
+    assert decays(injected(schedule, DECAY)) == [0.6, 0.7, 0.8]
+
+
+def test_without_a_learning_rate_those_that_need_it_say_so():
+    tx = mo.keep_params_projected(DECAY)
+    message = (
+        r"1 constraint depends on the learning rate:\n  w  float32\[3\]: Regularize\(strength=1.0\)\n"
+        r"Write keep_params_projected\(specs, learning_rate=...\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        tx.update(ZEROS, tx.init(ONES), ONES)

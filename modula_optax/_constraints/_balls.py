@@ -44,7 +44,7 @@ class NormBall(Constraint):
 
 @dataclasses.dataclass(frozen=True)
 class SpectralNormalize(Constraint):
-    r"""Matrices of spectral norm at most `radius`, by power iteration: two products with a vector for each step.
+    r"""Matrices of spectral norm at most `radius`, by power iteration, in few products with a vector.
 
     .. math:: W \mapsto W / \max(1, s_1 / r)
 
@@ -69,7 +69,7 @@ class SpectralNormalize(Constraint):
     """
 
     radius: float = 1.0
-    iterations: int = 1
+    iterations: int = 2
 
     def __post_init__(self):
         check_positive("radius", self.radius)

@@ -45,7 +45,7 @@ class Hammer(Constraint):
     """
 
     radius: float = 1.0
-    iterations: int = 1
+    iterations: int = 2
 
     def __post_init__(self):
         check_positive("radius", self.radius)
@@ -91,7 +91,7 @@ class SpectralDecay(Constraint):
     needs_learning_rate: ClassVar[bool] = True
 
     strength: float
-    iterations: int = 1
+    iterations: int = 2
 
     def __post_init__(self):
         check_positive("strength", self.strength)

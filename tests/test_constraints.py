@@ -1,0 +1,356 @@
+"""Laws of every constraint on every parameter that it fits: in the set, back to it, and out of nobody's way."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import modula_optax as mo
+from tests.cases import LEAVES, NORMS, SPECTRA, random_like, with_spectrum
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+SPHERES = (mo.UnitSphere(), mo.Hypersphere(2.0), mo.Stiefel(2))
+BALLS = (mo.NormBall(0.5), mo.SpectralCap(0.5), mo.SoftCap(0.5), mo.SpectralNormalize(0.5))
+SHAPES_OF_ROWS = (mo.Orthogonal(), mo.UnitRows())
+# the norm that these leave depends on more than their radius
+OTHERS = (mo.Hammer(2.0), mo.SpectralDecay(0.1), mo.Regularize(0.1), mo.FixedNorm())
+IDLE = OTHERS[1:]
+ALL = (*SPHERES, *BALLS, *SHAPES_OF_ROWS, *OTHERS)
+# power iterations find the largest singular value of random matrices to this
+FOUND = 0.05
+
+
+TABLE = (*NORMS, *(leaf for leaf in LEAVES if leaf.id[:9] == "Spectral-" and leaf.id[-1] in "1356"))
+
+
+def name(constraint):
+    return type(constraint).__name__
+
+
+@functools.cache
+def tree_of(constraint):
+    """Specs and shapes that the constraint fits: every norm, and matrices turned, stacked, with taps and in groups."""
+    specs, shapes = {}, {}
+    for leaf in TABLE:
+        spec, shape = leaf.values
+        held = mo.NormSpec(spec.norm, spec.axes, constraint=constraint)
+        try:
+            mo.summarize(held, jnp.zeros(shape))
+        except ValueError:
+            continue
+        specs[leaf.id], shapes[leaf.id] = held, shape
+    assert specs
+    return specs, shapes
+
+
+def random_tree(constraint, key, dtype=jnp.float32, scale=1.0):
+    shapes = tree_of(constraint)[1]
+    return {
+        path: scale * random_like(jax.random.fold_in(key, i), shape, dtype)
+        for i, (path, shape) in enumerate(shapes.items())
+    }
+
+
+@functools.cache
+def projection(constraint):
+    specs, _ = tree_of(constraint)
+    return jax.jit(lambda params: mo.project(params, specs))
+
+
+def assert_held(constraint, params, tolerance):
+    specs, _ = tree_of(constraint)
+    for path, norm in mo.leaf_norms(params, specs).items():
+        if constraint in SPHERES:
+            assert np.all(np.abs(norm / getattr(constraint, "radius", 1.0) - 1) <= tolerance), path
+        if constraint in BALLS:
+            found = FOUND if isinstance(constraint, mo.SpectralNormalize) else 0.0
+            assert np.all(norm <= constraint.radius * (1 + tolerance + found)), path
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("constraint", ALL, ids=name)
+def test_projection_lands_in_the_set_and_stays(constraint, dtype, key):
+    params = random_tree(constraint, key, dtype)
+    once = projection(constraint)(params)
+    assert jax.tree.map(lambda p: (p.shape, p.dtype), once) == jax.tree.map(lambda p: (p.shape, p.dtype), params)
+    # rounding of all entries alike moves a norm by at most their number times it; at random by less than its root
+    tolerance = 4 * float(jnp.finfo(dtype).eps) + 2e-5
+    assert_held(constraint, once, tolerance)
+    if isinstance(constraint, mo.Hammer | mo.SpectralNormalize):
+        return  # they move what the first estimate missed
+    twice = projection(constraint)(once)
+    for path in once:
+        a, b = (np.asarray(tree[path], np.float32) for tree in (once, twice))
+        np.testing.assert_allclose(a, b, atol=tolerance * np.max(np.abs(a)), err_msg=path)
+
+
+@pytest.mark.parametrize("constraint", [*BALLS, *IDLE], ids=name)
+def test_what_is_inside_stays_as_it_is(constraint, key):
+    specs, _ = tree_of(constraint)
+    params = random_tree(constraint, key)
+    inside = {path: p * 0.499 / jnp.max(mo.leaf_norms(params, specs)[path]) for path, p in params.items()}
+    kept = projection(constraint)(inside)
+    for path in inside:
+        if isinstance(constraint, mo.Regularize) and "Embedding" in path:
+            continue  # rows go to their unit sphere
+        # a length measured and given back may differ in the last bit
+        rtol = 1e-6 if isinstance(constraint, mo.FixedNorm) else 0
+        np.testing.assert_allclose(kept[path], inside[path], rtol=rtol, err_msg=path)
+
+
+@functools.cache
+def last_link(constraint):
+    tx = mo.keep_params_projected(tree_of(constraint)[0])
+    return jax.jit(tx.init), jax.jit(tx.update)
+
+
+@pytest.mark.parametrize("constraint", ALL, ids=name)
+def test_the_last_link_and_direct_projection_agree_to_rounding(constraint, key):
+    init, update = last_link(constraint)
+    params = projection(constraint)(random_tree(constraint, key))
+    updates = random_tree(constraint, jax.random.key(1), scale=0.01)
+    moved = optax.apply_updates(params, updates)
+    # direct projection knows no learning rate, and remembers these very weights
+    kept, _ = update(updates, init(moved), params, learning_rate=jnp.zeros(()))
+    after, direct = optax.apply_updates(params, kept), projection(constraint)(moved)
+    for path in params:
+        np.testing.assert_allclose(after[path], direct[path], atol=5e-6 * np.max(np.abs(direct[path])), err_msg=path)
+
+
+@pytest.mark.parametrize("constraint", ALL, ids=name)
+def test_steps_compile_once_and_memories_keep_their_shape(constraint, key):
+    init, update = last_link(constraint)
+    params = random_tree(constraint, key)
+    state = init(params)
+    first = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    for seed in range(3):
+        updates = random_tree(constraint, jax.random.key(seed), scale=0.01)
+        updates, state = update(updates, state, params, learning_rate=jnp.asarray(0.1 * seed, jnp.float32))
+        params = optax.apply_updates(params, updates)
+    assert update._cache_size() == 1
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == first
+    assert state.count == 3
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("constraint", [*SPHERES, *BALLS, *SHAPES_OF_ROWS, mo.FixedNorm()], ids=name)
+def test_weights_of_any_scale_come_back(constraint, scale, key):
+    params = random_tree(constraint, key, scale=scale)
+    kept = projection(constraint)(params)
+    assert all(np.all(np.isfinite(p)) for p in kept.values())
+    assert_held(constraint, kept, 5e-5)
+
+
+@pytest.mark.parametrize("constraint", ALL, ids=name)
+def test_zeros_stay_finite_and_nan_stays_visible(constraint):
+    _, shapes = tree_of(constraint)
+    zeros = {path: jnp.zeros(shape) for path, shape in shapes.items()}
+    assert not any(np.any(p) for p in projection(constraint)(zeros).values())
+    broken = projection(constraint)({path: p + jnp.nan for path, p in zeros.items()})
+    assert all(np.isnan(p).any() for p in broken.values())
+
+
+def spectral(constraint):
+    return mo.NormSpec(mo.Spectral(), constraint=constraint)
+
+
+def gain(shape):
+    return np.sqrt(shape[1] / shape[0])
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "linear", "condition 1e4", "one outlier", "rank six", "zero"])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 30), (30, 12)])
+@pytest.mark.parametrize("radius", [0.5, 3.0])
+def test_the_cap_is_the_minimum_of_singular_values_and_radius(shape, name, radius):
+    w, u, v = with_spectrum(0, shape, 2 * SPECTRA[name])
+    capped = mo.project(jnp.asarray(gain(shape) * w, jnp.float32), spectral(mo.SpectralCap(radius)))
+    expected = gain(shape) * (u * np.minimum(2 * SPECTRA[name], radius)) @ v.T
+    np.testing.assert_allclose(capped, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_the_soft_cap_takes_the_longest_step_from_inside_just_to_the_radius(shape):
+    radius, rate = 2.0, 0.1
+    values = np.linspace(radius, 0.1, 12)
+    w, u, v = with_spectrum(0, shape, values)
+    w, grow = (jnp.asarray(gain(shape) * x, jnp.float32) for x in (w, rate * u @ v.T))
+    tx = mo.keep_params_projected(spectral(mo.SoftCap(radius)), learning_rate=rate)
+    after = w + tx.update(grow, tx.init(w), w)[0]
+    found = np.diag(u.T @ np.asarray(after, np.float64) @ v) / gain(shape)
+    assert found[0] == pytest.approx(radius, rel=1e-5)
+    # in between: longer than before the cap by no more than the step, in the same order, hardly changed where small
+    assert np.all(np.diff(found) < 0)
+    assert np.all(found <= np.minimum(values + rate, radius * (1 + 1e-5)))
+    np.testing.assert_allclose(found[6:], values[6:] + rate, rtol=0.01)
+
+
+def test_the_soft_cap_rests_where_decay_alone_holds_the_weights(key):
+    tx = mo.keep_params_projected(spectral(mo.SoftCap(2.0)), learning_rate=0.1, weight_decay=0.5)
+    w = 1.999 * mo.initialize(key, jnp.zeros((6, 4)), spectral(None))
+    decayed = -0.1 * 0.5 * w + 0.1 * mo.initialize(jax.random.key(1), w, spectral(None))
+    kept, _ = tx.update(decayed, tx.init(w), w)
+    np.testing.assert_array_equal(w + kept, w + ((w + decayed) - w))
+
+
+@pytest.mark.parametrize("constraint", [mo.SoftCap(1.0), mo.SpectralCap(1.0)], ids=name)
+def test_a_cap_holds_through_hundreds_of_longest_steps(constraint, key):
+    specs = mo.NormSpec(mo.Spectral(), constraint=constraint, mass=0.5)
+    tx = optax.chain(mo.dualize(specs), optax.scale(0.1), mo.keep_params_projected(specs, learning_rate=0.1))
+    # always uphill along one direction, and noise
+    climb = random_like(key, (8, 20))
+    params = mo.initialize(key, climb, specs)
+
+    def step(carry, k):
+        params, state = carry
+        updates, state = tx.update(climb + 0.3 * random_like(k, climb.shape), state, params)
+        return (optax.apply_updates(params, updates), state), mo.leaf_norms(params, specs)
+
+    _, norms = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(key, 300))
+    assert norms.max() <= 1 + 2e-5
+    assert norms[-1] >= 0.95
+
+
+def spectrum_after(constraint, values, **rates):
+    """What the chain's last link makes of a matrix of these singular values, in its own singular vectors."""
+    w, u, v = with_spectrum(0, (6, 4), np.asarray(values))
+    w = jnp.asarray(gain((6, 4)) * w, jnp.float32)
+    tx = mo.keep_params_projected(spectral(constraint), **rates)
+    after = w + tx.update(jnp.zeros_like(w), tx.init(w), w)[0]
+    within = u.T @ np.asarray(after, np.float64) @ v / gain((6, 4))
+    np.testing.assert_allclose(within, np.diag(np.diag(within)), atol=1e-5)
+    return np.diag(within)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "rates", "expected"),
+    [
+        (mo.Hammer(2.0), {}, [2.0, 1.5, 1.0, 0.5]),
+        (mo.Hammer(5.0), {}, [5.0, 1.5, 1.0, 0.5]),
+        (mo.SpectralNormalize(2.0), {}, [2.0, 0.75, 0.5, 0.25]),
+        (mo.NormBall(2.0), {}, [2.0, 0.75, 0.5, 0.25]),
+        (mo.NormBall(5.0), {}, [4.0, 1.5, 1.0, 0.5]),
+        (mo.SpectralDecay(0.5), {"learning_rate": 0.1}, [3.8, 1.5, 1.0, 0.5]),
+        (mo.Regularize(0.5), {"learning_rate": 0.1}, [3.8, 1.425, 0.95, 0.475]),
+        (mo.FixedNorm(), {}, [4.0, 1.5, 1.0, 0.5]),
+        (mo.Orthogonal(), {}, [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_singular_values_go_where_the_formula_says(constraint, rates, expected):
+    found = spectrum_after(constraint, [4.0, 1.5, 1.0, 0.5], **rates)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_rows_of_root_mean_square_one_whatever_the_norm(key):
+    spec = mo.NormSpec(mo.Sign(), mo.Axes(fan_in=-1, fan_out=-2), constraint=mo.UnitRows())
+    rows = mo.project(random_like(key, (3, 5)), spec).T
+    np.testing.assert_allclose(jnp.mean(rows**2, axis=-1), 1.0, rtol=1e-5)
+
+
+def test_the_first_modulas_regularisation_decays_by_targets_and_keeps_rows_on_their_sphere(key):
+    specs = {
+        "w": mo.NormSpec(mo.Spectral(), mass=0.5, sensitivity=2.0, constraint=mo.Regularize(0.2)),
+        "table": mo.NormSpec(mo.Embedding(), constraint=mo.Regularize(0.2)),
+    }
+    params = {name: random_like(key, (4, 6)) for name in specs}
+    tx = mo.keep_params_projected(specs, learning_rate=0.5)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(after["w"], (1 - 0.5 * 0.2 * 0.25) * params["w"], rtol=1e-5)
+    np.testing.assert_allclose(jnp.mean(after["table"] ** 2, axis=-1), 1.0, rtol=1e-5)
+
+
+def test_power_iteration_keeps_up_with_weights_that_move(key):
+    spec = spectral(mo.SpectralNormalize(1.0))
+    tx = mo.keep_params_projected(spec)
+    params, climb = mo.initialize(key, jnp.zeros((16, 8)), spec), random_like(jax.random.key(1), (16, 8))
+
+    def step(carry, k):
+        params, state = carry
+        updates, state = tx.update(0.01 * (climb + random_like(k, climb.shape)), state, params)
+        return (optax.apply_updates(params, updates), state), mo.leaf_norms(params, spec)
+
+    _, norms = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(key, 300))
+    # at first all singular values are alike, and no vector is theirs
+    assert norms.max() < 1.1
+    assert norms[50:].max() < 1.01
+
+
+def test_lengths_are_those_of_initialisation_after_many_steps(key):
+    spec = spectral(mo.FixedNorm())
+    start = jnp.stack([random_like(key, (4, 6)), 5 * random_like(key, (4, 6))])
+    tx = optax.chain(mo.dualize(spec), optax.scale(-0.1), mo.keep_params_projected(spec))
+
+    def step(carry, k):
+        params, state = carry
+        updates, state = tx.update(random_like(k, params.shape), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (end, _), _ = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(key, 300))
+    np.testing.assert_allclose(jnp.sum(end**2, (1, 2)), jnp.sum(start**2, (1, 2)), rtol=1e-5)
+
+
+def test_one_stack_or_many_leaves_make_no_difference(key):
+    specs = {"a": spectral(mo.Hammer(1.0)), "b": spectral(mo.Hammer(1.0)), "c": spectral(mo.SpectralCap(1.0))}
+    shapes = {"a": (4, 6), "b": (3, 4, 6), "c": (4, 6)}
+    params = {name: random_like(jax.random.fold_in(key, i), shape) for i, (name, shape) in enumerate(shapes.items())}
+    together = mo.project(params, specs)
+    for name, w in params.items():
+        np.testing.assert_allclose(together[name], mo.project(w, specs[name]), atol=1e-5)
+
+
+@pytest.mark.parametrize("constraint", ALL, ids=name)
+def test_every_constraint_comes_back_from_json(constraint):
+    specs = {"w": mo.NormSpec(mo.Spectral(), constraint=constraint)}
+    assert mo.specs_from_json(mo.specs_to_json(specs)) == specs
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mo.SpectralCap(0.0), r"radius must be a finite number above 0; got 0.0"),
+        (lambda: mo.SoftCap(-1.0), r"radius must be a finite number above 0; got -1.0"),
+        (lambda: mo.NormBall(float("nan")), r"radius must be a finite number above 0; got nan"),
+        (lambda: mo.Hammer("big"), r"radius must be a finite number above 0; got 'big'"),
+        (lambda: mo.SpectralDecay(0.0), r"strength must be a finite number above 0; got 0.0"),
+        (lambda: mo.SpectralNormalize(1.0, 0), r"iterations must be an integer of at least 1; got 0"),
+        (lambda: mo.Stiefel(2.5), r"iterations must be an integer of at least 1; got 2.5"),
+    ],
+)
+def test_arguments_are_checked_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("norm", "axes", "constraint", "message"),
+    [
+        (mo.RMS(), None, mo.SpectralCap(), r"SpectralCap\(radius=1.0\) .* RMS\(\) .*; write Spectral\(\) or NormBall"),
+        (mo.Frobenius(), None, mo.SoftCap(), r"SoftCap\(radius=1.0\) .* Frobenius\(\) .*; write Spectral\(\)"),
+        (mo.Sign(), None, mo.Hammer(), r"Hammer.* is about singular values, which Sign\(\) does not measure"),
+        (mo.Diagonal(), None, mo.Orthogonal(), r"Orthogonal\(\) is about matrices, and Diagonal\(\) takes vectors"),
+        (mo.Spectral(), None, mo.Hypersphere(), r"is round, .* write one of Frobenius\(\), .* or UnitSphere\(\)"),
+        (mo.RMS(), None, mo.Stiefel(), r"Stiefel.* not under RMS\(\); write Spectral\(\) or Orthogonal\(\)"),
+        (mo.Spectral(), mo.Axes((), -1), mo.Stiefel(), r"and this is vectors .*; write RMS\(\) with Hypersphere\(\)"),
+        (mo.Unnormed(), None, mo.SpectralCap(), r"Unnormed\(\) cannot be held to SpectralCap.*; give it a norm"),
+    ],
+)
+def test_constraints_that_do_not_fit_are_refused_with_the_path(norm, axes, constraint, message):
+    registry = mo.NormRegistry(mo.Rule(r"net/w", norm, axes=axes, constraint=constraint))
+    message = r"1 parameter does not fit its spec:\n  net/w  float32\[4, 6\]: .*" + message
+    with pytest.raises(ValueError, match=message):
+        registry.resolve({"net": {"w": jnp.zeros((4, 6))}})
+
+
+def test_a_constraint_of_your_own(key):
+    """A user's constraint needs no more than the way back: here weights that are not negative."""
+
+    class Positive(mo.Constraint):
+        def retract(self, norm, w, memory, step):
+            return jnp.maximum(w, 0.0), memory
+
+    spec = mo.NormSpec(mo.RMS(), constraint=Positive())
+    assert mo.project(random_like(key, (50,)), spec).min() == 0
