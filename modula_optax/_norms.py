@@ -18,6 +18,7 @@ from modula_optax._canonical import (
     ATOM,
     Canonical,
     PerAtom,
+    is_within,
     leading_direction,
     length,
     power_iteration,
@@ -26,7 +27,7 @@ from modula_optax._canonical import (
     unit,
 )
 from modula_optax._coefficients import Coefficients, polar_express, resolve_coefficients
-from modula_optax._polar import largest_entry, polar, polar_factors, resolve_scaling
+from modula_optax._polar import largest_entry, matmul, polar, polar_factors, resolve_scaling
 
 
 @runtime_checkable
@@ -121,11 +122,30 @@ class Spectral(Norm):
         return [spectral_gain(g) * factor for g, factor in zip(gs, factors, strict=True)]
 
     def project(self, w: Canonical) -> Canonical:
-        # weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm
-        return spectral_gain(w) * polar(w, _EXACT)
+        return spectral_gain(w) * orthogonalized(w / spectral_gain(w))
 
 
+# weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm
 _EXACT = polar_express(9, 1e-4)
+
+
+def orthogonalized(x: Canonical) -> Canonical:
+    """Polar factor of every tap, to rounding; after a step from orthogonal matrices in few products."""
+    wide = x.mT if x.shape[-2] > x.shape[-1] else x
+    gram = matmul(wide, wide.mT)
+    identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=x.dtype), gram.shape)
+    # singular values from 0.8 to 1.17
+    nearly = jnp.all(is_within(gram - identity, 0.36))
+    nearest = jax.lax.cond(nearly, _refined, lambda wide: polar(wide, _EXACT), wide)
+    return nearest.mT if x.shape[-2] > x.shape[-1] else nearest
+
+
+def _refined(x: Canonical) -> Canonical:
+    """Newton-Schulz of order five: an error e becomes 5/2 e³, so that three steps take 0.2 to rounding."""
+    for _ in range(3):
+        gram = matmul(x, x.mT)
+        x = 15 / 8 * x - matmul(10 / 8 * gram - 3 / 8 * matmul(gram, gram), x)
+    return x
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
 from modula_optax._coefficients import polar_express
 from modula_optax._constraints._protocol import Constraint, Step, check_positive, needs_spectral
-from modula_optax._norms import Norm, Spectral
+from modula_optax._norms import Norm, orthogonalized
 from modula_optax._polar import matmul, polar
 
 
@@ -56,7 +56,8 @@ class SpectralCap(Constraint):
 
         def cap(carry: tuple[Stack, Array, Array]) -> tuple[Stack, Array, Array]:
             x, inside, rounds = carry
-            x = jnp.where(inside[..., None, None], x, capped(x))
+            capped_x = jax.lax.cond(jnp.all(is_within(x, _NEAR)), _nearly_inside_capped, capped, x)
+            x = jnp.where(inside[..., None, None], x, capped_x)
             return x, is_within(x, 1.0), rounds + 1
 
         x, _, _ = jax.lax.while_loop(goes_on, cap, (w / bound, first, jnp.zeros([], jnp.int32)))
@@ -75,13 +76,35 @@ def capped(x: Stack) -> Stack:
     and need not be: Z is -1 there.
     """
     wide = x.mT if x.shape[-2] > x.shape[-1] else x
-    p = Spectral().project(wide) / spectral_gain(wide)
+    p = orthogonalized(wide)
     identity = jnp.broadcast_to(jnp.eye(wide.shape[-2], dtype=x.dtype), (*wide.shape[:-1], wide.shape[-2]))
     z = polar(matmul(wide, p.mT) - identity, _SIGN, scaling="schatten")
     over = wide - p
     inner = wide - (over + matmul(z, over)) / 2
     return inner.mT if x.shape[-2] > x.shape[-1] else inner
 
+
+def _nearly_inside_capped(x: Stack) -> Stack:
+    r"""`capped` for singular values up to `_NEAR`, at a third of its price: what a step of training leaves behind.
+
+    With :math:`A = X X^\top` the result is :math:`\max(A, 1)^{-1/2} X`, a power series in the excess of A over 1.
+    """
+    wide = x.mT if x.shape[-2] > x.shape[-1] else x
+    gram = matmul(wide, wide.mT)
+    identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=x.dtype), gram.shape)
+    z = polar(gram - identity, _SIGN, scaling="schatten")
+    d = (gram - identity + matmul(z, gram - identity)) / 2
+    inverse_root = identity - 1 / 2 * d
+    power = d
+    for coefficient in (3 / 8, -5 / 16, 35 / 128):
+        power = matmul(power, d)
+        inverse_root += coefficient * power
+    inner = matmul(inverse_root, wide)
+    return inner.mT if x.shape[-2] > x.shape[-1] else inner
+
+
+# the excess of A is at most 0.1 up to here, and what the series leaves out 63/256 of its fifth power
+_NEAR = 1.05
 
 # what a singular value is off by is its distance from 1 times the error of the sign: largest just below this bound
 _SIGN = polar_express(10, 1e-5)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
 from modula_optax._constraints._caps import capped
 from modula_optax._constraints._protocol import Manifold, Step, check_count, check_positive
-from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral
+from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
 from modula_optax._polar import matmul
 
 # the axes over which these norms are Euclidean: their unit spheres are products of spheres
@@ -141,7 +141,7 @@ class Stiefel(Manifold):
         return norm.project(w), memory
 
     def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:
-        q = norm.project(w) / spectral_gain(w)
+        q = orthogonalized(w / spectral_gain(w))
         fan_in, fan_out = w.shape[-2:]
         if fan_in < fan_out:
             return spectral_gain(w) * _steepest_tangent(q.mT, g.mT, self.iterations).mT
@@ -152,7 +152,7 @@ def _steepest_tangent(q: Stack, g: Stack, iterations: int) -> Stack:
     """The steepest direction of spectral norm one along the matrices with orthonormal columns, at `q`."""
     rows, columns = q.shape[-2:]
     slope = math.sqrt(columns) * unit(_tangential(q, g), (-2, -1))
-    inner = _orthogonal(slope)
+    inner = orthogonalized(slope)
     if rows == columns:
         return inner
 
@@ -173,7 +173,3 @@ _RHO = 3.0
 def _tangential(q: Stack, g: Stack) -> Stack:
     product = matmul(q.mT, g)
     return g - matmul(q, product + product.mT) / 2
-
-
-def _orthogonal(x: Stack) -> Stack:
-    return Spectral().project(x) / spectral_gain(x)
