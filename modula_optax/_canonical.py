@@ -75,13 +75,22 @@ def leading_direction(w: Canonical, iterations: int = 32) -> Float[Array, "*batc
 
 
 def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Bool[Array, "*batch taps"]:
-    """Whether no singular value of a tap is above `bound`, but for rounding: a test at the price of one product.
+    """Whether no singular value of a tap is above `bound`, but for rounding."""
+    return gram_is_within(gram(w / jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape[:-2])[..., None, None]))
 
-    That is so if bound² I − WWᵀ has a Cholesky factor.
-    """
-    x = w / jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape[:-2])[..., None, None]
-    x = x.mT if x.shape[-2] > x.shape[-1] else x
-    slack = 1 + 100 * float(jnp.finfo(w.dtype).eps)
-    identity = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))
-    factor = jnp.linalg.cholesky(slack**2 * identity - matmul(x, x.mT), symmetrize_input=False)
+
+def gram(w: Canonical) -> Float[Array, "*batch taps rank rank"]:
+    """WWᵀ or WᵀW, on the smaller side."""
+    return matmul(w, w.mT) if w.shape[-2] <= w.shape[-1] else matmul(w.mT, w)
+
+
+def gram_is_within(a: Float[Array, "*batch taps rank rank"], bound: float = 1.0) -> Bool[Array, "*batch taps"]:
+    """Whether no eigenvalue is above bound², but for rounding: then bound² - A has a Cholesky factor."""
+    slack = 1 + 100 * float(jnp.finfo(a.dtype).eps)
+    factor = jnp.linalg.cholesky((slack * bound) ** 2 * identity_like(a) - a, symmetrize_input=False)
     return jnp.all(jnp.isfinite(factor), axis=(-2, -1))
+
+
+def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    """As many identity matrices of the same dtype."""
+    return jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)

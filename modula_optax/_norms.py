@@ -18,6 +18,8 @@ from modula_optax._canonical import (
     ATOM,
     Canonical,
     PerAtom,
+    gram,
+    identity_like,
     is_within,
     leading_direction,
     length,
@@ -132,10 +134,9 @@ _EXACT = polar_express(9, 1e-4)
 def orthogonalized(x: Canonical) -> Canonical:
     """Polar factor of every tap, to rounding; after a step from orthogonal matrices in few products."""
     wide = x.mT if x.shape[-2] > x.shape[-1] else x
-    gram = matmul(wide, wide.mT)
-    identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=x.dtype), gram.shape)
+    a = gram(wide)
     # singular values from 0.8 to 1.17
-    nearly = jnp.all(is_within(gram - identity, 0.36))
+    nearly = jnp.all(is_within(a - identity_like(a), 0.36))
     nearest = jax.lax.cond(nearly, _refined, lambda wide: polar(wide, _EXACT), wide)
     return nearest.mT if x.shape[-2] > x.shape[-1] else nearest
 
@@ -143,8 +144,8 @@ def orthogonalized(x: Canonical) -> Canonical:
 def _refined(x: Canonical) -> Canonical:
     """Newton-Schulz of order five: an error e becomes 5/2 e³, so that three steps take 0.2 to rounding."""
     for _ in range(3):
-        gram = matmul(x, x.mT)
-        x = 15 / 8 * x - matmul(10 / 8 * gram - 3 / 8 * matmul(gram, gram), x)
+        a = gram(x)
+        x = 15 / 8 * x - matmul(10 / 8 * a - 3 / 8 * matmul(a, a), x)
     return x
 
 

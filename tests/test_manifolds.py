@@ -1,5 +1,7 @@
 """Steps along manifolds: tangent, steepest, and feasible for a thousand steps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,7 @@ def name(value):
     return "x".join(map(str, value)) if isinstance(value, tuple) else type(value).__name__
 
 
+@functools.partial(jax.jit, static_argnames="spec")
 def tangent(g, w, spec):
     """The dual map at a weight."""
     step = spec.constraint.tangent(spec.norm, canonical(w, spec)[None], canonical(g, spec)[None])[0]

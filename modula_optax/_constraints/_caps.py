@@ -1,13 +1,23 @@
 """Caps on singular values: those above the radius come down to it."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
-from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
+from modula_optax._canonical import (
+    PerTap,
+    Stack,
+    gram,
+    gram_is_within,
+    identity_like,
+    is_within,
+    length,
+    spectral_gain,
+    unit,
+)
 from modula_optax._coefficients import polar_express
 from modula_optax._constraints._protocol import Constraint, Step, check_positive, needs_spectral
 from modula_optax._norms import Norm, orthogonalized
@@ -49,19 +59,28 @@ class SpectralCap(Constraint):
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         bound = self.radius * spectral_gain(w)
-        first = is_within(w, bound)
+        a = gram(w / bound)
+        first = gram_is_within(a)
 
-        def goes_on(carry: tuple[Stack, Array, Array]) -> Array:
-            return (carry[2] < _ROUNDS) & ~jnp.all(carry[1])
+        def goes_on(carry: _Capping) -> Array:
+            return (carry.rounds < _ROUNDS) & ~jnp.all(carry.inside)
 
-        def cap(carry: tuple[Stack, Array, Array]) -> tuple[Stack, Array, Array]:
-            x, inside, rounds = carry
-            capped_x = jax.lax.cond(jnp.all(is_within(x, _NEAR)), _nearly_inside_capped, capped, x)
-            x = jnp.where(inside[..., None, None], x, capped_x)
-            return x, is_within(x, 1.0), rounds + 1
+        def cap(carry: _Capping) -> _Capping:
+            nearly_inside = jnp.all(gram_is_within(carry.gram, _NEAR))
+            x = jax.lax.cond(nearly_inside, _capped_nearby, lambda x, _: capped(x), carry.x, carry.gram)
+            x = jnp.where(carry.inside[..., None, None], carry.x, x)
+            a = gram(x)
+            return _Capping(x, a, gram_is_within(a), carry.rounds + 1)
 
-        x, _, _ = jax.lax.while_loop(goes_on, cap, (w / bound, first, jnp.zeros([], jnp.int32)))
-        return jnp.where(first[..., None, None], w, bound * x), memory
+        end = jax.lax.while_loop(goes_on, cap, _Capping(w / bound, a, first, jnp.zeros([], jnp.int32)))
+        return jnp.where(first[..., None, None], w, bound * end.x), memory
+
+
+class _Capping(NamedTuple):
+    x: Stack
+    gram: Float[Array, "n taps rank rank"]
+    inside: Bool[Array, "n taps"]
+    rounds: Int[Array, ""]
 
 
 # one takes an excess of 1e5 and less to rounding; six are enough for any float32, and what is not finite must end
@@ -77,37 +96,39 @@ def capped(x: Stack) -> Stack:
     """
     wide = x.mT if x.shape[-2] > x.shape[-1] else x
     p = orthogonalized(wide)
-    identity = jnp.broadcast_to(jnp.eye(wide.shape[-2], dtype=x.dtype), (*wide.shape[:-1], wide.shape[-2]))
-    z = polar(matmul(wide, p.mT) - identity, _SIGN, scaling="schatten")
+    h = matmul(wide, p.mT)
+    z = _sign(h - identity_like(h))
     over = wide - p
     inner = wide - (over + matmul(z, over)) / 2
     return inner.mT if x.shape[-2] > x.shape[-1] else inner
 
 
-def _nearly_inside_capped(x: Stack) -> Stack:
-    r"""`capped` for singular values up to `_NEAR`, at a third of its price: what a step of training leaves behind.
+def _capped_nearby(x: Stack, a: Float[Array, "n taps rank rank"]) -> Stack:
+    r"""`capped` for singular values up to `_NEAR`, at half its price: what a step of training leaves behind.
 
     With :math:`A = X X^\top` the result is :math:`\max(A, 1)^{-1/2} X`, a power series in the excess of A over 1.
     """
-    wide = x.mT if x.shape[-2] > x.shape[-1] else x
-    gram = matmul(wide, wide.mT)
-    identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=x.dtype), gram.shape)
-    z = polar(gram - identity, _SIGN, scaling="schatten")
-    d = (gram - identity + matmul(z, gram - identity)) / 2
-    inverse_root = identity - 1 / 2 * d
-    power = d
+    identity = identity_like(a)
+    excess = (a - identity + matmul(_sign(a - identity), a - identity)) / 2
+    inverse_root, power = identity - excess / 2, excess
     for coefficient in (3 / 8, -5 / 16, 35 / 128):
-        power = matmul(power, d)
+        power = matmul(power, excess)
         inverse_root += coefficient * power
-    inner = matmul(inverse_root, wide)
-    return inner.mT if x.shape[-2] > x.shape[-1] else inner
+    return matmul(x, inverse_root) if x.shape[-2] > x.shape[-1] else matmul(inverse_root, x)
 
 
 # the excess of A is at most 0.1 up to here, and what the series leaves out 63/256 of its fifth power
 _NEAR = 1.05
 
-# what a singular value is off by is its distance from 1 times the error of the sign: largest just below this bound
-_SIGN = polar_express(10, 1e-5)
+
+def _sign(h: Float[Array, "n taps rank rank"]) -> Float[Array, "n taps rank rank"]:
+    """Sign of the eigenvalues of symmetric matrices."""
+    # What a singular value is off by is its distance from 1 times the error of the sign, 1e-5 at most: more steps cost
+    # time, fewer would leave more than what `is_within` takes for rounding.
+    return polar(h, _SIGN, scaling="schatten")
+
+
+_SIGN = polar_express(8, 3e-4)
 
 
 @dataclasses.dataclass(frozen=True)
