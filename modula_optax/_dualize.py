@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
+from modula_optax._constraints import Manifold
 from modula_optax._norms import Norm
 from modula_optax._registry import resolve
 from modula_optax._spread import automatic, free_axes, spread
@@ -29,7 +30,8 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
         Parameters may be sharded in any way, and updates come back in the sharding they had.
 
     Returns:
-      A transformation without state, which needs no parameters.
+      A transformation without state, which needs parameters only where a constraint is a `Manifold`, such as `Stiefel`:
+      directions are then the steepest along it.
 
     Raises:
       ValueError: specs do not fit the parameters; raised by `init`, or while the first update is traced. Unknown mesh
@@ -51,10 +53,11 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
         return optax.EmptyState()
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any):
-        del params, extra_args
+        del extra_args
         leaves, treedef = resolve(specs, updates)
-        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed]
         results = [leaf.value for leaf in leaves]
+        held = [i for i, leaf in enumerate(leaves) if isinstance(leaf.spec.constraint, Manifold)]
+        normed = [i for i in range(len(leaves)) if leaves[i].spec.is_normed and i not in set(held)]
         axes = free_axes(mesh_axes)
 
         def dual_map(values: list[Array]) -> list[Array]:
@@ -62,6 +65,15 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
 
         for i, dual in zip(normed, automatic(dual_map, [leaves[i].value for i in normed]), strict=True):
             results[i] = dual
+        if held and params is None:
+            paths = ", ".join(leaves[i].path for i in held)
+            raise ValueError(
+                f"Directions along a manifold depend on the weights: pass them, tx.update(grads, state, params). "
+                f"Held to a manifold: {paths}."
+            )
+        weights = treedef.flatten_up_to(params) if held else []
+        for i in held:
+            results[i] = _along_manifold(leaves[i], weights[i])
         return treedef.unflatten(results), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -80,3 +92,13 @@ def _dualize_leaves(leaves: list[Leaf], axes: tuple[str, ...]) -> list[Array]:
             _, value, spec = leaves[i]
             results[i] = restored(spec.target * dual, spec, value)
     return results
+
+
+def _along_manifold(leaf: Leaf, weights: Array) -> Array:
+    """The steepest direction among those that keep the weights on the manifold of their constraint, to first order."""
+    _, value, spec = leaf
+    g, w = (canonical(x, spec) for x in (value, weights))
+    stack = (-1, *g.shape[-3:])
+    manifold: Any = spec.constraint
+    direction = manifold.tangent(spec.norm, w.reshape(stack), g.reshape(stack))
+    return restored(spec.target * direction.reshape(g.shape), spec, value)

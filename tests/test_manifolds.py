@@ -38,15 +38,6 @@ def tangent(g, w, spec):
     return restored(spec.target * step, spec, g)
 
 
-def along(spec):
-    """`dualize` for one parameter on a manifold."""
-
-    def update(updates, state, params=None, **extra):
-        return tangent(updates, params, spec), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
 def held(norm, constraint, shape, key, **arguments):
     spec = mo.NormSpec(norm, constraint=constraint, **arguments)
     return spec, mo.project(random_like(key, shape), spec)
@@ -129,7 +120,7 @@ def test_descent_ends_where_a_generic_solver_ends(norm, constraint, shape, key):
 
     steps = 300
     rate = lambda count: 0.2 * (1 - count.astype(jnp.float32) / steps)  # noqa: E731
-    tx = optax.chain(along(spec), optax.scale_by_learning_rate(rate), mo.keep_params_projected(spec))
+    tx = optax.chain(mo.dualize(spec), optax.scale_by_learning_rate(rate), mo.keep_params_projected(spec))
 
     def step(carry, _):
         params, state = carry
@@ -174,7 +165,7 @@ def violation(norm, constraint, w):
 )
 def test_a_thousand_steps_stay_on_the_manifold(norm, constraint, shape, key):
     spec, start = held(norm, constraint, shape, key)
-    tx = optax.chain(along(spec), optax.scale(-0.1), mo.keep_params_projected(spec))
+    tx = optax.chain(mo.dualize(spec), optax.scale(-0.1), mo.keep_params_projected(spec))
 
     def step(carry, k):
         params, state = carry
@@ -203,3 +194,10 @@ def test_taps_and_stacks_step_each_on_their_own(key):
     one = mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel(5))
     for tap in range(2):
         np.testing.assert_allclose(whole[tap], tangent(g[tap], 2 * w[tap], one) / 2, atol=1e-4)
+
+
+def test_directions_along_a_manifold_need_the_weights():
+    tx = mo.dualize({"w": mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel())})
+    grads = {"w": jnp.ones((4, 4))}
+    with pytest.raises(ValueError, match=r"tx.update\(grads, state, params\). Held to a manifold: w"):
+        tx.update(grads, tx.init(grads))
