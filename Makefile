@@ -16,7 +16,7 @@ test: $(VENV)/test.stamp
 
 bench: $(VENV)/examples.stamp
 	$(BIN)/python benchmarks/update_step.py $(ARGS)
-	$(BIN)/python benchmarks/compile_time.py --repeats 1
+	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/sharded_work.py
 
 lint: $(VENV)/lint.stamp
