@@ -18,22 +18,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from measure import compiled, in_turn, machine, ratio
+from measure import compiled, gaussian, gpt2, in_turn, machine, ratio
 
 import modula_optax as mo
 
 RESULTS = Path(__file__).parent / "results"
 OURS, THEIRS = "modula_optax.modular", "optax.contrib.muon"
-
-
-def gpt2_small(layers: int, width: int = 768) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the matrices of GPT-2 small."""
-    sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
-    return {
-        f"layer{i}/{name}": jax.ShapeDtypeStruct(size, jnp.float32)
-        for i in range(layers)
-        for name, size in sizes.items()
-    }
 
 
 def small_leaves(count: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -61,8 +51,7 @@ def seconds_to_compile(shapes: Any, repeats: int) -> dict[str, list[float]]:
 
 def seconds_to_run(shapes: Any, repeats: int) -> dict[str, list[float]]:
     """Seconds of every update of small matrices, by turns."""
-    rng = np.random.default_rng(0)
-    grads = {name: jnp.asarray(rng.standard_normal(s.shape, np.float32)) for name, s in shapes.items()}
+    grads = gaussian(shapes)
     programs = {name: compiled(tx.update, grads, tx.init(grads), grads).run for name, tx in optimizers().items()}
     return in_turn(programs, repeats)
 
@@ -93,10 +82,10 @@ def main() -> None:
     arguments = parser.parse_args()
     repeats, small = arguments.repeats, small_leaves(arguments.leaves)
 
-    seconds_to_compile(gpt2_small(1), 1)
+    seconds_to_compile(gpt2(1), 1)
     measured = {
-        "compile, 12 layers": seconds_to_compile(gpt2_small(12), repeats),
-        "compile, 48 layers": seconds_to_compile(gpt2_small(48), repeats),
+        "compile, 12 layers": seconds_to_compile(gpt2(12), repeats),
+        "compile, 48 layers": seconds_to_compile(gpt2(48), repeats),
         f"compile, {len(small)} small matrices": seconds_to_compile(small, 1),
         f"run, {len(small)} small matrices": seconds_to_run(small, 5),
     }

@@ -9,6 +9,24 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def gpt2(layers: int, width: int = 768) -> dict[str, jax.ShapeDtypeStruct]:
+    """The matrices of a GPT-2; width 768 is its small one, of 12 layers."""
+    sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    return {
+        f"layer{i}/{name}": jax.ShapeDtypeStruct(size, jnp.float32)
+        for i in range(layers)
+        for name, size in sizes.items()
+    }
+
+
+def gaussian(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Random gradients of these shapes."""
+    rng = np.random.default_rng(0)
+    return {name: jnp.asarray(rng.standard_normal(s.shape, np.float32)) for name, s in shapes.items()}
 
 
 class Compiled(NamedTuple):

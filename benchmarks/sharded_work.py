@@ -18,12 +18,11 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-import jax.numpy as jnp  # noqa: E402  (devices must be asked for before the first array)
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402  (devices must be asked for before the first array)
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
-from measure import machine  # noqa: E402
+from measure import gaussian, gpt2, machine  # noqa: E402
 
 import modula_optax as mo  # noqa: E402
 
@@ -32,17 +31,6 @@ OURS, THEIRS = "modula_optax.modular", "optax.contrib.muon"
 LAYERS, WIDTH, DEVICES = 8, 256, 8
 LAYOUTS = {"replicated": PartitionSpec(), "FSDP": PartitionSpec("data", None)}
 COLLECTIVES = r"(all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(?:-start)?"
-
-
-def gradients() -> dict[str, jax.Array]:
-    """Random gradients of the matrices of a GPT of eight layers."""
-    sizes = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
-    rng = np.random.default_rng(0)
-    return {
-        f"layer{i}/{name}": jnp.asarray(rng.standard_normal(size, np.float32))
-        for i in range(LAYERS)
-        for name, size in sizes.items()
-    }
 
 
 def counted(compiled: Any) -> dict[str, float]:
@@ -96,7 +84,7 @@ def costs(tx: optax.GradientTransformation, grads: Any) -> dict[str, float]:
 
 def main() -> None:
     """Counts, prints a table, and writes the results."""
-    grads = gradients()
+    grads = gaussian(gpt2(LAYERS, WIDTH))
     optimizers = {OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral())), THEIRS: optax.contrib.muon(0.02)}
     results = {"one device": {name: costs(tx, grads) for name, tx in optimizers.items()}}
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
@@ -129,7 +117,8 @@ def draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
             axis.bar_label(bars, fmt="%.1f", fontsize=7)
         axis.set_xticks(np.arange(len(results)) + 0.2, list(results), fontsize=8)
         axis.set_title(f"{label}, per device", fontsize=10)
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(f"one update of {LAYERS} layers of width {WIDTH}, {DEVICES} devices", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)

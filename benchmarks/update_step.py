@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from measure import compiled, in_turn, machine, ratio
+from measure import compiled, gaussian, gpt2, in_turn, machine, ratio
 
 import modula_optax as mo
 
@@ -33,17 +33,6 @@ SPECTRA = {
 }
 
 
-def gpt2_small(layers: int, width: int = 768) -> dict[str, jax.Array]:
-    """Random gradients of the matrices of GPT-2 small."""
-    shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
-    rng = np.random.default_rng(0)
-    return {
-        f"layer{i}/{name}": jnp.asarray(rng.standard_normal(shape, np.float32))
-        for i in range(layers)
-        for name, shape in shapes.items()
-    }
-
-
 def optimizers() -> dict[str, optax.GradientTransformation]:
     """What is compared, with its defaults."""
     return {
@@ -56,10 +45,10 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
 
 def costs(layers: int, repeats: int) -> dict[str, dict[str, Any]]:
     """Compile time, memory, work and time of one update by every optimizer, and ratios to Optax's Muon."""
-    warm_up = gpt2_small(1, width=64)
+    warm_up = gaussian(gpt2(1, width=64))
     for tx in optimizers().values():
         compiled(tx.update, warm_up, tx.init(warm_up), warm_up)
-    grads = gpt2_small(layers)
+    grads = gaussian(gpt2(layers))
     programs = {name: compiled(tx.update, grads, tx.init(grads), grads) for name, tx in optimizers().items()}
     seconds = in_turn({name: program.run for name, program in programs.items()}, repeats)
     theirs, their_seconds = programs["optax.contrib.muon"], seconds["optax.contrib.muon"]
