@@ -141,7 +141,7 @@ _EXAMPLE = '{"name": "..."}'
 
 def _is_ours(value: Any, kind: type) -> bool:
     # the protocol itself and what else the module holds are none
-    return isinstance(value, type) and dataclasses.is_dataclass(value) and issubclass(value, kind)
+    return isinstance(value, type) and dataclasses.is_dataclass(value) and kind in value.__mro__
 
 
 def _fields(path: str, entry: Any, cls: type) -> dict[str, Any]:
