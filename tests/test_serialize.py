@@ -89,7 +89,7 @@ TAMPERED = {
     "the protocol": ((["norm", "name"], "Norm"), "norm must be one of Diagonal, Embedding"),
     "a function": ((["norm", "name"], "polar"), "norm must be one of Diagonal, Embedding"),
     "something private": ((["norm", "name"], "__builtins__"), "norm must be one of Diagonal, Embedding"),
-    "a norm as constraint": ((["constraint", "name"], "RMS"), "constraint must be one of UnitSphere"),
+    "a norm as constraint": ((["constraint", "name"], "RMS"), "constraint must be one of .*UnitSphere"),
     "no norm": ((["norm"], None), "norm must be one of .*got None"),
     "a norm by its name alone": ((["norm"], "RMS"), r"""norm must be one of .*, as \{"name": "..."\}; got 'RMS'"""),
     "a name that is no text": ((["norm", "name"], ["RMS"]), "norm must be one of"),
