@@ -88,6 +88,8 @@ def script(compiled):
     def run(*arguments: str) -> subprocess.Popen:
         command = [sys.executable, EXAMPLES / "train_gpt.py", *arguments]
         environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)} | compiled
+        # how many devices share the threads decides how sums are rounded
+        environment["JAX_NUM_CPU_DEVICES"] = str(jax.device_count())
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return run
