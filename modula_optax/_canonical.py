@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from modula_optax._polar import largest_entry, matmul
+from modula_optax._polar import gram_matrix, largest_entry, matmul
 
 Canonical = Float[Array, "*batch taps fan_in fan_out"]
 # the atoms of one or of several parameters
@@ -17,6 +17,11 @@ PerTap = Float[Array, "*batch taps"]
 
 # the axes of one atom
 ATOM = (-3, -2, -1)
+
+
+def stacked(w: Canonical) -> Stack:
+    """All atoms along one axis."""
+    return w.reshape(-1, *w.shape[-3:])
 
 
 def spectral_gain(w: Canonical) -> float:
@@ -76,12 +81,7 @@ def leading_direction(w: Canonical, iterations: int = 32) -> Float[Array, "*batc
 
 def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Bool[Array, "*batch taps"]:
     """Whether no singular value of a tap is above `bound`, but for rounding."""
-    return gram_is_within(gram(w / jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape[:-2])[..., None, None]))
-
-
-def gram(w: Canonical) -> Float[Array, "*batch taps rank rank"]:
-    """WWᵀ or WᵀW, on the smaller side."""
-    return matmul(w, w.mT) if w.shape[-2] <= w.shape[-1] else matmul(w.mT, w)
+    return gram_is_within(gram_matrix(w / jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape[:-2])[..., None, None]))
 
 
 def gram_is_within(a: Float[Array, "*batch taps rank rank"], bound: float = 1.0) -> Bool[Array, "*batch taps"]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from modula_optax._checks import check_count
+
 Triple = tuple[float, float, float]
 # a x + b x³ + c x⁵ + ..., an odd number of coefficients
 Polynomial = tuple[float, ...]
@@ -148,6 +150,5 @@ def resolve_coefficients(coefficients: Coefficients, steps: int | None = None) -
         raise ValueError(f"Coefficients must be finite numbers; got {coefficients!r}.")
     if steps is None:
         return polynomials
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1; got {steps!r}.")
+    check_count("steps", steps)
     return polynomials[:steps] + (polynomials[-1],) * (steps - len(polynomials))

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
+from modula_optax._canonical import stacked
 from modula_optax._constraints import Manifold
 from modula_optax._norms import Norm
 from modula_optax._registry import resolve
@@ -55,25 +56,19 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any):
         del extra_args
         leaves, treedef = resolve(specs, updates)
-        results = [leaf.value for leaf in leaves]
-        held = [i for i, leaf in enumerate(leaves) if isinstance(leaf.spec.constraint, Manifold)]
-        normed = [i for i in range(len(leaves)) if leaves[i].spec.is_normed and i not in set(held)]
+        weights = _weights_on_manifolds(leaves, treedef, params)
+        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed and i not in weights]
         axes = free_axes(mesh_axes)
 
         def dual_map(values: list[Array]) -> list[Array]:
             return _dualize_leaves([leaves[i]._replace(value=x) for i, x in zip(normed, values, strict=True)], axes)
 
-        for i, dual in zip(normed, automatic(dual_map, [leaves[i].value for i in normed]), strict=True):
+        duals = automatic(dual_map, [leaves[i].value for i in normed])
+        results = [leaf.value for leaf in leaves]
+        for i, dual in zip(normed, duals, strict=True):
             results[i] = dual
-        if held and params is None:
-            paths = ", ".join(leaves[i].path for i in held)
-            raise ValueError(
-                f"Directions along a manifold depend on the weights: pass them, tx.update(grads, state, params). "
-                f"Held to a manifold: {paths}."
-            )
-        weights = treedef.flatten_up_to(params) if held else []
-        for i in held:
-            results[i] = _along_manifold(leaves[i], weights[i])
+        for i, w in weights.items():
+            results[i] = _along_manifold(leaves[i], w)
         return treedef.unflatten(results), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -87,18 +82,32 @@ def _dualize_leaves(leaves: list[Leaf], axes: tuple[str, ...]) -> list[Array]:
     results = [leaf.value for leaf in leaves]
     for norm, members in groups.items():
         gs = [canonical(leaves[i].value, leaves[i].spec) for i in members]
-        duals = spread(norm.dualize_all, gs, axes) if axes and norm.expensive else norm.dualize_all(gs)
+        duals = spread(norm.dualize_all, gs, axes if norm.expensive else ())
         for i, dual in zip(members, duals, strict=True):
             _, value, spec = leaves[i]
             results[i] = restored(spec.target * dual, spec, value)
     return results
 
 
+def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict[int, Any]:
+    """The parameters that are held to a manifold, by the number of their leaf."""
+    held = [i for i, leaf in enumerate(leaves) if isinstance(leaf.spec.constraint, Manifold)]
+    if not held:
+        return {}
+    if params is None:
+        paths = ", ".join(leaves[i].path for i in held)
+        raise ValueError(
+            f"Directions along a manifold depend on the weights: pass them, tx.update(grads, state, params). "
+            f"Held to a manifold: {paths}."
+        )
+    flat = treedef.flatten_up_to(params)
+    return {i: flat[i] for i in held}
+
+
 def _along_manifold(leaf: Leaf, weights: Array) -> Array:
     """The steepest direction among those that keep the weights on the manifold of their constraint, to first order."""
     _, value, spec = leaf
     g, w = (canonical(x, spec) for x in (value, weights))
-    stack = (-1, *g.shape[-3:])
     manifold: Any = spec.constraint
-    direction = manifold.tangent(spec.norm, w.reshape(stack), g.reshape(stack))
+    direction = manifold.tangent(spec.norm, stacked(w), stacked(g))
     return restored(spec.target * direction.reshape(g.shape), spec, value)

@@ -18,7 +18,6 @@ from modula_optax._canonical import (
     ATOM,
     Canonical,
     PerAtom,
-    gram,
     identity_like,
     is_within,
     leading_direction,
@@ -28,8 +27,18 @@ from modula_optax._canonical import (
     spectral_gain,
     unit,
 )
+from modula_optax._checks import check_count
 from modula_optax._coefficients import Coefficients, polar_express, resolve_coefficients
-from modula_optax._polar import largest_entry, matmul, polar, polar_factors, resolve_scaling
+from modula_optax._polar import (
+    gram_matrix,
+    is_tall,
+    largest_entry,
+    matmul,
+    one_where_zero,
+    polar,
+    polar_factors,
+    resolve_scaling,
+)
 
 
 @runtime_checkable
@@ -133,18 +142,18 @@ _EXACT = polar_express(9, 1e-4)
 
 def orthogonalized(x: Canonical) -> Canonical:
     """Polar factor of every tap, to rounding; after a step from orthogonal matrices in few products."""
-    wide = x.mT if x.shape[-2] > x.shape[-1] else x
-    a = gram(wide)
+    if is_tall(x):
+        return orthogonalized(x.mT).mT
+    a = gram_matrix(x)
     # singular values from 0.8 to 1.17
     nearly = jnp.all(is_within(a - identity_like(a), 0.36))
-    nearest = jax.lax.cond(nearly, _refined, lambda wide: polar(wide, _EXACT), wide)
-    return nearest.mT if x.shape[-2] > x.shape[-1] else nearest
+    return jax.lax.cond(nearly, _refined, lambda x: polar(x, _EXACT), x)
 
 
 def _refined(x: Canonical) -> Canonical:
     """Newton-Schulz of order five: an error e becomes 5/2 e³, so that three steps take 0.2 to rounding."""
     for _ in range(3):
-        a = gram(x)
+        a = gram_matrix(x)
         x = 15 / 8 * x - matmul(10 / 8 * a - 3 / 8 * matmul(a, a), x)
     return x
 
@@ -176,8 +185,7 @@ class SpectralNormalized(Norm):
     iterations: int = 16
 
     def __post_init__(self):
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
-            raise ValueError(f"iterations must be an integer of at least 1; got {self.iterations!r}.")
+        check_count("iterations", self.iterations)
 
     def norm(self, w: Canonical) -> PerAtom:
         return Spectral().norm(w)
@@ -187,7 +195,7 @@ class SpectralNormalized(Norm):
 
     def dualize(self, g: Canonical) -> Canonical:
         s = power_iteration(g, leading_direction(g, self.iterations), 0)[1][..., None, None]
-        return spectral_gain(g) * g / jnp.where(s == 0.0, jnp.ones_like(s), s)
+        return spectral_gain(g) * g / one_where_zero(s)
 
     def project(self, w: Canonical) -> Canonical:
         return Spectral().project(w)

@@ -81,24 +81,24 @@ def polar_factors(
         else:
             results[i] = _iterate(y / sizes[i], polynomials, bound)
     for members in groups.values():
-        grams = [_gram(ys[i] / sizes[i]) for i in members]
+        grams = [gram_matrix(ys[i] / sizes[i]) for i in members]
         stacks = [gram.reshape(-1, *gram.shape[-2:]) for gram in grams]
         products = map_slices(partial(_iterate_gram, polynomials=polynomials, bound=bound), stacks)
         for i, product in zip(members, products, strict=True):
             y = ys[i]
             q = product.reshape(*y.shape[:-2], *product.shape[-2:]) / sizes[i]
-            results[i] = matmul(y, q) if _is_tall(y) else matmul(q, y)
+            results[i] = on_smaller_side(q, y)
     return [result.astype(x.dtype) for x, result in zip(xs, results, strict=True)]
 
 
 def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound) -> Matrices:
     """The polynomials of the matrices themselves."""
-    if _is_tall(x):
+    if is_tall(x):
         return _iterate(x.mT, polynomials, bound).mT
-    gram, square, largest = _normalized(_gram(x), bound)
+    gram, square, largest = _normalized(gram_matrix(x), bound)
     x = matmul(_polynomial(polynomials[0], gram, square), x / largest)
     for polynomial in polynomials[1:]:
-        gram = _gram(x)
+        gram = gram_matrix(x)
         x = matmul(_polynomial(polynomial, gram, matmul(gram, gram)), x)
     return x
 
@@ -129,8 +129,7 @@ def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
 def _normalized(gram: Gram, bound: Bound) -> tuple[Gram, Gram, Float[Array, "*batch 1 1"]]:
     """Gram matrix and its square for singular values in [0, 1], and what these were divided by."""
     square = matmul(gram, gram)
-    largest = bound(gram, square)
-    largest = jnp.where(largest == 0.0, jnp.ones_like(largest), largest)
+    largest = one_where_zero(bound(gram, square))
     return gram / largest**2, square / largest**4, largest
 
 
@@ -147,15 +146,21 @@ def _polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
     return jnp.where(diagonal, result + a, result)
 
 
-def _gram(x: Matrices) -> Gram:
+def gram_matrix(x: Matrices) -> Gram:
     """XXᵀ or XᵀX, whichever is smaller."""
     # a product with x.mT would write the transpose to memory first
-    longer = (x.ndim - 2 if _is_tall(x) else x.ndim - 1,)
+    longer = (x.ndim - 2 if is_tall(x) else x.ndim - 1,)
     batch = tuple(range(x.ndim - 2))
     return jax.lax.dot_general(x, x, ((longer, longer), (batch, batch)), precision=jax.lax.Precision.HIGHEST)
 
 
-def _is_tall(x: Matrices) -> bool:
+def on_smaller_side(q: Gram, x: Matrices) -> Matrices:
+    """Product with a symmetric matrix that is as large as `gram_matrix(x)`."""
+    return matmul(x, q) if is_tall(x) else matmul(q, x)
+
+
+def is_tall(x: Matrices) -> bool:
+    """Whether columns are the smaller side."""
     return x.shape[-2] > x.shape[-1]
 
 
@@ -166,8 +171,12 @@ def working_dtype(dtype: DTypeLike) -> DTypeLike:
 
 def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
     """Largest absolute entry over `axes` (kept, of size one); 1 where all are zero, so that it can divide."""
-    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
-    return jnp.where(largest == 0.0, jnp.ones_like(largest), largest)
+    return one_where_zero(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0))
+
+
+def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What zeros can be divided by, too."""
+    return jnp.where(x == 0.0, jnp.ones_like(x), x)
 
 
 # The default precision of accelerators rounds float32 to 10 bits and less, too few for singular values near 1.
@@ -177,7 +186,9 @@ matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 def resolve_scaling(scaling: str | None, coefficients: Coefficients) -> Bound:
     """The bound on the largest singular value, from the Gram matrix and its square."""
     if scaling is None:
-        scaling = "schatten-eight" if coefficients == "four-step" else "frobenius"
+        # an array of coefficients would be compared entry by entry
+        ours = isinstance(coefficients, str) and coefficients == "four-step"
+        scaling = "schatten-eight" if ours else "frobenius"
     if scaling not in _BOUNDS:
         names = ", ".join(repr(name) for name in _BOUNDS)
         raise ValueError(f"Unknown scaling {scaling!r}. Write one of {names}.")
@@ -198,10 +209,9 @@ def _largest_singular_value(gram: Gram) -> Float[Array, "*batch 1 1"]:
 
 def _equalized(x: Matrices) -> Matrices:
     """Every row, along the shorter side, divided by a bound of its own ("almost orthogonal layers")."""
-    if _is_tall(x):
+    if is_tall(x):
         return _equalized(x.mT).mT
-    bounds = jnp.sqrt(jnp.sum(jnp.abs(_gram(x)), axis=-1, keepdims=True))
-    return x / jnp.where(bounds == 0.0, jnp.ones_like(bounds), bounds)
+    return x / one_where_zero(jnp.sqrt(jnp.sum(jnp.abs(gram_matrix(x)), axis=-1, keepdims=True)))
 
 
 _BOUNDS: dict[str, Bound] = {

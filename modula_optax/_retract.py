@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modula_optax._canonical import Canonical, Stack
+from modula_optax._canonical import Canonical, stacked
 from modula_optax._constraints import Step
 from modula_optax._specs import NormSpec
 
@@ -18,7 +18,7 @@ Memory = dict[str, Any]
 
 def remember(specs: dict[str, NormSpec], weights: Weights) -> Memory:
     """What the constraints of weights remember of them at first; those that remember nothing have no entry."""
-    stacks = {path: _stacked(w) for path, w in weights.items()}
+    stacks = {path: stacked(w) for path, w in weights.items()}
     first = _map_stacks(lambda spec, w: _constraint(spec).init(spec.norm, w), specs, stacks)
     return {path: memory for path, memory in first.items() if jax.tree.leaves(memory)}
 
@@ -37,17 +37,13 @@ def retract(
         step = Step(jnp.asarray(learning_rate, w.dtype), jnp.asarray(weight_decay, w.dtype), target)
         return _constraint(spec).retract(spec.norm, w, remembered, step)
 
-    stacks = {path: _stacked(w) for path, w in weights.items()}
+    stacks = {path: stacked(w) for path, w in weights.items()}
     targets = {path: jnp.full(len(w), specs[path].target, w.dtype) for path, w in stacks.items()}
     results = _map_stacks(
         put_back, specs, {path: (w, memory.get(path, ()), targets[path]) for path, w in stacks.items()}
     )
     kept = {path: w.reshape(weights[path].shape) for path, (w, _) in results.items()}
     return kept, {path: remembered for path, (_, remembered) in results.items() if path in memory}
-
-
-def _stacked(w: Canonical) -> Stack:
-    return w.reshape(-1, *w.shape[-3:])
 
 
 def _constraint(spec: NormSpec) -> Any:

@@ -12,6 +12,8 @@ from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
+from modula_optax._canonical import stacked
+
 Arrays = list[Array]
 
 
@@ -49,6 +51,8 @@ def spread(function: Callable[[Arrays], Arrays], xs: Arrays, axes: tuple[str, ..
       Arrays like `xs`. Those of equal shape travel together: one exchange takes every matrix to its device, and one
       brings it back into the sharding it came in.
     """
+    if not axes:
+        return function(xs)
     shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, x in enumerate(xs):
         shapes[x.shape[-3:]].append(i)
@@ -73,7 +77,7 @@ def spread(function: Callable[[Arrays], Arrays], xs: Arrays, axes: tuple[str, ..
 
 
 def _stack(xs: Arrays, devices: int) -> Array:
-    stack = jnp.concatenate([x.reshape(-1, *x.shape[-3:]) for x in xs])
+    stack = jnp.concatenate([stacked(x) for x in xs])
     return jnp.pad(stack, ((0, -len(stack) % devices), *[(0, 0)] * 3))
 
 

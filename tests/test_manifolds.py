@@ -10,7 +10,6 @@ import pytest
 import scipy.optimize
 
 import modula_optax as mo
-from modula_optax._align import canonical, restored
 from tests.cases import random_like
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -34,8 +33,7 @@ def name(value):
 @functools.partial(jax.jit, static_argnames="spec")
 def tangent(g, w, spec):
     """The dual map at a weight."""
-    step = spec.constraint.tangent(spec.norm, canonical(w, spec)[None], canonical(g, spec)[None])[0]
-    return restored(spec.target * step, spec, g)
+    return mo.dualize(spec).update(g, optax.EmptyState(), w)[0]
 
 
 def held(norm, constraint, shape, key, **arguments):

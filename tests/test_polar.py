@@ -160,6 +160,11 @@ def test_a_stack_larger_than_a_slice_is_the_polar_factor_of_each(key):
     np.testing.assert_allclose(mo.polar(x)[3], mo.polar(x[3]), atol=1e-5)
 
 
+def test_coefficients_may_be_an_array(key):
+    x, rows = jax.random.normal(key, (4, 7)), COEFFICIENTS["five-step"]
+    np.testing.assert_array_equal(mo.polar(x, np.array(rows)), mo.polar(x, rows))
+
+
 def test_transposition_commutes(key):
     x = jax.random.normal(key, (5, 9))
     np.testing.assert_allclose(mo.polar(x.T), mo.polar(x).T, atol=1e-5)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, leading_direction, power_iteration, spectral_gain
-from modula_optax._constraints._protocol import Constraint, Step, check_count, check_positive, needs_spectral
+from modula_optax._checks import check_count, check_positive
+from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm
 
 

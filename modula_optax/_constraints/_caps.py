@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 from modula_optax._canonical import (
     PerTap,
     Stack,
-    gram,
     gram_is_within,
     identity_like,
     is_within,
@@ -18,10 +17,11 @@ from modula_optax._canonical import (
     spectral_gain,
     unit,
 )
+from modula_optax._checks import check_positive
 from modula_optax._coefficients import polar_express
-from modula_optax._constraints._protocol import Constraint, Step, check_positive, needs_spectral
+from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm, orthogonalized
-from modula_optax._polar import matmul, polar
+from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side, polar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SpectralCap(Constraint):
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         bound = self.radius * spectral_gain(w)
-        a = gram(w / bound)
+        a = gram_matrix(w / bound)
         first = gram_is_within(a)
 
         def goes_on(carry: _Capping) -> Array:
@@ -69,7 +69,7 @@ class SpectralCap(Constraint):
             nearly_inside = jnp.all(gram_is_within(carry.gram, _NEAR))
             x = jax.lax.cond(nearly_inside, _capped_nearby, lambda x, _: capped(x), carry.x, carry.gram)
             x = jnp.where(carry.inside[..., None, None], carry.x, x)
-            a = gram(x)
+            a = gram_matrix(x)
             return _Capping(x, a, gram_is_within(a), carry.rounds + 1)
 
         end = jax.lax.while_loop(goes_on, cap, _Capping(w / bound, a, first, jnp.zeros([], jnp.int32)))
@@ -94,13 +94,13 @@ def capped(x: Stack) -> Stack:
     :math:`X P^\top - 1`, the excess is :math:`\tfrac12 (1 + Z)(X - P)`. P is not exact where singular values are tiny,
     and need not be: Z is -1 there.
     """
-    wide = x.mT if x.shape[-2] > x.shape[-1] else x
-    p = orthogonalized(wide)
-    h = matmul(wide, p.mT)
+    if is_tall(x):
+        return capped(x.mT).mT
+    p = orthogonalized(x)
+    h = matmul(x, p.mT)
     z = _sign(h - identity_like(h))
-    over = wide - p
-    inner = wide - (over + matmul(z, over)) / 2
-    return inner.mT if x.shape[-2] > x.shape[-1] else inner
+    over = x - p
+    return x - (over + matmul(z, over)) / 2
 
 
 def _capped_nearby(x: Stack, a: Float[Array, "n taps rank rank"]) -> Stack:
@@ -114,7 +114,7 @@ def _capped_nearby(x: Stack, a: Float[Array, "n taps rank rank"]) -> Stack:
     for coefficient in (3 / 8, -5 / 16, 35 / 128):
         power = matmul(power, excess)
         inverse_root += coefficient * power
-    return matmul(x, inverse_root) if x.shape[-2] > x.shape[-1] else matmul(inverse_root, x)
+    return on_smaller_side(inverse_root, x)
 
 
 # the excess of A is at most 0.1 up to here, and what the series leaves out 63/256 of its fifth power
@@ -208,12 +208,12 @@ def _strength(reach: PerTap) -> PerTap:
 
 def _cube(x: Stack) -> Stack:
     """U S³ Vᵀ."""
-    return matmul(matmul(x, x.mT), x) if x.shape[-2] <= x.shape[-1] else matmul(x, matmul(x.mT, x))
+    return on_smaller_side(gram_matrix(x), x)
 
 
 def _largest_singular_bound(x: Stack) -> PerTap:
     """Schatten norm of order 128: never below the largest singular value, at most rank^(1/128) times above it."""
-    power = x.mT if x.shape[-2] > x.shape[-1] else x
+    power = x.mT if is_tall(x) else x
     bound, root = length(power, (-2, -1)), 1.0
     power = unit(power, (-2, -1))
     for _ in range(6):

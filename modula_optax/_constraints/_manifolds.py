@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
+from modula_optax._checks import check_count, check_positive
 from modula_optax._constraints._caps import capped
-from modula_optax._constraints._protocol import Manifold, Step, check_count, check_positive
+from modula_optax._constraints._protocol import Manifold, Step
 from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
 from modula_optax._polar import matmul
 

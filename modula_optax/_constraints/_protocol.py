@@ -1,7 +1,5 @@
 """What a constraint must know, and what it is told of the step that it comes after."""
 
-import math
-import numbers
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Scalar
@@ -52,18 +50,6 @@ class Manifold(Constraint, Protocol):
     def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:
         """The direction of norm one (at most) along the set at `w` with the largest inner product with `g`."""
         ...
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuses a number of iterations that is not a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuses a radius or a strength that is not a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a finite number above 0; got {value!r}.")
 
 
 def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
