@@ -86,9 +86,13 @@ def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Boo
 
 def gram_is_within(a: Float[Array, "*batch taps rank rank"], bound: float = 1.0) -> Bool[Array, "*batch taps"]:
     """Whether no eigenvalue is above bound², but for rounding: then bound² - A has a Cholesky factor."""
-    slack = 1 + 100 * float(jnp.finfo(a.dtype).eps)
-    factor = jnp.linalg.cholesky((slack * bound) ** 2 * identity_like(a) - a, symmetrize_input=False)
-    return jnp.all(jnp.isfinite(factor), axis=(-2, -1))
+    largest = (1 + 100 * float(jnp.finfo(a.dtype).eps)) ** 2 * bound**2
+
+    def has_factor(a: Float[Array, "rank rank"]) -> Bool[Array, ""]:
+        return jnp.all(jnp.isfinite(jnp.linalg.cholesky(largest * identity_like(a) - a, symmetrize_input=False)))
+
+    # one by one: on CPUs two batches of Cholesky factors at a time wait for each other's threads, for ever
+    return jax.lax.map(has_factor, a.reshape(-1, *a.shape[-2:])).reshape(a.shape[:-2])
 
 
 def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:

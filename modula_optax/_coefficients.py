@@ -126,6 +126,12 @@ def _nearest_to_one(lower: float, upper: float) -> Triple:
         inner = math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))
 
 
+def inverse_root(low: float, high: float, degree: int) -> Polynomial:
+    """The polynomial that agrees with (1 + x)^(-1/2) at the Chebyshev points of [low, high]."""
+    fit = np.polynomial.Chebyshev.interpolate(lambda x: (1 + x) ** -0.5, degree, [low, high])
+    return tuple(float(c) for c in fit.convert(kind=np.polynomial.Polynomial).coef)
+
+
 def resolve_coefficients(coefficients: Coefficients, steps: int | None = None) -> tuple[Polynomial, ...]:
     """The polynomials to apply, in order, of a table's name or of the user's own coefficients."""
     if isinstance(coefficients, str):

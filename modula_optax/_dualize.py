@@ -1,18 +1,23 @@
 """`dualize`: the steepest step under the modular norm, as an Optax transformation."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import optax
-from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
 from modula_optax._canonical import stacked
 from modula_optax._constraints import Manifold
 from modula_optax._norms import Norm
 from modula_optax._registry import resolve
-from modula_optax._spread import automatic, free_axes, spread
+from modula_optax._specs import NormSpec
+from modula_optax._spread import automatic, free_axes, in_stacks, shardings_of, spread
+
+# a gradient, and the weights where its directions are those along a manifold
+Slope = tuple[Any, Any]
 
 
 def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.GradientTransformationExtraArgs:
@@ -57,36 +62,41 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
         del extra_args
         leaves, treedef = resolve(specs, updates)
         weights = _weights_on_manifolds(leaves, treedef, params)
-        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed and i not in weights]
-        axes = free_axes(mesh_axes)
-
-        def dual_map(values: list[Array]) -> list[Array]:
-            return _dualize_leaves([leaves[i]._replace(value=x) for i, x in zip(normed, values, strict=True)], axes)
-
-        duals = automatic(dual_map, [leaves[i].value for i in normed])
+        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed]
+        dual_map = partial(_dualize_all, [leaves[i].spec for i in normed], axes=free_axes(mesh_axes))
+        slopes = [(leaves[i].value, weights.get(i)) for i in normed]
         results = [leaf.value for leaf in leaves]
-        for i, dual in zip(normed, duals, strict=True):
+        for i, (dual, _) in zip(normed, automatic(dual_map, slopes, shardings=shardings_of(slopes)), strict=True):
             results[i] = dual
-        for i, w in weights.items():
-            results[i] = _along_manifold(leaves[i], w)
         return treedef.unflatten(results), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _dualize_leaves(leaves: list[Leaf], axes: tuple[str, ...]) -> list[Array]:
-    """Leaves of equal norm go through its dual map together."""
-    groups: dict[Norm, list[int]] = defaultdict(list)
-    for i, leaf in enumerate(leaves):
-        groups[leaf.spec.norm].append(i)
-    results = [leaf.value for leaf in leaves]
-    for norm, members in groups.items():
-        gs = [canonical(leaves[i].value, leaves[i].spec) for i in members]
-        duals = spread(norm.dualize_all, gs, axes if norm.expensive else ())
-        for i, dual in zip(members, duals, strict=True):
-            _, value, spec = leaves[i]
-            results[i] = restored(spec.target * dual, spec, value)
+def _dualize_all(specs: list[NormSpec], slopes: list[Slope], axes: tuple[str, ...]) -> list[Slope]:
+    """Dual maps: one call for all that are of one norm and along one manifold."""
+    groups: dict[tuple[Norm, Any], list[int]] = defaultdict(list)
+    for i, (_, w) in enumerate(slopes):
+        groups[specs[i].norm, None if w is None else specs[i].constraint].append(i)
+    results = list(slopes)
+    for (norm, manifold), members in groups.items():
+        stacks = [jax.tree.map(lambda x, spec=specs[i]: stacked(canonical(x, spec)), slopes[i]) for i in members]
+        duals = spread(_dual_map(norm, manifold), stacks, axes if norm.expensive else ())
+        for i, (dual, _) in zip(members, duals, strict=True):
+            g, w = slopes[i]
+            dual = dual.reshape(canonical(g, specs[i]).shape)
+            results[i] = restored(specs[i].target * dual, specs[i], g), w
     return results
+
+
+def _dual_map(norm: Norm, manifold: Any) -> Callable[[list[Slope]], list[Slope]]:
+    def steepest(slopes: list[Slope]) -> list[Slope]:
+        return [(dual, None) for dual in norm.dualize_all([g for g, _ in slopes])]
+
+    def steepest_along(slopes: list[Slope]) -> list[Slope]:
+        return [(manifold.tangent(norm, w, g), w) for g, w in slopes]
+
+    return steepest if manifold is None else partial(in_stacks, steepest_along)
 
 
 def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict[int, Any]:
@@ -102,12 +112,3 @@ def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict
         )
     flat = treedef.flatten_up_to(params)
     return {i: flat[i] for i in held}
-
-
-def _along_manifold(leaf: Leaf, weights: Array) -> Array:
-    """The steepest direction among those that keep the weights on the manifold of their constraint, to first order."""
-    _, value, spec = leaf
-    g, w = (canonical(x, spec) for x in (value, weights))
-    manifold: Any = spec.constraint
-    direction = manifold.tangent(spec.norm, stacked(w), stacked(g))
-    return restored(spec.target * direction.reshape(g.shape), spec, value)

@@ -19,7 +19,6 @@ from modula_optax._canonical import (
     Canonical,
     PerAtom,
     identity_like,
-    is_within,
     leading_direction,
     length,
     power_iteration,
@@ -28,12 +27,13 @@ from modula_optax._canonical import (
     unit,
 )
 from modula_optax._checks import check_count
-from modula_optax._coefficients import Coefficients, polar_express, resolve_coefficients
+from modula_optax._coefficients import Coefficients, inverse_root, polar_express, resolve_coefficients
 from modula_optax._polar import (
     gram_matrix,
     is_tall,
     largest_entry,
     matmul,
+    matrix_polynomial,
     one_where_zero,
     polar,
     polar_factors,
@@ -144,18 +144,24 @@ def orthogonalized(x: Canonical) -> Canonical:
     """Polar factor of every tap, to rounding; after a step from orthogonal matrices in few products."""
     if is_tall(x):
         return orthogonalized(x.mT).mT
-    a = gram_matrix(x)
-    # singular values from 0.8 to 1.17
-    nearly = jnp.all(is_within(a - identity_like(a), 0.36))
-    return jax.lax.cond(nearly, _refined, lambda x: polar(x, _EXACT), x)
+    excess = gram_matrix(x)
+    excess = excess - identity_like(excess)
+    square = matmul(excess, excess)
+    fourth = matmul(square, square)
+    # the Schatten norm of order 16 is never below the largest eigenvalue
+    nearly = jnp.all(length(matmul(fourth, fourth), (-2, -1)) ** (1 / 8) <= _NEARLY)
+
+    def refined(x: Canonical) -> Canonical:
+        coefficients = _INVERSE_ROOT[jnp.finfo(x.dtype).bits]
+        return matmul(matrix_polynomial(coefficients, excess, square), x)
+
+    return jax.lax.cond(nearly, refined, lambda x: polar(x, _EXACT), x)
 
 
-def _refined(x: Canonical) -> Canonical:
-    """Newton-Schulz of order five: an error e becomes 5/2 e³, so that three steps take 0.2 to rounding."""
-    for _ in range(3):
-        a = gram_matrix(x)
-        x = 15 / 8 * x - matmul(10 / 8 * a - 3 / 8 * matmul(a, a), x)
-    return x
+# singular values from 0.8 to 1.17
+_NEARLY = 0.36
+# to rounding, by the bits that there are
+_INVERSE_ROOT = {32: inverse_root(-_NEARLY, _NEARLY, 8), 64: inverse_root(-_NEARLY, _NEARLY, 20)}
 
 
 @dataclasses.dataclass(frozen=True)

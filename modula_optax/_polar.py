@@ -96,10 +96,10 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound) -> Ma
     if is_tall(x):
         return _iterate(x.mT, polynomials, bound).mT
     gram, square, largest = _normalized(gram_matrix(x), bound)
-    x = matmul(_polynomial(polynomials[0], gram, square), x / largest)
+    x = matmul(matrix_polynomial(polynomials[0], gram, square), x / largest)
     for polynomial in polynomials[1:]:
         gram = gram_matrix(x)
-        x = matmul(_polynomial(polynomial, gram, matmul(gram, gram)), x)
+        x = matmul(matrix_polynomial(polynomial, gram, matmul(gram, gram)), x)
     return x
 
 
@@ -110,10 +110,10 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     side.
     """
     gram, square, largest = _normalized(gram, bound)
-    product = step = _polynomial(polynomials[0], gram, square)
+    product = step = matrix_polynomial(polynomials[0], gram, square)
     for polynomial in polynomials[1:]:
         gram = matmul(matmul(step, gram), step)
-        step = _polynomial(polynomial, gram, matmul(gram, gram))
+        step = matrix_polynomial(polynomial, gram, matmul(gram, gram))
         product = matmul(step, product)
     return product / largest
 
@@ -133,7 +133,7 @@ def _normalized(gram: Gram, bound: Bound) -> tuple[Gram, Gram, Float[Array, "*ba
     return gram / largest**2, square / largest**4, largest
 
 
-def _polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
+def matrix_polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
     """What a step multiplies by, a + b R + c R² + …, by Horner's rule in R²."""
     # a mask, since XLA would keep every multiple of an identity matrix in memory
     diagonal = jnp.eye(gram.shape[-1], dtype=bool)

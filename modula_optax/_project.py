@@ -1,19 +1,25 @@
 """Projection: weights back to the constraints of their specs, after a step or as the last link of a chain."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
 from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
-from modula_optax._retract import remember, retract
+from modula_optax._retract import Memory, remember, retract
 from modula_optax._specs import NormSpec
+from modula_optax._spread import automatic, free_axes, shardings_of
+
+Arrays = dict[str, Any]
 
 
-def project(params: Any, specs: Any) -> Any:
+def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) -> Any:
     """Retracts every parameter to the constraint of its spec; those without one stay as they are.
 
     Computed in at least float32, at the highest matrix precision. Nothing is remembered from call to call, and no step
@@ -23,9 +29,10 @@ def project(params: Any, specs: Any) -> Any:
     Args:
       params: the weights, usually right after `optax.apply_updates`.
       specs: what the norm and the constraint of each is; see `NormSpec`.
+      mesh_axes: axes of the mesh in force to share out the matrices over, as `dualize` does.
 
     Returns:
-      A tree of the same structure, shapes and dtypes.
+      A tree of the same structure, shapes, dtypes and shardings.
 
     Raises:
       ValueError: specs do not fit the parameters; names every such path.
@@ -41,9 +48,16 @@ def project(params: Any, specs: Any) -> Any:
     """
     leaves, treedef = resolve(specs, params)
     held = _held(leaves)
-    weights = {path: canonical(leaf.value, leaf.spec) for path, leaf in held.items()}
-    kept, _ = retract(_specs(held), weights, remember(_specs(held), weights), 0.0, 0.0)
-    return treedef.unflatten([_restored(leaf, kept.get(leaf.path)) for leaf in leaves])
+    axes = free_axes(mesh_axes)
+
+    def put_back(params: Arrays) -> Arrays:
+        weights = _canonical(held, params)
+        kept, _ = retract(held, weights, remember(held, weights), (0.0, 0.0), axes)
+        return _restored(held, kept, params)
+
+    params = {leaf.path: leaf.value for leaf in leaves}
+    kept = automatic(put_back, _of(held, params), shardings=shardings_of(_of(held, params)))
+    return treedef.unflatten([kept.get(leaf.path, leaf.value) for leaf in leaves])
 
 
 class ProjectionState(NamedTuple):
@@ -58,6 +72,7 @@ def keep_params_projected(
     *,
     learning_rate: optax.ScalarOrSchedule | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Changes updates so that the parameters, after them, satisfy the constraints of their specs.
 
@@ -70,6 +85,7 @@ def keep_params_projected(
       learning_rate: that of the chain, or its schedule, for constraints that depend on it (`SoftCap`, `SpectralDecay`,
         `Regularize`). `update(..., learning_rate=...)` goes first.
       weight_decay: that of the chain, or its schedule.
+      mesh_axes: axes of the mesh in force to share out the matrices over, as `dualize` does.
 
     Returns:
       A transformation whose state is a `ProjectionState`: the singular vectors of `Hammer`, `SpectralNormalize` and
@@ -87,48 +103,67 @@ def keep_params_projected(
     """
 
     def init(params: optax.Params) -> ProjectionState:
-        held = _held(resolve(specs, params)[0])
-        weights = {path: canonical(leaf.value, leaf.spec) for path, leaf in held.items()}
-        return ProjectionState(jnp.zeros([], jnp.int32), remember(_specs(held), weights))
+        leaves, _ = resolve(specs, params)
+        held = _held(leaves)
+        weights = _of(held, {leaf.path: leaf.value for leaf in leaves})
+        # a few vectors, on every device
+        memory = automatic(lambda w: remember(held, _canonical(held, w)), weights, shardings=PartitionSpec())
+        return ProjectionState(jnp.zeros([], jnp.int32), memory)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         leaves, treedef = resolve(specs, updates)
         held = _held(leaves)
         rate = extra_args.get("learning_rate", learning_rate)
-        _refuse_unknowns(held, params, rate)
+        _refuse_unknowns(held, leaves, params, rate)
         count = optax.safe_increment(state.count)
         if not held:
             return updates, ProjectionState(count, state.memory)
-        weights = {leaf.path: p for leaf, p in zip(leaves, treedef.flatten_up_to(params), strict=True)}
-        before = {path: canonical(weights[path], leaf.spec) for path, leaf in held.items()}
-        # the difference of the low-precision sum would lose the step: add and subtract in float32
-        after = {path: before[path] + canonical(leaf.value, leaf.spec) for path, leaf in held.items()}
-        rates = (_now(0.0 if rate is None else rate, state.count), _now(weight_decay, state.count))
-        kept, memory = retract(_specs(held), after, state.memory, *rates)
-        moved = {path: w - before[path] for path, w in kept.items()}
-        updates = treedef.unflatten([_restored(leaf, moved.get(leaf.path)) for leaf in leaves])
-        return updates, ProjectionState(count, memory)
+        axes = free_axes(mesh_axes)
+
+        def put_back(updates: Arrays, params: Arrays, memory: Memory, *rates: Array) -> tuple[Arrays, Memory]:
+            before = _canonical(held, params)
+            # the difference of the low-precision sum would lose the step: add and subtract in float32
+            after = jax.tree.map(jnp.add, before, _canonical(held, updates))
+            kept, memory = retract(held, after, memory, rates, axes)
+            return _restored(held, jax.tree.map(jnp.subtract, kept, before), updates), memory
+
+        flat = {leaf.path: leaf.value for leaf in leaves}
+        weights = dict(zip(flat, treedef.flatten_up_to(params), strict=True))
+        rates = [jnp.asarray(_now(0.0 if r is None else r, state.count)) for r in (rate, weight_decay)]
+        moved, memory = automatic(
+            put_back,
+            _of(held, flat),
+            _of(held, weights),
+            state.memory,
+            *rates,
+            shardings=shardings_of((_of(held, flat), state.memory)),
+        )
+        return treedef.unflatten([moved.get(path, u) for path, u in flat.items()]), ProjectionState(count, memory)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _held(leaves: list[Leaf]) -> dict[str, Leaf]:
-    return {leaf.path: leaf for leaf in leaves if leaf.spec.constraint is not None}
+def _held(leaves: list[Leaf]) -> dict[str, NormSpec]:
+    return {leaf.path: leaf.spec for leaf in leaves if leaf.spec.constraint is not None}
 
 
-def _specs(held: dict[str, Leaf]) -> dict[str, NormSpec]:
-    return {path: leaf.spec for path, leaf in held.items()}
+def _of(held: dict[str, NormSpec], arrays: Arrays) -> Arrays:
+    return {path: arrays[path] for path in held}
 
 
-def _restored(leaf: Leaf, w: Any) -> Any:
-    return leaf.value if w is None else restored(w, leaf.spec, leaf.value)
+def _canonical(held: dict[str, NormSpec], arrays: Arrays) -> Arrays:
+    return {path: canonical(arrays[path], spec) for path, spec in held.items()}
+
+
+def _restored(held: dict[str, NormSpec], arrays: Arrays, like: Arrays) -> Arrays:
+    return {path: restored(arrays[path], spec, like[path]) for path, spec in held.items()}
 
 
 def _now(rate: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     return rate(count) if callable(rate) else rate
 
 
-def _refuse_unknowns(held: dict[str, Leaf], params: Any, learning_rate: Any) -> None:
+def _refuse_unknowns(held: dict[str, NormSpec], leaves: list[Leaf], params: Any, learning_rate: Any) -> None:
     if held and params is None:
         first = next(iter(held))
         raise ValueError(
@@ -136,8 +171,8 @@ def _refuse_unknowns(held: dict[str, Leaf], params: Any, learning_rate: Any) -> 
             "call tx.update(grads, state, params)."
         )
     lines = [
-        f"{describe(path, leaf.value)}: {leaf.spec.constraint!r}"
-        for path, leaf in held.items()
+        f"{describe(leaf.path, leaf.value)}: {leaf.spec.constraint!r}"
+        for leaf in leaves
         if leaf.spec.constraint is not None and leaf.spec.constraint.needs_learning_rate
     ]
     if lines and learning_rate is None:

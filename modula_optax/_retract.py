@@ -1,73 +1,80 @@
-"""Retraction of many parameters: one for all that are of equal norm, constraint and canonical shape."""
+"""Retraction of many parameters: together where they share norm and constraint, spread over devices."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from modula_optax._canonical import Canonical, stacked
-from modula_optax._constraints import Step
+from modula_optax._canonical import Canonical, Stack, stacked
+from modula_optax._constraints import Constraint, Step
+from modula_optax._norms import Norm
 from modula_optax._specs import NormSpec
+from modula_optax._spread import in_stacks, spread
 
 Weights = dict[str, Canonical]
 Memory = dict[str, Any]
 
 
+class Held(NamedTuple):
+    """Atoms of one parameter, or of several, and all that their constraint looks at."""
+
+    weights: Stack
+    memory: Any
+    step: Step
+
+
 def remember(specs: dict[str, NormSpec], weights: Weights) -> Memory:
     """What the constraints of weights remember of them at first; those that remember nothing have no entry."""
-    stacks = {path: stacked(w) for path, w in weights.items()}
-    first = _map_stacks(lambda spec, w: _constraint(spec).init(spec.norm, w), specs, stacks)
-    return {path: memory for path, memory in first.items() if jax.tree.leaves(memory)}
+    first = {}
+    for (norm, constraint), paths in _groups(specs).items():
+
+        def init(ws: list[Stack], norm: Norm = norm, constraint: Constraint = constraint) -> list[Any]:
+            return [constraint.init(norm, w) for w in ws]
+
+        first.update(zip(paths, in_stacks(init, [stacked(weights[path]) for path in paths]), strict=True))
+    return {path: first[path] for path in weights if jax.tree.leaves(first[path])}
 
 
 def retract(
     specs: dict[str, NormSpec],
     weights: Weights,
     memory: Memory,
-    learning_rate: jax.typing.ArrayLike,
-    weight_decay: jax.typing.ArrayLike,
+    rates: tuple[jax.typing.ArrayLike, ...],
+    axes: tuple[str, ...],
 ) -> tuple[Weights, Memory]:
-    """Weights in the sets of their constraints, and what to remember of them."""
-
-    def put_back(spec: NormSpec, stack: Any) -> tuple[Any, Any]:
-        w, remembered, target = stack
-        step = Step(jnp.asarray(learning_rate, w.dtype), jnp.asarray(weight_decay, w.dtype), target)
-        return _constraint(spec).retract(spec.norm, w, remembered, step)
-
-    stacks = {path: stacked(w) for path, w in weights.items()}
-    targets = {path: jnp.full(len(w), specs[path].target, w.dtype) for path, w in stacks.items()}
-    results = _map_stacks(
-        put_back, specs, {path: (w, memory.get(path, ()), targets[path]) for path, w in stacks.items()}
-    )
-    kept = {path: w.reshape(weights[path].shape) for path, (w, _) in results.items()}
-    return kept, {path: remembered for path, (_, remembered) in results.items() if path in memory}
-
-
-def _constraint(spec: NormSpec) -> Any:
-    return spec.constraint
-
-
-def _map_stacks(
-    function: Callable[[NormSpec, Any], Any], specs: dict[str, NormSpec], trees: dict[str, Any]
-) -> dict[str, Any]:
-    """`function` of one of the specs and the stacked atoms of all parameters that share norm, constraint and shape.
+    """Weights in the sets of their constraints, and what to remember of them.
 
     Args:
-      function: takes and returns trees of arrays `[n, ...]`, each atom on its own.
-      specs: of every path.
-      trees: of every path; their first arrays are the weights.
+      specs: norm and constraint of every path.
+      weights: canonical.
+      memory: what is remembered of them.
+      rates: learning rate and weight decay of the step that led to them.
+      axes: those of the mesh to share them out over.
     """
-    groups: dict[Hashable, list[str]] = defaultdict(list)
-    for path, tree in trees.items():
-        w, spec = jax.tree.leaves(tree)[0], specs[path]
-        groups[spec.norm, spec.constraint, w.shape[1:], w.dtype].append(path)
-    results = {}
-    for paths in groups.values():
-        together = function(specs[paths[0]], jax.tree.map(lambda *x: jnp.concatenate(x), *(trees[p] for p in paths)))
-        ends = np.cumsum([len(jax.tree.leaves(trees[path])[0]) for path in paths])
-        for path, start, end in zip(paths, [0, *ends[:-1]], ends, strict=True):
-            results[path] = jax.tree.map(lambda x, start=start, end=end: x[start:end], together)
-    return results
+
+    def held(path: str, w: Stack) -> Held:
+        step = Step(*(jnp.full(len(w), number, w.dtype) for number in (*rates, specs[path].target)))
+        return Held(w, memory.get(path, ()), step)
+
+    stacks = {path: held(path, stacked(w)) for path, w in weights.items()}
+    for (norm, constraint), paths in _groups(specs).items():
+        put_back = partial(in_stacks, partial(_put_back, norm, constraint))
+        shared_axes = axes if constraint.is_expensive(norm) else ()
+        stacks.update(zip(paths, spread(put_back, [stacks[path] for path in paths], shared_axes), strict=True))
+    kept = {path: stacks[path].weights.reshape(w.shape) for path, w in weights.items()}
+    return kept, {path: stacks[path].memory for path in memory}
+
+
+def _put_back(norm: Norm, constraint: Constraint, stacks: list[Held]) -> list[Held]:
+    kept = constraint.retract_all(norm, *map(list, zip(*stacks, strict=True)))
+    return [held._replace(weights=w, memory=memory) for held, (w, memory) in zip(stacks, kept, strict=True)]
+
+
+def _groups(specs: dict[str, NormSpec]) -> dict[tuple[Norm, Constraint], list[str]]:
+    """Paths of the parameters that share norm and constraint."""
+    groups: dict[Any, list[str]] = defaultdict(list)
+    for path, spec in specs.items():
+        groups[spec.norm, spec.constraint].append(path)
+    return groups

@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,9 +13,7 @@ from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
-from modula_optax._canonical import stacked
-
-Arrays = list[Array]
+Trees = list[Any]
 
 
 def free_axes(mesh_axes: Sequence[str] | None) -> tuple[str, ...]:
@@ -29,63 +28,86 @@ def free_axes(mesh_axes: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in wanted if kinds[name] != AxisType.Manual and mesh.shape[name] > 1)
 
 
-def automatic(function: Callable[[Arrays], Arrays], xs: Arrays) -> Arrays:
-    """`function` where the compiler finds the shardings, whatever the mesh; results are sharded as arguments are."""
+def automatic(function: Callable[..., Any], *args: Any, shardings: Any) -> Any:
+    """`function(*args)` where the compiler finds the shardings, whatever the mesh; those of the results are given."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Explicit not in mesh.axis_types:
-        return function(xs)
-    shardings = [jax.typeof(x).sharding for x in xs]
+        return function(*args)
     in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=shardings)
-    return in_automatic_mode(xs)
+    return in_automatic_mode(*args)
 
 
-def spread(function: Callable[[Arrays], Arrays], xs: Arrays, axes: tuple[str, ...]) -> Arrays:
+def shardings_of(tree: Any) -> Any:
+    """The shardings that are part of the types of arrays."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding, tree)
+
+
+def spread(function: Callable[[Trees], Trees], trees: Trees, axes: tuple[str, ...]) -> Trees:
     """`function` with the matrices it treats alike shared out over the devices along `axes`.
 
     Args:
-      function: from arrays `[n, taps, fan_in, fan_out]` of several shapes to arrays of the same shapes.
-      xs: arrays `[*batch, taps, fan_in, fan_out]`.
+      function: from trees of arrays `[n, ...]` to trees like them, each index of the first axis on its own.
+      trees: stacks of matrices and what belongs to each of them.
       axes: axes of the mesh in force; without any, all is done here.
 
     Returns:
-      Arrays like `xs`. Those of equal shape travel together: one exchange takes every matrix to its device, and one
+      Trees like `trees`. Those of equal shape travel together: one exchange takes every matrix to its device, and one
       brings it back into the sharding it came in.
     """
     if not axes:
-        return function(xs)
-    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, x in enumerate(xs):
-        shapes[x.shape[-3:]].append(i)
+        return function(trees)
+    results = in_stacks(partial(_shared_out, function, axes), trees)
+    return jax.tree.map(lambda result, x: shard_alike(result, x)[0], results, trees)
+
+
+def in_stacks(function: Callable[[Trees], Trees], trees: Trees) -> Trees:
+    """`function` of fewer trees: those whose arrays agree in dtype and in all axes but the first become one."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, tree in enumerate(trees):
+        leaves, treedef = jax.tree.flatten(tree)
+        groups[treedef, tuple((x.shape[1:], x.dtype) for x in leaves)].append(i)
+    stacks = [jax.tree.map(lambda *x: jnp.concatenate(x), *(trees[i] for i in members)) for members in groups.values()]
+    results = list(trees)
+    for members, stack in zip(groups.values(), function(stacks), strict=True):
+        ends = np.cumsum([len(jax.tree.leaves(trees[i])[0]) for i in members])
+        for i, start, end in zip(members, [0, *ends[:-1]], ends, strict=True):
+            results[i] = jax.tree.map(lambda x, start=start, end=end: x[start:end], stack)
+    return results
+
+
+def _shared_out(function: Callable[[Trees], Trees], axes: tuple[str, ...], stacks: Trees) -> Trees:
+    """`function` of stacks, as many of their first axis on every device along `axes`."""
     mesh = jax.sharding.get_abstract_mesh()
     devices = math.prod(mesh.shape[name] for name in axes)
-    stacks = [_stack([xs[i] for i in members], devices) for members in shapes.values()]
+    whole = stacks
+    stacks = jax.tree.map(lambda x: jnp.pad(x, ((0, -len(x) % devices), *[(0, 0)] * (x.ndim - 1))), stacks)
     # one axis after the other: the compiler exchanges along one, but gathers everything to move two at once
     ways = [axes[:n] for n in range(len(axes) + 1)]
     for way in ways:
-        stacks = [_batch_over(stack, way) for stack in stacks]
-    by_matrix = PartitionSpec(axes)
-    results = jax.shard_map(function, in_specs=(by_matrix,), out_specs=by_matrix, axis_names=set(axes))(stacks)
+        stacks = _batch_over(stacks, way)
+    on_each = jax.shard_map(
+        function,
+        in_specs=(PartitionSpec(axes),),
+        out_specs=PartitionSpec(axes),
+        axis_names=set(axes),
+        # every result differs from device to device: constraints need not say so of each number in their loops
+        check_vma=False,
+    )
+    stacks = on_each(stacks)
     for way in reversed(ways):
-        results = [_batch_over(result, way) for result in results]
-
-    out = list(xs)
-    for members, result in zip(shapes.values(), results, strict=True):
-        ends = np.cumsum([math.prod(xs[i].shape[:-3]) for i in members])
-        for i, part in zip(members, jnp.split(result, ends), strict=False):
-            out[i], _ = shard_alike(part.reshape(xs[i].shape), xs[i])
-    return out
+        stacks = _batch_over(stacks, way)
+    return jax.tree.map(lambda x, before: x[: len(before)], stacks, whole)
 
 
-def _stack(xs: Arrays, devices: int) -> Array:
-    stack = jnp.concatenate([stacked(x) for x in xs])
-    return jnp.pad(stack, ((0, -len(stack) % devices), *[(0, 0)] * 3))
-
-
-def _batch_over(stack: Array, axes: tuple[str, ...]) -> Array:
-    """The batch sharded over these axes, the rest as the compiler likes.
+def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
+    """The first axis sharded over these axes of the mesh, the rest as the compiler likes.
 
     Over no axes, too: without that stop on the way, the sharding of the batch spreads to every single parameter, and
     these are exchanged one by one.
     """
-    free = PartitionSpec.UNCONSTRAINED
-    return jax.lax.with_sharding_constraint(stack, PartitionSpec(axes or None, free, free, free))
+
+    def place(x: Array) -> Array:
+        free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))
+
+    return jax.tree.map(place, stacks)

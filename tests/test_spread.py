@@ -172,3 +172,37 @@ def test_sharded_heads_taps_and_groups(kind, key):
     for name, g in alone.items():
         np.testing.assert_allclose(together[name], g, atol=1e-5)
         assert together[name].sharding.is_equivalent_to(placed[name].sharding, g.ndim)
+
+
+KEPT = {
+    "qkv": mo.NormSpec(mo.Spectral(), constraint=mo.SpectralCap(0.5)),
+    "out": mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel()),
+    "up": mo.NormSpec(mo.Spectral(), constraint=mo.Hammer(2.0)),
+    "down": mo.NormSpec(mo.Spectral(), constraint=mo.SoftCap(0.5)),
+    "stacked": mo.NormSpec(mo.Spectral(), constraint=mo.UnitSphere()),
+    "bias": mo.NormSpec(mo.RMS(), constraint=mo.FixedNorm()),
+}
+
+
+@pytest.mark.parametrize(("layout", "kind"), [("fully sharded", AxisType.Auto), ("both", AxisType.Explicit)])
+def test_constraints_are_kept_on_eight_devices_as_on_one(layout, kind, key):
+    specs = [KEPT] * 2
+    tx = optax.chain(mo.dualize(specs), optax.scale(-0.1), mo.keep_params_projected(specs, learning_rate=0.1))
+    step = jax.jit(lambda p, s, g: (lambda u, s: (optax.apply_updates(p, u), s))(*tx.update(g, s, p)))
+
+    def train(params, grads):
+        params = jax.jit(lambda params: mo.project(params, specs))(params)
+        state = tx.init(params)
+        for _ in range(2):
+            params, state = step(params, state, grads)
+        return params
+
+    params, grads = gradients(key), gradients(jax.random.key(1))
+    alone = train(params, grads)
+    mesh = make_mesh(layout, kind)
+    with jax.set_mesh(mesh):
+        params, grads = (laid_out(tree, mesh, LAYOUTS[layout][1]) for tree in (params, grads))
+        together = train(params, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), together, alone)
+    for after, before in zip(jax.tree.leaves(together), jax.tree.leaves(params), strict=True):
+        assert after.sharding.is_equivalent_to(before.sharding, before.ndim)

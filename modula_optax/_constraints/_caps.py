@@ -1,27 +1,19 @@
 """Caps on singular values: those above the radius come down to it."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 
-from modula_optax._canonical import (
-    PerTap,
-    Stack,
-    gram_is_within,
-    identity_like,
-    is_within,
-    length,
-    spectral_gain,
-    unit,
-)
+from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
+from modula_optax._cap import capped_all
 from modula_optax._checks import check_positive
-from modula_optax._coefficients import polar_express
 from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
-from modula_optax._norms import Norm, orthogonalized
-from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side, polar
+from modula_optax._norms import Norm
+from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +22,9 @@ class SpectralCap(Constraint):
 
     .. math:: W = U S V^\top \mapsto U \min(S, r) V^\top
 
-    The nearest such matrix in Frobenius norm, by two polar factors and no decomposition, to rounding of the largest
-    singular value. Matrices in the set come back unchanged; where all of one shape are, a Cholesky factor is the price.
+    The nearest such matrix in Frobenius norm, by matrix products and no decomposition: to rounding of the largest
+    singular value, or, where none is more than 5 % above the radius, to 6e-5 of the radius and never above it.
+    Matrices in the set come back unchanged; where all are, a Cholesky factor is the price.
 
     Args:
       radius: largest norm, in units of `Spectral`.
@@ -58,77 +51,22 @@ class SpectralCap(Constraint):
         return needs_spectral(self, norm)
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
-        bound = self.radius * spectral_gain(w)
-        a = gram_matrix(w / bound)
-        first = gram_is_within(a)
+        return self.retract_all(norm, [w], [memory], [step])[0]
 
-        def goes_on(carry: _Capping) -> Array:
-            return (carry.rounds < _ROUNDS) & ~jnp.all(carry.inside)
-
-        def cap(carry: _Capping) -> _Capping:
-            nearly_inside = jnp.all(gram_is_within(carry.gram, _NEAR))
-            x = jax.lax.cond(nearly_inside, _capped_nearby, lambda x, _: capped(x), carry.x, carry.gram)
-            x = jnp.where(carry.inside[..., None, None], carry.x, x)
-            a = gram_matrix(x)
-            return _Capping(x, a, gram_is_within(a), carry.rounds + 1)
-
-        end = jax.lax.while_loop(goes_on, cap, _Capping(w / bound, a, first, jnp.zeros([], jnp.int32)))
-        return jnp.where(first[..., None, None], w, bound * end.x), memory
-
-
-class _Capping(NamedTuple):
-    x: Stack
-    gram: Float[Array, "n taps rank rank"]
-    inside: Bool[Array, "n taps"]
-    rounds: Int[Array, ""]
-
-
-# one takes an excess of 1e5 and less to rounding; six are enough for any float32, and what is not finite must end
-_ROUNDS = 6
-
-
-def capped(x: Stack) -> Stack:
-    r"""Singular values above 1 set to 1.
-
-    With :math:`P = U V^\top` and :math:`Z = U \, \text{sign}(S - 1) \, U^\top`, the polar factor of
-    :math:`X P^\top - 1`, the excess is :math:`\tfrac12 (1 + Z)(X - P)`. P is not exact where singular values are tiny,
-    and need not be: Z is -1 there.
-    """
-    if is_tall(x):
-        return capped(x.mT).mT
-    p = orthogonalized(x)
-    h = matmul(x, p.mT)
-    z = _sign(h - identity_like(h))
-    over = x - p
-    return x - (over + matmul(z, over)) / 2
-
-
-def _capped_nearby(x: Stack, a: Float[Array, "n taps rank rank"]) -> Stack:
-    r"""`capped` for singular values up to `_NEAR`, at half its price: what a step of training leaves behind.
-
-    With :math:`A = X X^\top` the result is :math:`\max(A, 1)^{-1/2} X`, a power series in the excess of A over 1.
-    """
-    identity = identity_like(a)
-    excess = (a - identity + matmul(_sign(a - identity), a - identity)) / 2
-    inverse_root, power = identity - excess / 2, excess
-    for coefficient in (3 / 8, -5 / 16, 35 / 128):
-        power = matmul(power, excess)
-        inverse_root += coefficient * power
-    return on_smaller_side(inverse_root, x)
-
-
-# the excess of A is at most 0.1 up to here, and what the series leaves out 63/256 of its fifth power
-_NEAR = 1.05
-
-
-def _sign(h: Float[Array, "n taps rank rank"]) -> Float[Array, "n taps rank rank"]:
-    """Sign of the eigenvalues of symmetric matrices."""
-    # What a singular value is off by is its distance from 1 times the error of the sign, 1e-5 at most: more steps cost
-    # time, fewer would leave more than what `is_within` takes for rounding.
-    return polar(h, _SIGN, scaling="schatten")
-
-
-_SIGN = polar_express(8, 3e-4)
+    def retract_all(
+        self, norm: Norm, ws: Sequence[Stack], memories: Sequence[Any], steps: Sequence[Step]
+    ) -> list[tuple[Stack, Any]]:
+        bounds = [self.radius * spectral_gain(w) for w in ws]
+        xs = [w.reshape(-1, *w.shape[-2:]) / bound for w, bound in zip(ws, bounds, strict=True)]
+        together: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, x in enumerate(xs):
+            together[x.dtype.itemsize, len(x), min(x.shape[-2:])].append(i)
+        results = list(ws)
+        for members in together.values():
+            for i, (x, inside) in zip(members, capped_all([xs[i] for i in members]), strict=True):
+                inside = inside.reshape(ws[i].shape[:-2])[..., None, None]
+                results[i] = jnp.where(inside, ws[i], bounds[i] * x.reshape(ws[i].shape))
+        return list(zip(results, memories, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

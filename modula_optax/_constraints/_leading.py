@@ -104,7 +104,8 @@ class SpectralDecay(Constraint):
 
     def retract(self, norm: Norm, w: Stack, memory: Array, step: Step) -> tuple[Stack, Array]:
         u, s, v = power_iteration(w, memory, self.iterations)
-        return w - _outer(u, jnp.minimum(step.learning_rate * self.strength, 1.0) * s, v), v
+        lost = jnp.minimum(step.learning_rate * self.strength, 1.0)[:, None]
+        return w - _outer(u, lost * s, v), v
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,9 @@ class Regularize(Constraint):
             return norm.project(w), memory
         kept = jnp.maximum(1.0 - step.learning_rate * self.strength * step.target, 0.0)
         return kept[:, None, None, None] * w, memory
+
+    def is_expensive(self, norm: Norm) -> bool:
+        return False
 
 
 def _outer(u: Float[Array, "n taps m"], s: Float[Array, "n taps"], v: Float[Array, "n taps k"]) -> Stack:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
+from modula_optax._cap import capped
 from modula_optax._checks import check_count, check_positive
-from modula_optax._constraints._caps import capped
 from modula_optax._constraints._protocol import Manifold, Step
 from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
 from modula_optax._polar import matmul
@@ -87,6 +87,9 @@ class FixedNorm(Manifold):
 
     def retract(self, norm: Norm, w: Stack, memory: Array, step: Step) -> tuple[Stack, Array]:
         return memory[:, None, None, None] * unit(w, ATOM), memory
+
+    def is_expensive(self, norm: Norm) -> bool:
+        return False
 
     def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:
         return norm.dualize(_without(g, w, ATOM))

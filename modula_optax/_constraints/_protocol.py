@@ -1,20 +1,21 @@
 """What a constraint must know, and what it is told of the step that it comes after."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack
 from modula_optax._norms import RMS, Diagonal, Norm, Spectral, SpectralNormalized
 
 
 class Step(NamedTuple):
-    """The step that led to the weights: 0 and 0 where `project` is called without one."""
+    """The step that led to every atom; learning rate and weight decay are 0 where `project` is called without one."""
 
-    learning_rate: Scalar
-    weight_decay: Scalar
+    learning_rate: Float[Array, " n"]
+    weight_decay: Float[Array, " n"]
     target: Float[Array, " n"]
-    """Atomic norm of a step of learning rate 1, of every atom; see `NormSpec.target`."""
+    """Atomic norm of a step of learning rate 1; see `NormSpec.target`."""
 
 
 @runtime_checkable
@@ -41,6 +42,16 @@ class Constraint(Protocol):
     def retract(self, norm: Norm, w: Stack, memory: Any, step: Step) -> tuple[Stack, Any]:
         """Weights in the set, near `w`, and what to remember of them; `w` itself where it is in the set."""
         ...
+
+    def retract_all(
+        self, norm: Norm, ws: Sequence[Stack], memories: Sequence[Any], steps: Sequence[Step]
+    ) -> list[tuple[Stack, Any]]:
+        """`retract` of stacks of several shapes; for constraints to which together means faster."""
+        return [self.retract(norm, *of_one_shape) for of_one_shape in zip(ws, memories, steps, strict=True)]
+
+    def is_expensive(self, norm: Norm) -> bool:
+        """Whether `retract` costs more than moving matrices to another device."""
+        return norm.expensive
 
 
 @runtime_checkable

@@ -51,6 +51,9 @@ class Orthogonal(Constraint):
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         return Spectral().project(w), memory
 
+    def is_expensive(self, norm: Norm) -> bool:
+        return True
+
 
 @dataclasses.dataclass(frozen=True)
 class UnitRows(Constraint):
@@ -69,3 +72,6 @@ class UnitRows(Constraint):
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         return math.sqrt(w.shape[-1]) * unit(w, -1), memory
+
+    def is_expensive(self, norm: Norm) -> bool:
+        return False
