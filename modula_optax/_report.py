@@ -1,6 +1,8 @@
 """The report: the table that tells a person which norm every parameter got."""
 
+import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from modula_optax._align import Leaf, resolve_axes
@@ -9,9 +11,63 @@ from modula_optax._registry import resolve
 
 _HEADER = ("path", "shape", "norm", "axes", "mass", "sensitivity", "target norm", "share")
 _INFERRED = ("role", "why")
+_NUMBERS = ("mass", "sensitivity", "target norm", "share")
 
 
-def summarize(specs: Any, params: Any) -> str:
+class Summary(str):
+    """A table that prints as text; rich's console and notebooks show it as a table.
+
+    Args:
+      rows: the cells of every row, the header first.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+
+    def __new__(cls, rows: Sequence[tuple[str, ...]]):
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        self = super().__new__(cls, "\n".join(line.rstrip() for line in lines))
+        self.rows = tuple(rows)
+        return self
+
+    def __reduce__(self):
+        # a str would be made anew of its text
+        return Summary, (self.rows,)
+
+    def __rich__(self) -> Any:
+        # whoever calls it has rich
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        header, *body = self.rows
+        table = Table(box=box.SIMPLE)
+        for name in header:
+            is_number = name in _NUMBERS
+            table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+        for row in body:
+            # as Text, for brackets in a str are markup
+            table.add_row(*(Text(cell, style="yellow" if cell.endswith("?") else "") for cell in row))
+        return table
+
+    def _repr_html_(self) -> str:
+        def line(cells: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        header, *body = self.rows
+        return "\n".join(
+            [
+                "<table>",
+                f"<thead>{line(header, 'th')}</thead>",
+                "<tbody>",
+                *(line(row, "td") for row in body),
+                "</tbody>",
+                "</table>",
+            ]
+        )
+
+
+def summarize(specs: Any, params: Any) -> Summary:
     """Table of all parameters: path, shape, norm, axes, mass, sensitivity, target norm, share of the parameters.
 
     The target norm, mass over sensitivity, is the atomic norm of a step of learning rate 1. Inferred specs show their
@@ -22,7 +78,7 @@ def summarize(specs: Any, params: Any) -> str:
       params: the parameters, or a tree of `jax.ShapeDtypeStruct` of their shapes.
 
     Returns:
-      Text of one line for each parameter, to be printed.
+      Text of one line for each parameter, to be printed. It is a table to `rich.print` and in notebooks.
 
     Raises:
       ValueError: specs do not fit the parameters; names every such path.
@@ -37,9 +93,7 @@ def summarize(specs: Any, params: Any) -> str:
     rows = [_HEADER, *(_row(leaf, total) for leaf in leaves)]
     if any(leaf.spec.role is not None for leaf in leaves):
         rows = [(*row, *more) for row, more in zip(rows, [_INFERRED, *map(_reason, leaves)], strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return Summary(rows)
 
 
 def _row(leaf: Leaf, total: int) -> tuple[str, ...]:

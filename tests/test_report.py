@@ -1,7 +1,15 @@
 """The table of `summarize`."""
 
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from xml.etree import ElementTree
+
 import jax
 import jax.numpy as jnp
+import rich.console
 
 import modula_optax as mo
 
@@ -32,3 +40,38 @@ def test_every_parameter_has_a_line_with_all_that_decides_its_step():
 
 def test_an_empty_tree_has_an_empty_table():
     assert mo.summarize(mo.NormRegistry(), {}).splitlines()[1:] == []
+
+
+AWKWARD = {"[bold]<b>&": jnp.ones((2, 3)), "plain": jnp.ones(4)}
+
+
+def awkward():
+    specs = {name: mo.NormSpec(mo.RMS(), role="bias", confidence="guess", why="add <at> a.py:3") for name in AWKWARD}
+    return mo.summarize(specs, AWKWARD)
+
+
+def test_a_terminal_shows_every_cell_of_the_table_as_it_is():
+    console = rich.console.Console(width=200, file=io.StringIO())
+    console.print(awkward())
+    shown = [line.split() for line in console.file.getvalue().splitlines() if line.strip() and "─" not in line]
+    assert shown == [line.split() for line in awkward().splitlines()]
+
+
+def test_a_notebook_shows_every_cell_of_the_table_as_it_is():
+    root = ElementTree.fromstring(awkward()._repr_html_())
+    rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")]
+    assert [" ".join(row).split() for row in rows] == [line.split() for line in awkward().splitlines()]
+    assert {cell.tag for cell in root.find("thead").iter() if cell.text} == {"th"}
+
+
+def test_the_summary_is_text_that_can_be_copied_and_pickled():
+    text = awkward()
+    assert isinstance(text, str)
+    for twin in (copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
+        assert twin == text
+        assert twin._repr_html_() == text._repr_html_()
+
+
+def test_rich_is_not_needed_until_it_shows_a_table():
+    code = "import sys, modula_optax; assert not {'rich', 'matplotlib'} & sys.modules.keys(), sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
