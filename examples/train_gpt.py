@@ -5,7 +5,8 @@
     python examples/train_gpt.py --resume                 # goes on where it was interrupted
 
 The lines that a user of modula_optax writes are in `gpt/contenders.py`; the model and the training loop know nothing
-of them. Results go to `out/`: `loss.png`, `summary.json` and checkpoints.
+of them. Results go to `out/`: `loss.png`, `norms.png` (what the parameters did under `modular`), `summary.json` and
+checkpoints.
 """
 
 import argparse
@@ -24,11 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gpt.checkpoint import Checkpoints
 from gpt.cli import parse_arguments
 from gpt.config import Config
-from gpt.contenders import CONTENDERS, LEARNING_RATES, start
+from gpt.contenders import CONTENDERS, LEARNING_RATES, READERS, start
 from gpt.corpus import Corpus, load_corpus
 from gpt.errors import UserError
 from gpt.model import GPT
-from gpt.results import Result, summary, table, write_picture, write_summary
+from gpt.results import Result, summary, table, write_pictures, write_summary
 from gpt.sampling import readable, sample
 from gpt.training import Record, State, train
 
@@ -80,11 +81,12 @@ def compare(arguments: argparse.Namespace) -> None:
 
     numbers = summary(results, dataclasses.asdict(config) | {"parameters": config.parameters, "corpus": corpus.name})
     write_summary(arguments.out / "summary.json", numbers)
-    write_picture(arguments.out / "loss.png", results)
+    pictures = write_pictures(arguments.out, results)
     console.print(table(numbers["runs"]))
     best = min(results, key=lambda name: results[name].validation_loss)
     print_sample(console, best, model, states[best], config, corpus)
-    console.print(f"Written: {arguments.out / 'summary.json'}, {arguments.out / 'loss.png'}", highlight=False)
+    written = [arguments.out / "summary.json", *pictures]
+    console.print(f"Written: {', '.join(map(str, written))}", highlight=False)
 
 
 def run(
@@ -116,6 +118,7 @@ def run(
         corpus=corpus,
         checkpoints=checkpoints,
         on_step=lambda done, loss: progress.update(task, completed=done, loss=f"loss {loss:.3f}"),
+        read_norms=READERS.get(name),
     )
     return state, record
 

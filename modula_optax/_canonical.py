@@ -58,9 +58,11 @@ def power_iteration(
     """Leading singular triple (u, s, v) of every tap, approached from `v`; s is never above the truth."""
 
     def step(_: int, v: Array) -> Array:
-        onward = unit(_times(w.mT, unit(_times(w, v), -1)), -1)
-        # a zero matrix says nothing, and must not end the iteration for the steps to come
-        return jnp.where(jnp.any(onward != 0.0, axis=-1, keepdims=True), onward, v)
+        image = unit(_times(w, v), -1)
+        # a row times the matrix, since a product with w.mT would write the transpose to memory first
+        onward = unit(matmul(image[..., None, :], w)[..., 0, :], -1)
+        # what is zero or no number says nothing, and must not end the iteration for the steps to come
+        return jnp.where(jnp.any(jnp.abs(onward) > 0.0, axis=-1, keepdims=True), onward, v)
 
     v = jax.lax.fori_loop(0, steps, step, v)
     image = _times(w, v)

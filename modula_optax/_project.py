@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
@@ -14,7 +13,7 @@ from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
 from modula_optax._retract import Memory, remember, retract
 from modula_optax._specs import NormSpec
-from modula_optax._spread import automatic, free_axes, shardings_of
+from modula_optax._spread import automatic, free_axes, replicated, shardings_of
 
 Arrays = dict[str, Any]
 
@@ -107,7 +106,7 @@ def keep_params_projected(
         held = _held(leaves)
         weights = _of(held, {leaf.path: leaf.value for leaf in leaves})
         # a few vectors, on every device
-        memory = automatic(lambda w: remember(held, _canonical(held, w)), weights, shardings=PartitionSpec())
+        memory = replicated(lambda weights: remember(held, _canonical(held, weights)))(weights)
         return ProjectionState(jnp.zeros([], jnp.int32), memory)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

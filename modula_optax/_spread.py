@@ -42,6 +42,16 @@ def shardings_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.typeof(x).sharding, tree)
 
 
+def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` where the compiler finds the shardings, whatever the mesh; every device gets the whole results."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return function
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
+    return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
+
+
 def spread(function: Callable[[Trees], Trees], trees: Trees, axes: tuple[str, ...]) -> Trees:
     """`function` with the matrices it treats alike shared out over the devices along `axes`.
 

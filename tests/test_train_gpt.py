@@ -117,6 +117,8 @@ def assert_same_end(out: Path, reference: Path) -> None:
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
     assert record["training"] == expected_record["training"]
     assert record["validation"] == expected_record["validation"]
+    assert record["norms"] == expected_record["norms"]
+    assert len(record["norms"]) == len(record["validation"])
 
 
 def assert_refused(capsys, arguments: list[str], *words: str, status: int = 1) -> str:
@@ -149,7 +151,8 @@ def test_command_compares_all_three_on_real_prose(script, tmp_path):
         assert 0 < run["seconds_per_step"] < 60
     assert content["runs"]["adamw"]["steps_to_adamw_loss"] <= 3
     assert content["config"]["corpus"] == "sotu"
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("loss.png", "norms.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_optimizer_learns_and_has_no_adamw_to_compare_with(finished):

@@ -35,8 +35,9 @@ def norms(model: GPT, params: optax.Params) -> Any:
 
 
 def start_modular(model: GPT, params: optax.Params, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Modular duality: the learning rate is how far each parameter moves, in its own norm."""
-    return mo.modular(learning_rate, norms(model, params), b1=B1)
+    """Modular duality: the learning rate is how far each parameter moves, in its own norm; with a monitor around it."""
+    specs = norms(model, params)
+    return mo.monitor(specs, mo.modular(learning_rate, specs, b1=B1))
 
 
 def start_muon(model: GPT, params: optax.Params, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -79,6 +80,10 @@ CONTENDERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon": start_muon,
     "adamw": start_adamw,
 }
+
+
+# what reads the monitor of an optimizer, for those that have one
+READERS = {"modular": mo.read_monitor}
 
 
 def start(

@@ -1,4 +1,4 @@
-"""What comes out: the table, `summary.json` and `loss.png`."""
+"""What comes out: the table, `summary.json` and the pictures."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+import modula_optax as mo
 from gpt.training import Record
 
 
@@ -101,7 +102,20 @@ def write_summary(path: Path, content: dict[str, Any]) -> None:
     os.replace(provisional, path)
 
 
-def write_picture(path: Path, results: dict[str, Result]) -> None:
+def write_pictures(out: Path, results: dict[str, Result]) -> list[Path]:
+    """Writes `loss.png`, and `norms.png` if the optimizer with a monitor was run; says which."""
+    pictures = {"loss.png": draw_losses(results)}
+    for result in results.values():
+        if result.record.norms:
+            pictures["norms.png"] = mo.plot_norms(dict(result.record.norms))
+    for name, figure in pictures.items():
+        provisional = out / f".{name}"
+        figure.savefig(provisional, format="png", dpi=150)
+        os.replace(provisional, out / name)
+    return [out / name for name in pictures]
+
+
+def draw_losses(results: dict[str, Result]) -> Figure:
     """Validation loss over steps, one line for each optimizer."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="validation loss (nats per byte)")
@@ -111,6 +125,4 @@ def write_picture(path: Path, results: dict[str, Result]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     axes.spines[["top", "right"]].set_visible(False)
-    provisional = path.with_name(f".{path.name}")
-    figure.savefig(provisional, format="png", dpi=150)
-    os.replace(provisional, path)
+    return figure

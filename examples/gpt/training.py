@@ -32,11 +32,13 @@ class Record:
     Attributes:
       training: loss of the batch of every step.
       validation: steps done and the validation loss after them.
+      norms: steps done and what a monitor measured at the last of them.
       seconds: spent in steps, compilation excluded.
     """
 
     training: list[float] = dataclasses.field(default_factory=list)
     validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    norms: list[tuple[int, dict[str, float]]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -50,6 +52,7 @@ def train(
     corpus: Corpus,
     checkpoints: Checkpoints,
     on_step: Callable[[int, float], Any],
+    read_norms: Callable[[optax.OptState], dict[str, float]] | None = None,
 ) -> State:
     """Trains from `state` to the last step, adding to `record`.
 
@@ -62,6 +65,7 @@ def train(
       corpus: the text.
       checkpoints: where the state is saved at intervals and at the end.
       on_step: called with the number of steps done and the last training loss.
+      read_norms: reads what a monitor measured from the optimizer's state, if there is one.
 
     Returns:
       The state after the last step.
@@ -80,6 +84,8 @@ def train(
         record.seconds += time.perf_counter() - begin
         if done % config.evaluate_every == 0 or done == config.steps:
             record.validation.append((done, float(evaluate(state.params, held_out))))
+            if read_norms is not None:
+                record.norms.append((done, read_norms(state.opt_state)))
         if done % config.save_every == 0 or done == config.steps:
             checkpoints.save(state, dataclasses.asdict(record))
         on_step(done, record.training[-1])

@@ -1,0 +1,235 @@
+"""What people watch while training: norms, ratios, alignments and ranks of every parameter, in a state."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Scalar
+
+from modula_optax._align import canonical
+from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain, stacked
+from modula_optax._norms import Norm, Spectral, SpectralNormalized
+from modula_optax._paths import is_absent, listing
+from modula_optax._polar import one_where_zero
+from modula_optax._registry import resolve
+from modula_optax._sketch import sketch_singular_values
+from modula_optax._specs import NormSpec
+from modula_optax._spread import in_stacks, replicated
+
+# how one number for a parameter is made of those of its atoms: the first three as the modular norm and its dual do
+_OVER_ATOMS = {
+    "weight_norm": jnp.max,
+    "update_norm": jnp.max,
+    "gradient_dual_norm": jnp.sum,
+    "weight_stable_rank": jnp.mean,
+    "gradient_stable_rank": jnp.mean,
+}
+
+
+class MonitorState(NamedTuple):
+    """State of what is monitored, the last measurements, and where power iterations go on; by path."""
+
+    inner_state: optax.OptState
+    measurements: dict[str, dict[str, Scalar]]
+    directions: dict[str, dict[str, Array]]
+
+
+def monitor(
+    specs: Any, inner: optax.GradientTransformation = optax.identity()
+) -> optax.GradientTransformationExtraArgs:
+    r"""Measures what goes into `inner` and what comes out of it, which is passed on unchanged.
+
+    Around a whole optimizer, `monitor(specs, tx)`, it measures for every parameter that has a norm:
+
+    - `weight_norm`: atomic norm :math:`\|w\|` of the weight, before the step.
+    - `gradient_dual_norm`: :math:`\|g\|^\dagger`, the decrease of the loss that a step of norm 1 can promise.
+    - `update_ratio`: :math:`\|u\| / \|w\|`, how much of itself a weight moves.
+    - `alignment`: :math:`\langle g, u \rangle / (\|g\|^\dagger \|u\|)`, in [-1, 1]: -1 is the steepest descent.
+    - `weight_stable_rank`: :math:`\|W\|_F^2 / s_1(W)^2` of matrices, from 1 to the rank; a mean over layers and taps.
+    - `gradient_stable_rank`: that of the gradient, where the norm is `Spectral`.
+
+    Nothing is decomposed: norms by singular values are estimates. Weights' and updates' :math:`s_1` come by power
+    iteration that goes on from step to step, never above the truth and within 2 % of it after some; gradients' within
+    3 %, and their dual norms within some 12 % (2 % on random matrices). What others divide by is 0: so are they.
+
+    Alone, `monitor(specs)`, it is a link: what passes is the update, and the gradient is what `update` is given as
+    `grad=`. Without that, what passes stands for both.
+
+    Args:
+      specs: what the norm of each parameter is; see `NormSpec`. `Unnormed` parameters are not measured.
+      inner: the transformation to measure, usually the whole optimizer.
+
+    Returns:
+      A transformation whose state is a `MonitorState`, for `read_monitor`; it needs `params`.
+
+    Raises:
+      ValueError: specs do not fit the parameters, or `update` is called without `params`.
+
+    Example:
+      >>> spec, w = NormSpec(Spectral()), {"w": jnp.diag(jnp.array([2.0, 1.0]))}
+      >>> tx = monitor(spec, modular(0.1, spec))
+      >>> _, state = tx.update(w, tx.init(w), w)
+      >>> {name: round(value, 2) for name, value in read_monitor(state).items()}
+      {'w/alignment': -1.0, 'w/gradient_dual_norm': 3.0, 'w/gradient_stable_rank': 1.25, 'w/update_ratio': 0.05,
+       'w/weight_norm': 2.0, 'w/weight_stable_rank': 1.25}
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Meyer et al.,
+      Hutch++: Optimal Stochastic Trace Estimation, arXiv:2010.09649.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> MonitorState:
+        inner_state = inner.init(params)
+        if is_absent(params):
+            # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
+            return MonitorState(inner_state, *[jnp.zeros(())] * 2)  # pyright: ignore[reportArgumentType]
+        measured, (weights,) = _normed(specs, params)
+        directions = replicated(partial(_first_directions, measured))(weights)
+        shapes, _ = jax.eval_shape(partial(_measure, measured), weights, weights, weights, directions)
+        return MonitorState(inner_state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), directions)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        if params is None:
+            raise ValueError("monitor needs the parameters, to measure them: call tx.update(grads, state, params).")
+        changed, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        if is_absent(updates):
+            return changed, state._replace(inner_state=inner_state)
+        measured, arrays = _normed(specs, updates, params, extra_args.get("grad", updates), changed)
+        return changed, MonitorState(inner_state, *replicated(partial(_measure, measured))(*arrays, state.directions))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def read_monitor(opt_state: optax.OptState) -> dict[str, float]:
+    """The last measurements of all monitors in the state of an optimizer, for any logger.
+
+    Args:
+      opt_state: the state, however it is wrapped: chained, masked, partitioned, accumulated.
+
+    Returns:
+      A flat dictionary, `{"path/metric": value}`; see `monitor`. All 0 before the first update.
+
+    Raises:
+      ValueError: no monitor is in the state, two measure the same parameter, or the state is that of an ensemble.
+
+    Example:
+      >>> read_monitor(monitor(NormSpec(RMS())).init({"b": jnp.ones(3)}))["b/weight_norm"]
+      0.0
+    """
+    monitors = list(_monitors(opt_state))
+    if not monitors:
+        raise ValueError("There is no monitor in this state; write tx = monitor(specs, tx).")
+    # one transfer for all
+    measured = jax.device_get([state.measurements for state in monitors])
+    paths = [path for measurements in measured for path in measurements]
+    if repeated := sorted({path for path in paths if paths.count(path) > 1}):
+        one, many = "parameter is measured by several monitors", "parameters are measured by several monitors"
+        raise ValueError(listing(one, many, repeated, "Read the state of one at a time, e.g. read_monitor(state[0])."))
+    flat = {
+        f"{path}/{metric}".lstrip("/"): np.asarray(value)
+        for measurements in measured
+        for path, metrics in measurements.items()
+        for metric, value in metrics.items()
+    }
+    if any(value.ndim for value in flat.values()):
+        advice = "read those of one member, read_monitor(jax.tree.map(lambda x: x[0], state))"
+        raise ValueError(f"This state holds the measurements of several models: {advice}.")
+    return {name: float(value) for name, value in flat.items()}
+
+
+def _monitors(tree: Any) -> Iterator[MonitorState]:
+    """All monitors, also those inside of others."""
+    for node in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, MonitorState)):
+        if isinstance(node, MonitorState) and isinstance(node.measurements, dict):
+            yield node
+            yield from _monitors(node.inner_state)
+
+
+def _normed(specs: Any, like: Any, *trees: Any) -> tuple[dict[str, NormSpec], list[dict[str, Array]]]:
+    """Specs of the parameters that have a norm, and their arrays in each of the trees, by path."""
+    leaves, treedef = resolve(specs, like)
+    specs_of = {leaf.path: leaf.spec for leaf in leaves if leaf.spec.is_normed}
+    flat = [treedef.flatten_up_to(tree) for tree in trees or (like,)]
+    paths = [leaf.path for leaf in leaves]
+    return specs_of, [{path: x for path, x in zip(paths, values, strict=True) if path in specs_of} for values in flat]
+
+
+def _first_directions(specs: dict[str, NormSpec], weights: dict[str, Array]) -> dict[str, dict[str, Array]]:
+    """Where power iterations start: for the singular values of weights that are matrices, and of spectral updates."""
+    directions = {}
+    for path, spec in specs.items():
+        w = stacked(canonical(weights[path], spec))
+        directions[path] = {"weight": leading_direction(w)} if min(w.shape[-2:]) > 1 else {}
+        if isinstance(spec.norm, Spectral | SpectralNormalized):
+            directions[path] = {"weight": leading_direction(w), "update": leading_direction(w, 0)}
+    return directions
+
+
+def _measure(
+    specs: dict[str, NormSpec],
+    weights: dict[str, Array],
+    grads: dict[str, Array],
+    updates: dict[str, Array],
+    directions: dict[str, dict[str, Array]],
+) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
+    """All measurements of all parameters, and where power iterations go on."""
+
+    def atoms(path: str) -> tuple[Stack, Stack, Stack]:
+        w, g, u = (stacked(canonical(tree[path], specs[path])) for tree in (weights, grads, updates))
+        return w, g.astype(w.dtype), u.astype(w.dtype)
+
+    stacks = {path: atoms(path) for path in specs}
+    alike: dict[Norm, list[str]] = defaultdict(list)
+    for path, spec in specs.items():
+        alike[spec.norm].append(path)
+    results = {}
+    for norm, paths in alike.items():
+        measured = in_stacks(partial(_measure_atoms, norm), [(*stacks[path], directions[path]) for path in paths])
+        results.update(zip(paths, measured, strict=True))
+    measurements = {path: _measure_parameter(*stacks[path][1:], results[path][0]) for path in specs}
+    return measurements, {path: onward for path, (_, onward) in results.items()}
+
+
+def _measure_atoms(norm: Norm, stacks: list[Any]) -> list[tuple[dict[str, Array], dict[str, Array]]]:
+    """What is measured of each atom by itself, and where power iterations go on."""
+    return [_measure_stack(norm, *stack) for stack in stacks]
+
+
+def _measure_stack(
+    norm: Norm, w: Stack, g: Stack, u: Stack, directions: dict[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    gain, leading, onward, result = spectral_gain(w), {}, {}, {}
+    for name, x in (("weight", w), ("update", u)):
+        if name in directions:
+            _, leading[name], onward[name] = power_iteration(x, directions[name], 1)
+    if "weight" in leading:
+        result["weight_stable_rank"] = _stable_rank(w, leading["weight"])
+    if "update" in leading:
+        leading["gradient"], total = sketch_singular_values(g)
+        result["gradient_stable_rank"] = _stable_rank(g, leading["gradient"])
+        result["gradient_dual_norm"] = gain * jnp.sum(total, axis=-1)
+        result |= {f"{name}_norm": jnp.max(leading[name], axis=-1) / gain for name in ("weight", "update")}
+    else:
+        result |= {"weight_norm": norm.norm(w), "update_norm": norm.norm(u), "gradient_dual_norm": norm.dual_norm(g)}
+    return result, onward
+
+
+def _stable_rank(x: Stack, largest: Float[Array, "n taps"]) -> Float[Array, " n"]:
+    return jnp.mean((length(x, (-2, -1)) / one_where_zero(largest)) ** 2, axis=-1)
+
+
+def _measure_parameter(g: Stack, u: Stack, of_atoms: dict[str, Array]) -> dict[str, Scalar]:
+    """One number for each metric."""
+    result = {name: _OVER_ATOMS[name](values) for name, values in of_atoms.items()}
+    weight_norm, update_norm = result["weight_norm"], result.pop("update_norm")
+    result["update_ratio"] = jnp.where(weight_norm == 0.0, 0.0, update_norm / one_where_zero(weight_norm))
+    # divided before they are multiplied: 1e-30 times 1e-30 is 0 in float32
+    promised = g / one_where_zero(result["gradient_dual_norm"])
+    result["alignment"] = jnp.sum(promised * (u / one_where_zero(update_norm)))
+    return {name: value.astype(jnp.float32) for name, value in result.items()}

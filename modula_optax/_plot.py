@@ -1,0 +1,103 @@
+"""Pictures of what a monitor measured over training."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Measurements = Mapping[str, float]
+
+# a heading for every metric, and whether it spans orders of magnitude
+_PANELS = {
+    "weight_norm": ("norm of the weight", True),
+    "gradient_dual_norm": ("dual norm of the gradient", True),
+    "update_ratio": ("update / weight", True),
+    "alignment": ("alignment of gradient and update", False),
+    "weight_stable_rank": ("stable rank of the weight", True),
+    "gradient_stable_rank": ("stable rank of the gradient", True),
+}
+
+
+def plot_norms(history: Mapping[int, Measurements] | Sequence[Measurements]) -> Any:
+    """Draws what `read_monitor` returned over training, one panel for each metric.
+
+    Parameters whose paths differ in numbers only, as those of the layers of a network do, share a line, their median,
+    and a band from the lowest to the highest.
+
+    Args:
+      history: what `read_monitor` returned, by step; in a sequence the steps count from 1.
+
+    Returns:
+      A `matplotlib.figure.Figure`, to be saved or shown.
+
+    Raises:
+      ValueError: `history` is empty or holds no measurements.
+      ImportError: matplotlib is not installed; `pip install 'modula_optax[plot]'` brings it.
+
+    Example:
+      >>> figure = plot_norms([{"w/weight_norm": 1.0}, {"w/weight_norm": 1.5}])
+      >>> figure.axes[0].get_title()
+      'norm of the weight'
+    """
+    figure_class = _figure_class()
+    by_step = dict(history) if isinstance(history, Mapping) else dict(enumerate(history, 1))
+    curves = _curves(by_step)
+    names = [metric for metric in _PANELS if metric in curves]
+    if not names:
+        raise ValueError("history holds no measurements; give what read_monitor returned, {step: measurements}.")
+    groups = sorted({group for metric in names for group in curves[metric]})
+    colors = {group: _COLORS[i % len(_COLORS)] for i, group in enumerate(groups)}
+    styles = {group: _STYLES[i // len(_COLORS) % len(_STYLES)] for i, group in enumerate(groups)}
+
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = figure_class(figsize=(4.2 * columns + 2.5, 3.0 * rows), layout="constrained")
+    for i, metric in enumerate(names):
+        title, logarithmic = _PANELS[metric]
+        axes = figure.add_subplot(rows, columns, i + 1, title=title, xlabel="step")
+        for group, points in curves[metric].items():
+            steps = sorted(points)
+            low, middle, high = zip(*(_spread(points[step]) for step in steps), strict=True)
+            axes.plot(steps, middle, color=colors[group], linestyle=styles[group], linewidth=1.6, label=group)
+            axes.fill_between(steps, low, high, color=colors[group], alpha=0.15, linewidth=0)
+        # zeros, as of biases before their first step, have no logarithm
+        if logarithmic:
+            axes.set_yscale("log", nonpositive="mask")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend([handles[group] for group in groups], groups, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+# the ten of matplotlib's own cycle, then once more in each of the other styles
+_COLORS = tuple(f"C{i}" for i in range(10))
+_STYLES = ("-", "--", ":", "-.")
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("plot_norms draws with matplotlib: pip install 'modula_optax[plot]'.") from None
+    return Figure
+
+
+def _curves(by_step: Mapping[int, Measurements]) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Values of each metric, group of parameters and step."""
+    curves: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for step, measurements in by_step.items():
+        for name, value in measurements.items():
+            path, _, metric = name.rpartition("/")
+            curves[metric][re.sub(r"\d+", "*", path)][step].append(value)
+    return curves
+
+
+def _spread(values: list[float]) -> tuple[float, float, float]:
+    """Lowest, median and highest."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    middle = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    return ordered[0], middle, ordered[-1]

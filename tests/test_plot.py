@@ -1,0 +1,53 @@
+"""Pictures of what a monitor measured: every parameter is in them, and what is asked of the user is said."""
+
+import sys
+
+import pytest
+
+import modula_optax as mo
+
+METRICS = ("weight_norm", "gradient_dual_norm", "update_ratio", "alignment", "weight_stable_rank")
+
+
+def measured(step, layers=2):
+    paths = ["embed/table", *(f"layers/{i}/w" for i in range(layers))]
+    return {f"{path}/{metric}": step + i + 1.0 for i, path in enumerate(paths) for metric in METRICS}
+
+
+def test_every_metric_has_a_panel_and_layers_share_a_line():
+    figure = mo.plot_norms({step: measured(step) for step in (10, 20, 30)})
+    assert len(figure.axes) == len(METRICS)
+    for axes in figure.axes:
+        lines = {line.get_label(): line for line in axes.lines}
+        assert lines.keys() == {"embed/table", "layers/*/w"}
+        assert list(lines["embed/table"].get_xdata()) == [10, 20, 30]
+        assert list(lines["embed/table"].get_ydata()) == [11.0, 21.0, 31.0]
+        # the median of 12 and 13, and a band between them
+        assert list(lines["layers/*/w"].get_ydata()) == [12.5, 22.5, 32.5]
+        band = axes.collections[1].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == (12.0, 33.0)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["embed/table", "layers/*/w"]
+
+
+def test_lines_of_many_parameters_can_be_told_apart():
+    names = [f"{letter}/w/weight_norm" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    (axes,) = mo.plot_norms([dict.fromkeys(names, 1.0), dict.fromkeys(names, 2.0)]).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == len(names)
+
+
+def test_zeros_and_a_sequence_of_measurements_are_drawn(tmp_path):
+    figure = mo.plot_norms([dict.fromkeys(measured(0), 0.0), measured(1)])
+    assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
+    figure.savefig(tmp_path / "norms.png")
+
+
+@pytest.mark.parametrize("history", [[], {}, [{}], [{"w/unknown": 1.0}]])
+def test_an_empty_history_is_refused(history):
+    with pytest.raises(ValueError, match="read_monitor"):
+        mo.plot_norms(history)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"modula_optax\[plot\]"):
+        mo.plot_norms([measured(0)])
