@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo hosts test lint format bench constraints clean
+.PHONY: demo hosts test test-oldest test-newest test-long lint format bench constraints clean
 
 demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_gpt.py $(ARGS)
@@ -13,6 +13,19 @@ hosts: $(VENV)/examples.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# the lowest versions that pyproject.toml allows
+test-oldest: .venv-oldest/test.stamp
+	.venv-oldest/bin/python -m pytest -n auto $(ARGS)
+
+# the highest that there are today, pinned or not
+test-newest: | .venv-newest/bin/python
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
+	.venv-newest/bin/python -m pytest -n auto $(ARGS)
+
+# the same claims over thousands of random trees, 20,000 steps and 20 killed runs: half an hour
+test-long: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n auto --long -m long $(ARGS)
 
 bench: $(VENV)/examples.stamp
 	$(BIN)/python benchmarks/update_step.py $(ARGS)
@@ -33,12 +46,16 @@ constraints: $(VENV)/lint.stamp
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest .venv-newest
 
 # an extra of pyproject.toml, installed anew whenever the metadata or a pin changes
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+.venv-oldest/test.stamp: pyproject.toml constraints-oldest.txt | .venv-oldest/bin/python
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[test]'
+	@touch $@
+
+$(BIN)/python .venv-oldest/bin/python .venv-newest/bin/python: %/bin/python:
+	$(PYTHON) -m venv $*

@@ -7,14 +7,51 @@ import tests.checker  # noqa: F401  (the hook looks it up by name)
 with install_import_hook("modula_optax", "tests.checker.check_arrays"):
     import modula_optax as mo
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # a mesh to spread over, before the first array is made
 jax.config.update("jax_num_cpu_devices", 8)
+
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long forms of the tests of reliability: half an hour")
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
+
+
+@pytest.fixture(scope="session")
+def long(request) -> bool:
+    """Whether tests are to take their long forms."""
+    return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="module")
+def compilation_cache(tmp_path_factory):
+    """Lets all tests of a file, also in processes of their own, share what they compile; gives its settings."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    reset_cache()  # it remembers the directory that it was first used with
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    reset_cache()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -31,6 +30,8 @@ from gpt.model import GPT, predict  # noqa: E402
 from gpt.results import Result, summary  # noqa: E402
 from gpt.sampling import readable  # noqa: E402
 
+# most of what a tiny run does is to compile
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 RUN_KEYS = {"learning_rate", "steps", "train_loss", "validation_loss", "seconds_per_step", "steps_to_adamw_loss"}
 TINY = ["--width=16", "--depth=1", "--steps=20", "--optimizer=modular", "--learning-rate=0.1"]
 PROSE = "It was the best of times, it was the worst of times, it was the age of wisdom. "
@@ -41,24 +42,6 @@ def defaults():
     # a user's script, which runs under JAX's own settings and not under the strict ones of this suite
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Lets all runs, also those in processes of their own, share what they compile: most of what a tiny run does."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    reset_cache()  # it remembers the directory that it was first used with
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +67,10 @@ def finished(corpus, tmp_path_factory):
 
 
 @pytest.fixture
-def script(compiled):
+def script(compilation_cache):
     def run(*arguments: str) -> subprocess.Popen:
         command = [sys.executable, EXAMPLES / "train_gpt.py", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)} | compiled
+        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)} | compilation_cache
         # how many devices share the threads decides how sums are rounded
         environment["JAX_NUM_CPU_DEVICES"] = str(jax.device_count())
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -181,12 +164,24 @@ def test_interrupted_run_resumes_to_the_same_end(tiny, finished, tmp_path, capsy
     assert_same_end(tmp_path / "out", finished)
 
 
-def test_killed_run_resumes_to_the_same_end(script, tiny, finished, tmp_path):
+def pytest_generate_tests(metafunc):
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(20 if metafunc.config.getoption("--long") else 2))
+
+
+@pytest.mark.long
+def test_run_killed_at_any_moment_resumes_to_the_same_end(seed, script, tiny, finished, tmp_path):
+    rng = np.random.default_rng(seed)
+    saves, number, delay = tmp_path / "out/checkpoints/modular", rng.integers(1, 10), rng.uniform(0.0, 0.15)
     process = script(*tiny)
-    while not (tmp_path / "out/checkpoints/modular/1").exists() and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    # from the beginning of a save, which takes about a tenth of a second, to the steps after it
+    while not ((saves / ".incomplete").exists() and (number == 1 or (saves / str(number - 1)).exists())):
+        assert process.poll() is None
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "out/summary.json").exists()
     assert train_gpt.main([*tiny, "--resume"]) == 0
     assert_same_end(tmp_path / "out", finished)
