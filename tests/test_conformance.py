@@ -1,0 +1,199 @@
+"""What Optax asks of its own optimizers holds for every transformation of this package."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import modula_optax as mo
+from tests.cases import enable_x64
+from tests.transformations import FACTORIES, GRADS, PARAMS, TRANSFORMATIONS, assert_close, parameters
+
+every_transformation = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
+
+
+def run(tx, steps=3, params=PARAMS):
+    state = tx.init(params)
+    for seed in range(steps):
+        updates, state = tx.update(parameters(seed + 1), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@every_transformation
+def test_jit_scan_and_donation_take_the_same_steps_and_compile_once(tx):
+    traces = []
+
+    @jax.jit
+    def step(carry, grads):
+        traces.append(None)
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    expected = run(tx)
+    carry = (PARAMS, tx.init(PARAMS))
+    for seed in range(3):
+        carry, _ = step(carry, parameters(seed + 1))
+    assert len(traces) == 1
+    assert_close(carry[0], expected)
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(parameters(seed + 1) for seed in range(3)))
+    copies = jax.tree.map(jnp.copy, (PARAMS, tx.init(PARAMS)))
+    scanned = jax.jit(lambda carry: jax.lax.scan(step, carry, stacked)[0], donate_argnums=0)(copies)
+    assert_close(scanned[0], expected)
+
+
+@every_transformation
+def test_state_is_stable_and_can_be_made_of_shapes(tx):
+    state = tx.init(PARAMS)
+    _, after = tx.update(GRADS, state, PARAMS)
+    kinds = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
+    assert kinds(after) == kinds(state)
+    assert kinds(jax.eval_shape(tx.init, PARAMS)) == kinds(state)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
+    assert kinds(jax.eval_shape(tx.init, shapes)) == kinds(state)
+
+
+@every_transformation
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64])
+def test_updates_and_state_have_the_dtype_of_the_parameters(tx, dtype):
+    with enable_x64(True):
+        params, grads = parameters(0, dtype), parameters(1, dtype)
+        updates, state = jax.eval_shape(lambda g, p: tx.update(g, tx.init(p), p), grads, params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
+        assert {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.dtype != jnp.int32} <= {jnp.dtype(dtype)}
+
+
+@every_transformation
+def test_extra_arguments_are_accepted(tx):
+    jax.eval_shape(lambda g, p: tx.update(g, tx.init(p), p, value=1.0, grad=g), GRADS, PARAMS)
+
+
+@every_transformation
+def test_vmap_trains_an_ensemble(tx):
+    ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), parameters(0), parameters(7))
+    grads = jax.tree.map(lambda *leaves: jnp.stack(leaves), parameters(1), parameters(8))
+    states = jax.vmap(tx.init)(ensemble)
+    updates, _ = jax.vmap(tx.update)(grads, states, ensemble)
+    for i, (p, g) in enumerate([(parameters(0), parameters(1)), (parameters(7), parameters(8))]):
+        alone, _ = tx.update(g, tx.init(p), p)
+        assert_close(jax.tree.map(lambda u, i=i: u[i], updates), alone)
+
+
+@every_transformation
+def test_map_params_finds_the_parameters_in_the_state(tx):
+    state = tx.init(PARAMS)
+    marked = optax.tree.map_params(tx, lambda _: "parameter", state, transform_non_params=lambda _: "other")
+    assert set(jax.tree.leaves(marked)) <= {"parameter", "other"}
+    found = jax.tree.leaves(marked).count("parameter")
+    # a copy of every parameter for each average that is kept of it
+    expected = sum(leaf.shape != () or path[-1] == jax.tree_util.DictKey("gain") for path, leaf in
+                   jax.tree_util.tree_flatten_with_path(state)[0] if hasattr(leaf, "shape"))  # fmt: skip
+    assert found == expected
+
+
+@every_transformation
+def test_multi_steps_average_gradients(tx):
+    accumulating = optax.MultiSteps(tx, every_k_schedule=2)
+
+    @jax.jit
+    def both(params, grads, more):
+        first, state = accumulating.update(grads, accumulating.init(params), params)
+        second, _ = accumulating.update(more, state, params)
+        average = jax.tree.map(lambda a, b: (a + b) / 2, grads, more)
+        return first, second, tx.update(average, tx.init(params), params)[0]
+
+    first, second, expected = both(PARAMS, GRADS, parameters(2))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(first))
+    assert_close(second, expected)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_inject_hyperparams_changes_nothing(name):
+    factory, arguments = FACTORIES[name]
+    plain, injected = (
+        factory(**arguments),
+        optax.inject_hyperparams(factory, static_args=STATIC.get(name, ()))(**arguments),
+    )
+
+    @jax.jit
+    def both(params, grads):
+        plainly = plain.update(grads, plain.init(params), params)
+        updates, state = injected.update(grads, injected.init(params), params)
+        return plainly, (updates, state.inner_state)
+
+    assert_close(*both(PARAMS, GRADS))
+
+
+# numbers of steps are no hyperparameters that a compiled step could take
+STATIC = {"muon": ("ns_steps",)}
+
+
+@every_transformation
+def test_masked_leaves_pass_through_and_others_do_not_notice(tx):
+    masked = optax.masked(tx, {"embed": True, "dense": False, "gain": True, "static": None})
+
+    @jax.jit
+    def both(params, grads):
+        return masked.update(grads, masked.init(params), params)[0], tx.update(grads, tx.init(params), params)[0]
+
+    some, whole = both(PARAMS, GRADS)
+    assert_close(some["dense"], GRADS["dense"], atol=0)
+    assert_close((some["embed"], some["gain"]), (whole["embed"], whole["gain"]))
+
+
+@every_transformation
+def test_apply_if_finite_sees_what_is_not(tx):
+    guarded = optax.apply_if_finite(tx, max_consecutive_errors=10)
+    update = jax.jit(guarded.update)
+    state = guarded.init(PARAMS)
+    for bad in (jnp.nan, jnp.inf):
+        for leaf in ("embed", "kernel", "bias", "gain"):
+            updates, state = update(_broken(leaf, bad), state, PARAMS)
+            assert not any(u.any() for u in jax.tree.leaves(updates))
+            assert state.notfinite_count == 1
+            updates, state = update(GRADS, state, PARAMS)
+            assert all(jnp.isfinite(u).all() for u in jax.tree.leaves(updates))
+            assert state.notfinite_count == 0
+
+
+def _broken(leaf, bad):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, g: jnp.full_like(g, bad) if path[-1] == jax.tree_util.DictKey(leaf) else g, GRADS
+    )
+
+
+def parabola(w):
+    return jnp.sum((w - jnp.array([[1.0, -1.0], [1.0, 2.0]])) ** 2)
+
+
+def rosenbrock(w):
+    return jnp.sum((1.0 - w[:, 0]) ** 2 + 100.0 * (w[:, 1] - w[:, 0] ** 2) ** 2)
+
+
+SCHEDULE = optax.linear_schedule(0.1, 0.0, 3000)
+BALL = mo.NormSpec(mo.Spectral(), mass=5.0)
+LEARNERS = {
+    "dualize": optax.chain(mo.dualize(mo.NormSpec(mo.Spectral())), optax.scale_by_learning_rate(SCHEDULE)),
+    "modular": mo.modular(SCHEDULE, mo.NormSpec(mo.Spectral())),
+    "scion": mo.scion(SCHEDULE, mo.NormSpec(mo.Spectral())),
+    "scion, constrained": mo.scion(lambda count: SCHEDULE(count) / 5.0, BALL, constrained=True),
+    "muon": mo.muon(SCHEDULE),
+}
+
+
+@pytest.mark.parametrize(("target", "end"), [(parabola, [[1.0, -1.0], [1.0, 2.0]]), (rosenbrock, [[1.0, 1.0]] * 2)])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_toy_targets_are_reached(name, target, end):
+    tx = LEARNERS[name]
+
+    def step(carry, _):
+        w, state = carry
+        updates, state = tx.update(jax.grad(target)(w), state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    start = jnp.array([[-1.0, 10.0], [0.0, 1.0]]) if target is parabola else jnp.array([[0.0, 0.0], [0.0, 0.5]])
+    w = jax.jit(lambda w: jax.lax.scan(step, (w, tx.init(w)), length=3000)[0][0])(start)
+    np.testing.assert_allclose(w, jnp.array(end), rtol=3e-2, atol=3e-2)
