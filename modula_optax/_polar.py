@@ -86,8 +86,10 @@ def polar_factors(
         products = map_slices(partial(_iterate_gram, polynomials=polynomials, bound=bound), stacks)
         for i, product in zip(members, products, strict=True):
             y = ys[i]
-            q = product.reshape(*y.shape[:-2], *product.shape[-2:]) / sizes[i]
-            results[i] = on_smaller_side(q, y)
+            # half of the scale on either side of the product: of 1e-37 the reciprocal, times the product, is infinite
+            half = jnp.sqrt(sizes[i])
+            q = product.reshape(*y.shape[:-2], *product.shape[-2:]) / half
+            results[i] = on_smaller_side(q, y) / half
     return [result.astype(x.dtype) for x, result in zip(xs, results, strict=True)]
 
 
@@ -170,8 +172,12 @@ def working_dtype(dtype: DTypeLike) -> DTypeLike:
 
 
 def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """Largest absolute entry over `axes` (kept, of size one); 1 where all are zero, so that it can divide."""
-    return one_where_zero(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0))
+    """Largest absolute entry over `axes` (kept, of size one); 1 where all are zero, so that it can divide.
+
+    Subnormal numbers, where an average of zeros ends, count as zero: accelerators flush them at one place or another.
+    """
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
+    return jnp.where(largest < jnp.finfo(x.dtype).tiny, jnp.ones_like(largest), largest)
 
 
 def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:

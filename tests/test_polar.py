@@ -178,7 +178,7 @@ def test_empty_matrices_stay_empty(shape, scaling):
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1)])
 def test_a_single_row_or_column_becomes_a_unit_vector(shape, key):
-    x = jax.random.normal(key, shape)
+    x = jax.random.normal(key, (1, *shape))
     np.testing.assert_allclose(mo.polar(x, "classical"), x / jnp.linalg.norm(x), atol=1e-6)
 
 
@@ -245,3 +245,15 @@ def test_polar_express_refuses_what_it_cannot_compute(arguments, message):
         mo.polar_express(*arguments)
     with pytest.raises(ValueError, match=r"safety factor of at least 1; got 0\.5"):
         mo.polar_express(3, safety=0.5)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 16)])
+def test_no_scale_on_the_way_to_zero_gives_what_is_not_finite(shape, key):
+    # momentum passes through every one of these when gradients stop
+    scales = jnp.asarray(10.0 ** -np.arange(28.0, 46.0), jnp.float32)
+    x = scales[:, None, None] * jax.random.normal(key, (1, *shape))
+    values = jnp.linalg.svdvals(jax.jit(mo.polar)(x))
+    assert jnp.isfinite(values).all()
+    assert values.max() <= 1.0 + 1e-5
+    # normal numbers keep their direction
+    np.testing.assert_allclose(values[scales > 1e-37, 0], 1.0, atol=2e-4)

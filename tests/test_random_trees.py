@@ -54,8 +54,12 @@ def as_float(x):
 def assert_refused_by_name(error, tree):
     assert Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(PACKAGE), error
     named = {line.strip().split("  ")[0] for line in str(error).splitlines()[1:]}
-    paths = {mo_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    paths = {mo_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_bare)}
     assert named & paths, (error, paths)
+
+
+def is_bare(node):
+    return not jax.tree.leaves(node)
 
 
 def mo_path(path):
