@@ -90,9 +90,7 @@ def monitor(
             # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
             return MonitorState(inner_state, *[jnp.zeros(())] * 2)  # pyright: ignore[reportArgumentType]
         measured, (weights,) = _normed(specs, params)
-        directions = replicated(partial(_first_directions, measured))(weights)
-        shapes, _ = jax.eval_shape(partial(_measure, measured), weights, weights, weights, directions)
-        return MonitorState(inner_state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), directions)
+        return MonitorState(inner_state, *replicated(partial(_nothing_measured, measured))(weights))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         if params is None:
@@ -158,6 +156,14 @@ def _normed(specs: Any, like: Any, *trees: Any) -> tuple[dict[str, NormSpec], li
     flat = [treedef.flatten_up_to(tree) for tree in trees or (like,)]
     paths = [leaf.path for leaf in leaves]
     return specs_of, [{path: x for path, x in zip(paths, values, strict=True) if path in specs_of} for values in flat]
+
+
+def _nothing_measured(
+    specs: dict[str, NormSpec], weights: dict[str, Array]
+) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
+    directions = _first_directions(specs, weights)
+    shapes, _ = jax.eval_shape(partial(_measure, specs), weights, weights, weights, directions)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), directions
 
 
 def _first_directions(specs: dict[str, NormSpec], weights: dict[str, Array]) -> dict[str, dict[str, Array]]:

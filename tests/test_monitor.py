@@ -212,12 +212,12 @@ def test_map_params_takes_no_measurement_for_a_parameter():
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
 def test_sharded_parameters_are_measured_as_whole_ones(kind):
     params, grads = {"w": random_like(jax.random.key(0), (16, 24))}, {"w": random_like(jax.random.key(1), (16, 24))}
-    tx = mo.monitor(SPECTRAL, mo.modular(0.1, SPECTRAL))
-    expected = mo.read_monitor(watched(tx, params, grads, steps=2)[1])
+    expected = mo.read_monitor(watched(mo.monitor(SPECTRAL, mo.modular(0.1, SPECTRAL)), params, grads, steps=2)[1])
     mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
     with jax.set_mesh(mesh):
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
         params, grads = jax.device_put((params, grads), sharding)
+        tx = mo.monitor(SPECTRAL, mo.modular(0.1, SPECTRAL))
         updates, state = watched(tx, params, grads, steps=2)
     assert updates["w"].sharding == sharding
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves((state.measurements, state.directions)))

@@ -177,7 +177,8 @@ def test_scan_over_layers_takes_exactly_the_steps_of_the_unrolled_model(key):
 
     together = run(scanned, {"layers": layers})["layers"]
     apart = run(unrolled, {f"layer_{i}": layers[i] for i in range(3)})
-    assert_close(together, jnp.stack([apart[f"layer_{i}"] for i in range(3)]))
+    # what the cap leaves undecided in singular values at the radius: 3e-5 a step
+    assert_close(together, jnp.stack([apart[f"layer_{i}"] for i in range(3)]), atol=1e-4)
 
 
 # what a kernel is made of, its axes, and how to take it to pieces
