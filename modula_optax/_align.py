@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes, to_canonical
 from modula_optax._norms import Norm, Unnormed
+from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
 from modula_optax._polar import working_dtype
 from modula_optax._specs import NormSpec
@@ -38,34 +39,10 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
       ValueError: lists every parameter without a spec, every spec without a parameter, and every spec that does not
         fit its parameter.
     """
-    flat, treedef = flatten_with_paths(tree)
+    flat, treedef = flatten_parameters(tree)
     by_path = {path: spec for path, spec in flatten_with_paths(specs)[0] if not is_absent(spec)}
     owners = [next((p for p in _prefixes(path) if p in by_path), None) for path, _ in flat]
-    missing = [
-        describe(path, leaf)
-        for (path, leaf), owner in zip(flat, owners, strict=True)
-        if owner is None and not is_absent(leaf)
-    ]
-    if missing:
-        raise ValueError(
-            listing(
-                "parameter has no spec",
-                "parameters have no spec",
-                missing,
-                "Specs must be of this tree or a prefix of it.",
-            )
-        )
-    absent = {path for path, leaf in flat if is_absent(leaf)}
-    extra = [path for path in by_path.keys() - set(owners) if absent.isdisjoint(_prefixes(path))]
-    if extra:
-        raise ValueError(
-            listing(
-                "spec names no parameter",
-                "specs name no parameter",
-                sorted(extra),
-                "Are these the specs of another model?",
-            )
-        )
+    _refuse_other_paths(flat, by_path, owners)
     leaves = [
         Leaf(path, value, _ABSENT if is_absent(value) or owner is None else by_path[owner])
         for (path, value), owner in zip(flat, owners, strict=True)
@@ -80,6 +57,43 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     return leaves, treedef
 
 
+def _refuse_other_paths(flat: list[tuple[str, Any]], by_path: dict[str, Any], owners: list[str | None]) -> None:
+    """Refuses parameters without a spec and specs without a parameter, in one message."""
+    missing = [
+        (path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None and not is_absent(leaf)
+    ]
+    absent = {path for path, leaf in flat if is_absent(leaf)}
+    extra = sorted(path for path in by_path.keys() - set(owners) if absent.isdisjoint(_prefixes(path)))
+    parts = []
+    if missing:
+        lines = [describe(path, leaf) for path, leaf in missing]
+        parts.append(listing("parameter has no spec", "parameters have no spec", lines))
+    if extra:
+        parts.append(listing("spec names no parameter", "specs name no parameter", extra))
+    if parts:
+        raise ValueError("\n".join([*parts, _advice([path for path, _ in missing], extra)]))
+
+
+def _advice(missing: list[str], extra: list[str]) -> str:
+    """What to do about paths that differ: one tree is a part of the other, or something was renamed."""
+    if top := _place(extra, missing):
+        return f"The specs are those of what stands under {top!r}: pass that part of the parameters alone."
+    if top := _place(missing, extra):
+        return (
+            f"The specs are of a larger tree, which has these parameters under {top!r}: pass specs of that part alone."
+        )
+    return (
+        "Specs must be of this tree or a prefix of it. If they are of another model, or parameters were renamed "
+        "since,\nmake them anew: registry.resolve(params) or infer_specs(apply_fn, params, ...)."
+    )
+
+
+def _place(part: list[str], whole: list[str]) -> str | None:
+    """The path under which a tree of these paths has all paths of another."""
+    tops = {top: None for path in whole for top in _prefixes(path)[1:-1]} if part else {}
+    return next((top for top in tops if {f"{top}/{path}" for path in part} <= set(whole)), None)
+
+
 def _prefixes(path: str) -> Sequence[str]:
     """The path, then its parents up to the root."""
     keys = path.split("/")
@@ -88,12 +102,13 @@ def _prefixes(path: str) -> Sequence[str]:
 
 def _misfit(spec: Any, value: Any) -> str | None:
     """Why a spec cannot be that of an array, and what to write instead; `None` if it can."""
+    if isinstance(spec, Norm):
+        return f"its spec is {spec!r}; write NormSpec({spec!r})"
     if not isinstance(spec, NormSpec):
-        return f"its spec is {spec!r}; write NormSpec({spec!r})" if isinstance(spec, Norm) else f"{spec!r} is no spec"
+        got = "an array" if hasattr(spec, "shape") else repr(spec)
+        return f"its spec is {got}; specs are made by infer_specs, NormRegistry.resolve or NormSpec"
     if not spec.is_normed:
         return None if spec.constraint is None else f"Unnormed() cannot be held to {spec.constraint!r}; give it a norm"
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        return "is not an array; leave it out of the parameters (with Equinox: eqx.filter(model, eqx.is_inexact_array))"
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return f"{type(spec.norm).__name__} needs real floating-point numbers; write Unnormed() or leave it out"
     if math.prod(value.shape) == 0:
@@ -115,6 +130,30 @@ def resolve_axes(spec: NormSpec, shape: tuple[int, ...]) -> Axes:
     """The axes of a normed parameter of this shape, counted from the front."""
     axes = spec.norm.default_axes(len(shape)) if spec.axes is None else spec.axes
     return normalize_axes(axes, shape)
+
+
+def align_new(specs: Any, tree: Any) -> Any:
+    """A tree of the specs just made for these parameters: checked, and each knowing how many layers it is of."""
+    leaves, treedef = align(specs, tree)
+    return treedef.unflatten(
+        [leaf.value if is_absent(leaf.value) else count_atoms(leaf.spec, leaf.value.shape) for leaf in leaves]
+    )
+
+
+def refuse_restacked(leaves: Sequence[Leaf]) -> None:
+    """Refuses inferred specs of parameters that stack more layers now: an axis has come that the specs do not know."""
+    lines = [
+        f"{describe(leaf.path, leaf.value)}: {now} layers, {leaf.spec.atoms} in its spec"
+        for leaf in leaves
+        if leaf.spec.confidence is not None
+        and (now := count_atoms(leaf.spec, leaf.value.shape).atoms) > leaf.spec.atoms
+    ]
+    if lines:
+        one, many = (
+            "parameter has axes that its spec does not know",
+            "parameters have axes that their specs do not know",
+        )
+        raise ValueError(listing(one, many, lines, "Infer the specs anew, from parameters of these shapes."))
 
 
 def count_atoms(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:

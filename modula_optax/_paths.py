@@ -9,17 +9,12 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, KeyPath, Seque
 
 
 def path_string(path: KeyPath) -> str:
-    """Slash path of a key path, such as `params/Dense_0/kernel`.
-
-    The `.value` that Flax NNX and boxed Linen parameters end in is dropped, and so are the slashes around the
-    flat keys of Ninjax.
+    """Slash path of a key path, such as `params/Dense_0/kernel`, without the slashes around the flat keys of Ninjax.
 
     Example:
-      >>> path_string((DictKey("params"), DictKey("Dense_0"), GetAttrKey("value")))
-      'params/Dense_0'
+      >>> path_string((DictKey("params"), DictKey("/layers/"), SequenceKey(0), GetAttrKey("weight")))
+      'params/layers/0/weight'
     """
-    if len(path) > 1 and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
-        path = path[:-1]
     return "/".join(_key_string(key).strip("/") for key in path)
 
 
@@ -39,15 +34,22 @@ def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     """Paths and leaves of a tree, and its structure.
 
     What has no children (`None`, `optax.MaskedNode`, an empty dictionary) stands in the list as a leaf, so that a
-    parameter that was masked keeps its path; `is_absent` tells which they are.
+    parameter that was masked keeps its path; `is_absent` tells which they are. The `.value` that Flax NNX and boxed
+    Linen parameters end in is dropped.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_childless)
-    named = [(path_string(path), leaf) for path, leaf in flat]
+    below = Counter(path[:n] for path, _ in flat for n in range(len(path)))
+    named = [(path_string(path[:-1] if _is_boxed(path, below) else path), leaf) for path, leaf in flat]
     repeated = [path for path, count in Counter(path for path, _ in named).items() if count > 1]
     if repeated:
         one, many = "path is that of several parameters", "paths are those of several parameters"
         raise ValueError(listing(one, many, repeated, "Rename one of them, so that rules can tell them apart."))
     return named, treedef
+
+
+def _is_boxed(path: KeyPath, below: Counter[KeyPath]) -> bool:
+    """Whether a path ends in the one field of a box; a `value` beside other fields, such as `key`, is a name."""
+    return len(path) > 1 and path[-1] == GetAttrKey("value") and below[path[:-1]] == 1
 
 
 def _is_childless(node: Any) -> bool:

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import optax
 
-from modula_optax._align import Leaf, align, count_atoms
+from modula_optax._align import Leaf, align, align_new, refuse_restacked
 from modula_optax._axes import Axes
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._parameters import flatten_parameters
+from modula_optax._paths import describe, is_absent, listing
 from modula_optax._specs import NormSpec, compile_pattern
 
 
@@ -113,7 +114,7 @@ class NormRegistry:
         """
         if is_absent(params):
             return params
-        flat, treedef = flatten_with_paths(params)
+        flat, treedef = flatten_parameters(params)
         owners = [next((rule for rule in self.rules if rule.matches(path)), None) for path, _ in flat]
         self._refuse_gaps([(path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None])
         # of a masked tree nobody knows what the mask hides from the rules
@@ -123,10 +124,7 @@ class NormRegistry:
         tree = treedef.unflatten(
             [leaf if is_absent(leaf) else spec for (_, leaf), spec in zip(flat, specs, strict=True)]
         )
-        leaves, _ = align(tree, params)
-        return treedef.unflatten(
-            [leaf.value if is_absent(leaf.value) else count_atoms(leaf.spec, leaf.value.shape) for leaf in leaves]
-        )
+        return align_new(tree, params)
 
     def _refuse_gaps(self, unmatched: list[tuple[str, Any]]) -> None:
         gaps = [(path, leaf) for path, leaf in unmatched if not is_absent(leaf)]
@@ -181,7 +179,9 @@ def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     # a spec tree shaped like an Equinox module can be called too, but it is no leaf
     elif jax.tree_util.all_leaves([specs]) and not isinstance(specs, NormSpec) and callable(specs):
         specs = specs(tree)
-    return align(specs, tree)
+    leaves, treedef = align(specs, tree)
+    refuse_restacked(leaves)
+    return leaves, treedef
 
 
 def resolve_tree(specs: Any, tree: Any) -> Any:

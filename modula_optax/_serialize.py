@@ -8,6 +8,7 @@ from modula_optax import _constraints, _norms
 from modula_optax._axes import Axes
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
+from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import flatten_with_paths, is_absent, listing
 from modula_optax._specs import NormSpec
 
@@ -57,7 +58,7 @@ def specs_from_json(text: str, params: Any = None) -> Any:
     entries = _read(text)
     if params is None:
         return _nested({path: _spec(path, entry) for path, entry in entries.items()})
-    flat, treedef = flatten_with_paths(params)
+    flat, treedef = flatten_parameters(params)
     paths = {path for path, leaf in flat if not is_absent(leaf)}
     lines = [f"{path}: has no spec in the text" for path in sorted(paths - entries.keys())]
     lines += [f"{path}: is no parameter" for path in sorted(entries.keys() - paths)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from modula_optax._align import align, count_atoms
+from modula_optax._align import align_new
 from modula_optax._infer._choose import NORMS, check_masses, check_norms, spec_of
 from modula_optax._infer._classify import classify
 from modula_optax._infer._finding import Evidence, Finding
@@ -115,10 +115,7 @@ def infer_specs(
     supply = iter(specs)
     tree = treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])
     # refuses rules whose norm or axes do not fit their parameter
-    leaves, _ = align(tree, params)
-    return treedef.unflatten(
-        [leaf.value if is_absent(leaf.value) else count_atoms(leaf.spec, leaf.value.shape) for leaf in leaves]
-    )
+    return align_new(tree, params)
 
 
 def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._parameters import flatten_parameters
+from modula_optax._paths import is_absent
 
 
 class Model(NamedTuple):
@@ -31,8 +32,9 @@ def trace_model(
     """
     if not callable(apply_fn):
         raise ValueError(f"apply_fn must be a function (params, *inputs) -> outputs; got {type(apply_fn).__name__}.")
-    flat = [(path, leaf) for path, leaf in flatten_with_paths(params)[0] if not is_absent(leaf)]
-    _check_parameters(params, flat)
+    flat = [(path, leaf) for path, leaf in flatten_parameters(params)[0] if not is_absent(leaf)]
+    if not flat:
+        raise ValueError("params has no leaves: there is nothing to infer. Pass the parameters of the model.")
     _check_arguments(apply_fn, params, example_inputs, kwargs)
     arguments, treedef = jax.tree.flatten((tuple(example_inputs), dict(kwargs)))
     arrays = [x for x in arguments if _is_array(x)]
@@ -64,21 +66,6 @@ def _is_array(x: Any) -> bool:
 
 def _is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _check_parameters(params: Any, flat: Sequence[tuple[str, Any]]) -> None:
-    if not flat:
-        raise ValueError("params has no leaves: there is nothing to infer. Pass the parameters of the model.")
-    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
-        others = ", ".join(repr(key) for key in params if key != "params")
-        raise ValueError(
-            f"params holds whole variables: 'params' beside {others}. Statistics are not trained: pass "
-            "variables['params'], and infer_specs(lambda p, *a: model.apply({**variables, 'params': p}, *a), ...)."
-        )
-    wrong = [describe(path, leaf) for path, leaf in flat if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))]
-    if wrong:
-        advice = "Leave them out of the parameters; with Equinox: eqx.partition(model, eqx.is_inexact_array)."
-        raise ValueError(listing("leaf of params is not an array", "leaves of params are not arrays", wrong, advice))
 
 
 def _check_arguments(apply_fn: Any, params: Any, example_inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

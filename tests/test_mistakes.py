@@ -1,0 +1,206 @@
+"""What users of each framework pass in the place of parameters, and what every function tells them to pass instead."""
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import ninjax as nj
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+
+import modula_optax as mo
+
+X = jnp.ones((5, 4))
+RULES = mo.NormRegistry(mo.Rule(r".*(kernel|w|weight)", mo.Spectral()), default=mo.RMS())
+PARAMS = {"dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}}
+SPECS = RULES.resolve(PARAMS)
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=True)(nn.Dense(8)(x)))
+
+
+class NNX(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.fc, self.norm = nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(self.norm(self.fc(x)))
+
+
+class Ninjax(nj.Module):
+    def __call__(self, x):
+        return x @ self.value("kernel", jnp.ones, (4, 3))
+
+
+def linen_variables():
+    return jax.jit(Linen().init)(jax.random.key(0), X)
+
+
+def linen_train_state():
+    return TrainState.create(apply_fn=Linen().apply, params=linen_variables()["params"], tx=optax.sgd(0.1))
+
+
+def nnx_optimizer():
+    return nnx.Optimizer(NNX(), optax.sgd(0.1), wrt=nnx.Param)
+
+
+HAIKU = hk.transform_with_state(lambda x: hk.BatchNorm(True, True, 0.9)(hk.Linear(8)(x), is_training=True))
+
+
+def equinox_module():
+    return eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+
+
+UNTRAINED = (
+    r"4 variables are no parameters:\n  drop/rngs/count  RngCount\n(.|\n)*  norm/mean  BatchStat"
+    r"(.|\n)*nnx\.state\(model, nnx\.Param\)"
+)
+
+MISTAKES = {
+    "Linen, whole variables": (
+        linen_variables,
+        r"whole variables: 'params' beside 'batch_stats'.*pass variables\['params'\]",
+    ),
+    "Linen, a train state": (linen_train_state, r"A TrainState is not the parameters.*state\.params"),
+    "Linen, the module": (Linen, r"A Linen is a model, not its parameters.*model\.init\(key, x\)\['params'\]"),
+    "NNX, the module": (NNX, UNTRAINED),
+    "NNX, the whole state": (lambda: nnx.state(NNX()), UNTRAINED),
+    "NNX, a split with the graph": (lambda: nnx.split(NNX()), "4 variables are no parameters"),
+    "NNX, the optimizer": (nnx_optimizer, r"step  OptState(.|\n)*nnx\.state\(model, nnx\.Param\)"),
+    "Haiku, parameters and state": (
+        lambda: HAIKU.init(jax.random.key(0), X),
+        r"1/batch_norm/~/mean_ema(.|\n)*params, state = transformed\.init\(key, x\); pass params",
+    ),
+    "Haiku, the transformed function": (lambda: HAIKU, r"A TransformedWithState is a model.*transformed\.init"),
+    "Ninjax, the module": (
+        lambda: Ninjax(name="net"),
+        r"1 leaf of the parameters is not an array:\n  \(root\)  Ninjax",
+    ),
+    "Equinox, a module with functions": (
+        equinox_module,
+        r"2 leaves of the parameters are not arrays:\n  activation  (.|\n)*eqx\.filter\(model, eqx\.is_inexact_array\)",
+    ),
+    "a number": (lambda: {"kernel": 1.0}, r"kernel  float\n(.|\n)*Of a number, make an array"),
+    "specs": (lambda: {"kernel": mo.NormSpec(mo.RMS())}, r"The parameters are specs: .* in each other's place"),
+}
+
+FUNCTIONS = {
+    "infer_specs": lambda tree: mo.infer_specs(lambda params, x: x, tree, X),
+    "resolve": RULES.resolve,
+    "modular.init": lambda tree: mo.modular(0.1, RULES).init(tree),
+    "modular.update": lambda tree: mo.modular(0.1, RULES).update(tree, optax.EmptyState(), tree),
+    "dualize.init": lambda tree: mo.dualize(mo.NormSpec(mo.RMS())).init(tree),
+    "dualize.update": lambda tree: mo.dualize(mo.NormSpec(mo.RMS())).update(tree, optax.EmptyState()),
+    "project": lambda tree: mo.project(tree, RULES),
+    "keep_params_projected.init": lambda tree: mo.keep_params_projected(RULES).init(tree),
+    "initialize": lambda tree: mo.initialize(jax.random.key(0), tree, RULES),
+    "summarize": lambda tree: mo.summarize(RULES, tree),
+    "modular_norm": lambda tree: mo.modular_norm(tree, RULES),
+    "specs_from_json": lambda tree: mo.specs_from_json(mo.specs_to_json(SPECS), tree),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_no_tree_of_parameters_is_refused_with_what_to_pass(mistake):
+    make, message = MISTAKES[mistake]
+    tree = make()
+    for function in FUNCTIONS.values():
+        with pytest.raises(ValueError, match=message):
+            function(tree)
+
+
+def test_what_users_pass_rightly_is_taken():
+    params = linen_variables()["params"]
+    masked = {"params": params, "batch_stats": {"norm": optax.MaskedNode()}}
+    separate = {"params": params, "log_temperature": jnp.ones(2)}
+    fields = eqx.filter(equinox_module(), eqx.is_inexact_array)
+    for tree in (masked, separate, {"params": params}, fields, nnx.state(NNX(), nnx.Param)):
+        assert RULES.resolve(tree) is not None
+
+
+def test_an_nnx_module_of_parameters_alone_is_a_tree_of_them():
+    model = nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    specs = mo.infer_specs(lambda model, x: model(x), model, X)
+    assert mo.summarize(specs, nnx.state(model, nnx.Param)) == mo.summarize(specs, model)
+
+
+# Specs that are not those of the parameters
+
+MISFITS = {
+    "of the parameters inside": (SPECS, {"params": PARAMS}, r"stands under 'params': pass that part of the parameters"),
+    "of the variables around": (
+        RULES.resolve({"params": PARAMS}),
+        PARAMS,
+        r"which has these parameters under 'params': pass specs of that part",
+    ),
+    "of parameters renamed since": (
+        SPECS,
+        {"linear": PARAMS["dense"]},
+        r"no spec:\n  linear/bias  float32\[2\](.|\n)*no parameter:\n  dense/bias(.|\n)*renamed since,\nmake them anew",
+    ),
+    "arrays": (PARAMS, PARAMS, r"dense/kernel  float32\[4, 2\]: its spec is an array; specs are made by infer_specs"),
+    "a transformation": (optax.sgd(0.1), PARAMS, r"2 parameters have no spec"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_specs_of_other_parameters_are_refused_with_what_to_do(misfit):
+    specs, tree, message = MISFITS[misfit]
+    for use in (
+        lambda: mo.modular(0.1, specs).init(tree),
+        lambda: mo.dualize(specs).update(tree, optax.EmptyState()),
+        lambda: mo.project(tree, specs),
+        lambda: mo.initialize(jax.random.key(0), tree, specs),
+        lambda: mo.summarize(specs, tree),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+def test_inferred_specs_are_refused_for_parameters_that_were_stacked_since():
+    def mlp(params, x):
+        return jnp.tanh(x @ params["first"]) @ params["second"]
+
+    params = {"first": jnp.ones((4, 6)), "second": jnp.ones((6, 2))}
+    specs = mo.infer_specs(mlp, params, X)
+    ensemble = jax.tree.map(lambda w: jnp.stack([w, w, w]), params)
+    with pytest.raises(ValueError, match="2 parameters have axes that their specs do not know") as error:
+        mo.modular(0.1, specs).init(ensemble)
+    assert "first  float32[3, 4, 6]: 6 layers, 1 in its spec" in str(error.value)
+    # one member at a time they fit
+    jax.vmap(mo.modular(0.1, specs).init)(ensemble)
+
+
+def test_specs_and_optimizer_state_do_not_depend_on_how_parameters_are_sharded():
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = {"w": jax.random.normal(jax.random.key(0), (16, 8))}
+    tx = mo.modular(0.1, mo.NormRegistry(mo.Rule(r"w", mo.Frobenius())).resolve(params))
+    step = jax.jit(tx.update)
+    expected, _ = step(params, tx.init(params), params)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    moved = jax.device_put(params, sharding)
+    updates, _ = step(moved, tx.init(params), moved)
+    assert jnp.allclose(updates["w"], expected["w"], atol=1e-6)
+    fresh = mo.initialize(jax.random.key(1), moved, mo.NormSpec(mo.Frobenius()))
+    assert fresh["w"].sharding == sharding
+
+
+def test_a_tree_of_arrays_may_have_methods_that_models_have():
+    class Weights(eqx.Module):
+        kernel: jax.Array
+
+        def init(self):
+            return self
+
+        def apply(self, x):
+            return x @ self.kernel
+
+    assert mo.modular_norm(Weights(jnp.eye(2)), RULES) == pytest.approx(1.0)
