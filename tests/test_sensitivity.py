@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -14,57 +15,19 @@ from modula_optax._paths import flatten_with_paths
 from tests.zoo._model import array, tokens
 from tests.zoo.plain import rms, shapes
 
-GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "modula_target_norms.json").read_text())
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+
+import hello_gpt  # noqa: E402
+from common.modula_gpt import ModulaBlock, ModulaGPT  # noqa: E402
+
+GOLDEN = json.loads((HERE / "golden" / "modula_target_norms.json").read_text())
 ROUNDING = 1e-6  # of float32
 VOCAB, WIDTH, HEADS = 65, 32, 4
 
 
 def dense(features: int, name: str) -> nn.Dense:
     return nn.Dense(features, use_bias=False, name=name)
-
-
-def rotary(x):
-    """Rotary embedding of [batch, time, heads, width]."""
-    time, half = x.shape[1], x.shape[-1] // 2
-    frequencies = 10000.0 ** (-jnp.arange(half) / half)
-    angles = jnp.outer(jnp.arange(time), frequencies)[None, :, None]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos + b * sin, b * cos - a * sin], axis=-1)
-
-
-class Attention(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        heads = lambda name: dense(WIDTH, name)(x).reshape(*x.shape[:2], HEADS, -1)  # noqa: E731
-        q, k, v = rotary(heads("q")), rotary(heads("k")), heads("v")
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1]
-        mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
-        weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
-        out = jnp.einsum("bhqk,bkhd->bqhd", weights, v) / 3
-        return dense(WIDTH, "o")(out.reshape(x.shape))
-
-
-class Block(nn.Module):
-    blocks: int
-
-    @nn.compact
-    def __call__(self, x):
-        share = 1 / (2 * self.blocks)
-        x = (1 - share) * x + share * Attention(name="attention")(x)
-        y = dense(WIDTH, "proj")(nn.gelu(dense(4 * WIDTH, "fc")(x)) / 1.1289)
-        return (1 - share) * x + share * y
-
-
-class GPT(nn.Module):
-    blocks: int
-
-    @nn.compact
-    def __call__(self, idx):
-        x = nn.Embed(VOCAB, WIDTH, name="embed")(idx)
-        for i in range(self.blocks):
-            x = Block(self.blocks, name=f"block{i}")(x)
-        return dense(VOCAB, "out")(x)
 
 
 class ScanGPT(nn.Module):
@@ -79,7 +42,7 @@ class ScanGPT(nn.Module):
             split_rngs={"params": True},
             length=self.blocks,
         )
-        x, _ = scan(Block(self.blocks, name="blocks"), x, None)
+        x, _ = scan(ModulaBlock(HEADS, self.blocks, name="blocks"), x, None)
         return dense(VOCAB, "out")(x)
 
 
@@ -92,17 +55,26 @@ def targets(specs) -> dict[str, float]:
     return {path.split("/kernel")[0].split("/embedding")[0]: spec.target for path, spec in flatten_with_paths(specs)[0]}
 
 
+def modula_gpt(blocks):
+    """The specs of the example, whose network is Modula's."""
+    return hello_gpt.norms(ModulaGPT(VOCAB, WIDTH, HEADS, blocks))[1]["params"]
+
+
+def scan_gpt(blocks):
+    specs = infer(ScanGPT(blocks), tokens(2, 8), sensitivity="traced")
+    return mo.tare(mo.tare(specs, r"block.*", hello_gpt.BLOCKS_MASS), r".*", 1.0)
+
+
 @pytest.mark.parametrize("blocks", [2, 4, 8])
-@pytest.mark.parametrize("model", [GPT, ScanGPT])
-def test_the_target_norms_of_modulas_gpt(blocks, model):
+@pytest.mark.parametrize("specs_of", [modula_gpt, scan_gpt])
+def test_the_target_norms_of_modulas_gpt(blocks, specs_of):
     golden = GOLDEN[f"gpt_{blocks}_blocks"]
-    specs = infer(model(blocks), tokens(2, 8), sensitivity="traced")
-    specs = mo.tare(mo.tare(specs, r"block.*", float(golden["mass_blocks"])), r".*", 1.0)
-    found = targets(specs)
+    assert golden["mass_blocks"] == hello_gpt.BLOCKS_MASS
+    found = targets(specs_of(blocks))
     for name, atom in golden["atoms"].items():
         layer, _, leaf = name.partition(".")
         if leaf:
-            layer = layer if model is GPT else "blocks"
+            layer = layer if specs_of is modula_gpt else "blocks"
             leaf = leaf if leaf in ("fc", "proj") else f"attention/{leaf}"
         path = f"{layer}/{leaf}".strip("/")
         assert found[path] == pytest.approx(atom["target_norm_exact"], rel=ROUNDING), name

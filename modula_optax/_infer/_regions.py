@@ -74,12 +74,12 @@ class Regions:
                 self._visit(op.body)
                 continue
             self.producers.update(dict.fromkeys(op.outs, op))
-            if len(op.outs) == 1 and not self.is_constant(op.outs[0]):
-                self._regions[op.outs[0]] = self._extended(op)
+            for out in op.outs:
+                if not self.is_constant(out):
+                    self._regions[out] = self._extended(op, out)
 
-    def _extended(self, op: Op) -> Region:
+    def _extended(self, op: Op, out: int) -> Region:
         """The region of a result: that of its operands if they share one, or of the only operand."""
-        out = op.outs[0]
         operands = [i for i in op.ins if not self.is_constant(i)]
         for regions in ([self.region(i) for i in operands], [Region(i) for i in operands]):
             if len({region.root for region in regions}) != 1:
