@@ -56,4 +56,4 @@ def train(data: Images, settings: Settings) -> Progress:
 
 
 if __name__ == "__main__":
-    sys.exit(main(train, __doc__, rate=0.1, epochs=12))
+    sys.exit(main(train, __doc__, rate=0.1, epochs=10))
