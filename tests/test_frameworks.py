@@ -83,7 +83,8 @@ class Linear(nj.Module):
 
 def test_ninjax_trains_the_keys_that_its_optimizer_is_given_and_only_these():
     encoder, head = Linear(6, name="encoder"), Linear(2, name="head")
-    x, y = jnp.ones((5, 4)), jnp.zeros((5, 2))
+    # of full rank, or the direction would depend on rounding
+    x, y = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(5, 4), (5, 2)]))
 
     def loss(x, y):
         return jnp.square(head(jnp.tanh(encoder(x))) - y).mean()
@@ -104,7 +105,7 @@ def test_ninjax_trains_the_keys_that_its_optimizer_is_given_and_only_these():
         nj.context().update(optax.apply_updates(params, updates))
 
     again, _ = jax.jit(nj.pure(by_hand))(state, x, y)
-    assert jnp.allclose(again["head/kernel"], new["head/kernel"], atol=1e-6)
+    assert jnp.allclose(again["head/kernel"], new["head/kernel"], atol=1e-5)
 
 
 @pytest.mark.slow
