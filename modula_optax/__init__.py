@@ -48,6 +48,7 @@ from modula_optax._muon import muon as muon
 from modula_optax._monitor import monitor as monitor
 from modula_optax._monitor import read_monitor as read_monitor
 from modula_optax._plot import plot_norms as plot_norms
+from modula_optax._lipschitz import lipschitz_bound as lipschitz_bound
 from modula_optax._report import summarize as summarize
 from modula_optax._serialize import specs_from_json as specs_from_json
 from modula_optax._serialize import specs_to_json as specs_to_json

@@ -66,7 +66,7 @@ class Regions:
         operands = [self.constant(i) for i in op.ins]
         if any(x is None for x in operands):
             return None
-        return np.asarray(_apply(op, operands)[op.outs.index(position)])
+        return np.asarray(apply(op, operands)[op.outs.index(position)])
 
     def _visit(self, block: Block) -> None:
         for op in block:
@@ -162,7 +162,7 @@ class Regions:
                         known[i] = jnp.asarray(prepare(constant))
                     else:
                         op = self.producers[i]
-                        known.update(zip(op.outs, _apply(op, [value(j) for j in op.ins]), strict=True))
+                        known.update(zip(op.outs, apply(op, [value(j) for j in op.ins]), strict=True))
                 return known[i]
 
             return value(position)
@@ -170,7 +170,7 @@ class Regions:
         return function
 
 
-def _apply(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+def apply(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
     """Runs one operation."""
     if op.name == "resize":
         raise ValueError("a change of shape between shards")

@@ -1,0 +1,99 @@
+"""The program as rules see it: shapes, constants and bounds by position, and what computed a value."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modula_optax._infer._program import Op, Program
+from modula_optax._lipschitz._bounds import Bound, State
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# the value itself, whatever becomes of its dtype
+_SAME = _names(
+    """convert_element_type copy copy_p stop_gradient sharding_constraint reduce_precision optimization_barrier
+    device_put"""
+)
+_ENTRYWISE = _SAME | _names(
+    "max min neg abs add sub mul div select_n is_finite eq ne lt le gt ge and or not sqrt rsqrt square integer_pow"
+)
+
+
+def constant(program: Program, position: int) -> Any:
+    """A literal or a captured array of a program; random keys as they are."""
+    value, dtype = program.constants[position], program.avals[position].dtype
+    return value if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.asarray(value, dtype)
+
+
+class View:
+    """States by position; of a loop, those of the iteration that is being run."""
+
+    def __init__(self, program: Program):
+        self.avals = program.avals
+        self.states: dict[int, State] = {}
+        self.producers: dict[int, Op] = {}
+        self.step = 0  # of the innermost scan
+
+    def shape(self, position: int) -> tuple[int, ...]:
+        return tuple(getattr(self.avals[position], "shape", ()))
+
+    def known(self, position: int) -> np.ndarray | None:
+        """A constant, if this is one."""
+        state = self.states.get(position)
+        return state if isinstance(state, np.ndarray) else None
+
+    def bound(self, position: int) -> Bound | None:
+        state = self.states.get(position)
+        return state if isinstance(state, Bound) else None
+
+    def is_real(self, position: int) -> bool:
+        return jnp.issubdtype(getattr(self.avals[position], "dtype", np.int32), np.inexact)
+
+    def producer(self, position: int) -> Op | None:
+        """What computed a value, looking through casts."""
+        return self.producers.get(self.origin(position))
+
+    def origin(self, position: int) -> int:
+        """Where a value was before it was cast, or zeros were added to it."""
+        while (op := self.producers.get(position)) is not None and (op.name in _SAME or self._adds_nothing(op)):
+            position = op.ins[op.outs.index(position)]
+        return position
+
+    def _adds_nothing(self, op: Op) -> bool:
+        """A mean that a normalisation leaves out is a zero to subtract."""
+        other = self.known(op.ins[1]) if op.name in ("add", "sub") else None
+        return other is not None and not np.any(other)
+
+    def unbroadcast(self, position: int) -> int:
+        """Where a value was before it was repeated along axes, or given axes of size 1."""
+        position = self.origin(position)
+        while (op := self.producers.get(position)) is not None and self._only_repeats(op):
+            position = self.origin(op.ins[0])
+        return position
+
+    def _only_repeats(self, op: Op) -> bool:
+        if op.name in ("reshape", "squeeze", "expand_dims"):
+            before, after = self.shape(op.ins[0]), self.shape(op.outs[0])
+            return [n for n in before if n > 1] == [n for n in after if n > 1]
+        return op.name == "broadcast_in_dim"
+
+    def is_constant_along(self, position: int, axes: Iterable[int]) -> bool:
+        """Whether all entries of a value along these axes are proven to be the same."""
+        axes = {axis for axis in axes if self.shape(position)[axis] > 1} if self.shape(position) else set()
+        if not axes:
+            return True
+        known, op = self.known(position), self.producers.get(position)
+        if known is not None:
+            return bool(np.all(known == np.take(known, [0], axis=min(axes)))) if len(axes) == 1 else False
+        if op is None:
+            return False
+        if op.name == "broadcast_in_dim":
+            dimensions = op.params["broadcast_dimensions"]
+            return self.is_constant_along(op.ins[0], [i for i, axis in enumerate(dimensions) if axis in axes])
+        return op.name in _ENTRYWISE and all(self.is_constant_along(i, axes) for i in op.ins)
