@@ -107,10 +107,10 @@ def gpt_params(key, layers=LAYERS):
     q, k, v, o, up, down = jax.random.split(key, 6)
     heads = (layers, WIDTH, HEADS, WIDTH // HEADS)
     return {
-        "q": jax.random.normal(q, heads) / 2,
-        "k": jax.random.normal(k, heads) / 2,
-        "v": jax.random.normal(v, heads) / 4,
-        "o": jax.random.normal(o, (layers, HEADS, WIDTH // HEADS, WIDTH)) / 4,
+        "q": jax.random.normal(q, heads) / 8,
+        "k": jax.random.normal(k, heads) / 8,
+        "v": jax.random.normal(v, heads) / 8,
+        "o": jax.random.normal(o, (layers, HEADS, WIDTH // HEADS, WIDTH)) / 8,
         "up": positive(up, (layers, WIDTH, 32)),
         "down": positive(down, (layers, 32, WIDTH)),
     }
@@ -133,14 +133,14 @@ SEARCHED = {
         lambda key: jax.tree.map(jnp.abs, ConvNet().init(key, jnp.ones((1, 8, 8, 3)))),
         (1, 8, 8, 3),
         {"input_axes": (1, 2, 3)},
-        0.02,
+        0.002,
     ),
     "convolutions by their largest pixel": (
         lambda p, x: ConvNet().apply(p, x),
         lambda key: jax.tree.map(jnp.abs, ConvNet().init(key, jnp.ones((1, 8, 8, 3)))),
         (1, 8, 8, 3),
         {},
-        0.02,
+        0.005,
     ),
     "plain residual": (
         lambda p, x: jax.lax.scan(lambda x, p: (x + jax.nn.relu(x @ p["up"]) @ p["down"], None), x, p)[0],
@@ -149,8 +149,7 @@ SEARCHED = {
         {},
         0.1,
     ),
-    "gpt blocks": (gpt(HEADS / WIDTH), gpt_params, (1, TIME, WIDTH), {"input_bound": 1.0}, 0.02),
-    "gpt blocks, 1/sqrt(d)": (gpt(math.sqrt(HEADS / WIDTH)), gpt_params, (1, TIME, WIDTH), {"input_bound": 2.0}, 1e-3),
+    "gpt blocks": (gpt(HEADS / WIDTH), gpt_params, (1, TIME, WIDTH), {"input_bound": 1.0}, 0.001),
 }
 
 

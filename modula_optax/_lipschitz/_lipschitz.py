@@ -78,8 +78,10 @@ def lipschitz_bound(
         raise ValueError(f"input_bound must be a number above 0, or math.inf; got {input_bound!r}.")
     model = trace_model(apply_fn, params, inputs, kwargs)
     _refuse_abstract(model)
+    if any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in model.inputs):
+        raise ValueError("lipschitz_bound has no rules for complex inputs: pass real and imaginary parts.")
     program = flatten(model.jaxpr, ())
-    floats = [jnp.issubdtype(x.dtype, jnp.inexact) for x in model.inputs]
+    floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in model.inputs]
 
     def moving(position: int) -> Bound:
         """An input that moves by one unit of its norm."""

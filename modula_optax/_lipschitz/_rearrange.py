@@ -87,8 +87,8 @@ class _Region:
         assert self.root is not None
         assert self.axis is not None
         shape = self.view.shape(self.root)
-        n = shape[self.axis]
-        unit = jnp.eye(n).reshape(n, *(n if i == self.axis else 1 for i in range(len(shape))))
+        n, dtype = shape[self.axis], self.view.avals[self.root].dtype
+        unit = jnp.eye(n, dtype=dtype).reshape(n, *(n if i == self.axis else 1 for i in range(len(shape))))
         images = jax.vmap(lambda x: self._evaluate(position, x))(jnp.broadcast_to(unit, (n, *shape)))
         return np.moveaxis(np.asarray(images), (0, self.axis + 1), (-2, -1))
 

@@ -15,7 +15,7 @@ RULES: dict[str, Rule] = (
     _table(
         structure.keep,
         """convert_element_type copy copy_p reduce_precision stop_gradient sharding_constraint device_put neg abs name
-        layout_constraint rev real""",
+        layout_constraint rev""",
     )
     | _table(structure.add, "add add_any sub")
     | _table(structure.entries_of_several, "clamp max min")

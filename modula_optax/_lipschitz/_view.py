@@ -53,7 +53,7 @@ class View:
         return state if isinstance(state, Bound) else None
 
     def is_real(self, position: int) -> bool:
-        return jnp.issubdtype(getattr(self.avals[position], "dtype", np.int32), np.inexact)
+        return jnp.issubdtype(getattr(self.avals[position], "dtype", np.int32), jnp.floating)
 
     def producer(self, position: int) -> Op | None:
         """What computed a value, looking through casts."""
