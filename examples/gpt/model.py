@@ -73,7 +73,7 @@ class MLP(nn.Module):
         return nn.Dense(width, use_bias=False, name="down")(hidden)
 
 
-def predict(model: GPT, params: Any, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time 256"]:
+def predict(model: nn.Module, params: Any, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time 256"]:
     """Logits of the next bytes, as a plain array."""
     return jnp.asarray(model.apply(params, tokens))
 

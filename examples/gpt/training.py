@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -92,7 +93,7 @@ def train(
     return state
 
 
-def make_step(model: GPT, tx: optax.GradientTransformation):
+def make_step(model: nn.Module, tx: optax.GradientTransformation):
     """The compiled step; it takes over the buffers of the state it is given."""
 
     @partial(jax.jit, donate_argnums=0)
@@ -104,7 +105,7 @@ def make_step(model: GPT, tx: optax.GradientTransformation):
     return step
 
 
-def loss(model: GPT, params: optax.Params, batch: Int[Array, "batch time"]) -> Float[Array, ""]:
+def loss(model: nn.Module, params: optax.Params, batch: Int[Array, "batch time"]) -> Float[Array, ""]:
     """Mean cross-entropy of the next byte, in nats."""
     logits = predict(model, params, batch[:, :-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()

@@ -1,0 +1,1 @@
+"""The parts of `lipschitz_transformer.py`, one job each."""
