@@ -59,8 +59,8 @@ def caps_for(target: float, depth: int) -> Caps:
     # norms alone count, so that a small width will do
     model = LipschitzGPT(4, depth)
     params = initial(model, seed=0)
-    below, above = 0.0, 16.0
-    for _ in range(20):
+    below, above = 0.0, 4.0
+    for _ in range(12):
         caps = Caps((below + above) / 2)
         at_caps = jax.tree.map(lambda spec, w: spec.constraint.radius * w, specs_of(model, params, caps), params)
         below, above = (caps.blocks, above) if certified(model, at_caps) <= target else (below, caps.blocks)
