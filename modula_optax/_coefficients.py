@@ -15,15 +15,15 @@ Coefficients = str | Sequence[Sequence[float]]
 COEFFICIENTS: dict[str, tuple[Polynomial, ...]] = {
     # Ours: each polynomial the nearest to 1 on the interval that those before it leave of [0.01, 1], as in Polar
     # Express, but of degrees 5, 9, 9 and 5. With R = XXᵀ at hand a degree of nine costs five products against four for
-    # five: 15 products in all, where as good a fit by quintics takes 17. Within [0.9996, 0.9998] on [0.01, 1]: the last
-    # is 2.5e-4 smaller than it could be, since that is what rounding in float32 adds where small singular values come
-    # close together. Higher degrees in the first step, or 13 in the last, save another product, but their cancelling
+    # five: 15 products in all, where as good a fit by quintics takes 17. Within [0.9992, 0.9994] on [0.01, 1]: the last
+    # is 6e-4 smaller than it could be, since 5e-4 is what rounding in float32 adds where many singular values lie close
+    # to 0.01. Higher degrees in the first step, or 13 in the last, save another product, but their cancelling
     # terms cost two digits of float32.
     "four-step": (
         (8.093352351, -23.62028867, 17.44597733),
         (5.677192215, -13.23574942, 11.47958649, -3.927107002, 0.4584492911),
         (2.988800128, -4.968113451, 4.626021552, -1.979919065, 0.3111829579),
-        (1.875276116, -1.250542519, 0.3749834583),
+        (1.874619605, -1.25010472, 0.3748521813),
     ),
     # You Jiacheng, used by Modula; never above 0.9994 on [0, 1], within [0.996, 0.999] on [0.01, 1]
     "six-step": (

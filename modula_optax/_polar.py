@@ -39,7 +39,7 @@ def polar(
 
     Returns:
       An array of the shape and dtype of `x`; half precision is iterated in float32. With the default, singular values
-      above 1 % of the Frobenius norm come out within [0.9996, 1], smaller ones multiplied by up to 258.
+      above 1 % of the Frobenius norm come out within [0.999, 1], smaller ones multiplied by up to 258.
       A matrix with a NaN or an infinity comes back as NaN, other matrices of the stack are not touched.
 
     Raises:

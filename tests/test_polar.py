@@ -64,17 +64,18 @@ def test_the_default_agrees_with_the_svd_to_its_stated_tolerance(name, shape):
 
 @pytest.mark.parametrize("shape", [(3, 4), (64, 96), (64, 256)])
 def test_rounding_takes_no_singular_value_above_one(shape):
-    # one large singular value, and small ones close together, which rounding of the Gram matrix moves the most
-    spectra = [[1.0, *[smallest] * (min(shape) - 1)] for smallest in np.logspace(-1, -4, 13)]
+    # small singular values close together, which rounding of the Gram matrix moves the most
+    few = min(shape) // 4 + 1
+    spectra = [[*[1.0] * few, *[smallest] * (min(shape) - few)] for smallest in np.logspace(-0.5, -3, 16)]
     x = np.stack([with_spectrum(seed, shape, np.array(s))[0] for seed, s in enumerate(spectra)])
     found = np.linalg.norm(np.asarray(jax.jit(mo.polar)(jnp.asarray(x, jnp.float32)), np.float64), 2, axis=(-2, -1))
     assert found.max() <= 1
-    assert found.min() >= 0.9996
+    assert found.min() >= 0.999
 
 
 def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
     assert scalar_response(COEFFICIENTS["four-step"], np.linspace(0, 1 + 1e-6, 100_001)).max() < 1 - 1.9e-5
-    assert scalar_response(COEFFICIENTS["four-step"], np.geomspace(0.01, 1, 100_001)).min() > 0.9996
+    assert scalar_response(COEFFICIENTS["four-step"], np.geomspace(0.01, 1, 100_001)).min() > 0.9992
     # in the arithmetic it runs in, too
     single = [[np.float32(c) for c in polynomial] for polynomial in COEFFICIENTS["four-step"]]
     assert scalar_response(single, np.linspace(0, 1, 100_001, dtype=np.float32)).max() < 1
@@ -266,4 +267,4 @@ def test_no_scale_on_the_way_to_zero_gives_what_is_not_finite(shape, key):
     assert jnp.isfinite(values).all()
     assert values.max() <= 1.0
     # normal numbers keep their direction
-    np.testing.assert_allclose(values[scales > 1e-37, 0], 1.0, atol=4e-4)
+    np.testing.assert_allclose(values[scales > 1e-37, 0], 1.0, atol=1e-3)

@@ -44,7 +44,7 @@ def flax_nnx():
 
 
 def pure_nnx():
-    return nnx.as_pure(flax_nnx())
+    return nnx.to_pure_dict(flax_nnx())
 
 
 def haiku():
