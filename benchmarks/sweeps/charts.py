@@ -1,0 +1,81 @@
+"""The pictures: loss over steps and time, and loss over learning rates."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+COLOURS = {"modular": "C0", "muon": "C1", "adamw": "C3", "scion": "C2"}
+
+
+def efficiency_picture(record: dict[str, Any], path: Path) -> None:
+    """Median validation loss and its range over seeds: over steps above, over time below; a column per setting."""
+    comparisons = record["comparisons"]
+    figure, axes = plt.subplots(
+        2, len(comparisons), figsize=(5.5 * len(comparisons), 7), layout="constrained", squeeze=False, sharey="col"
+    )
+    for (steps_axis, time_axis), comparison in zip(axes.T, comparisons, strict=True):
+        setting, optimizers = comparison["setting"], comparison["optimizers"]
+        goal = optimizers["adamw"]["final_loss"]["median"]
+        for name, result in optimizers.items():
+            steps = np.array(result["curves"][0]["steps"])
+            losses = np.array([curve["losses"] for curve in result["curves"]])
+            for axis, x in ((steps_axis, steps), (time_axis, steps * result["step_time"]["median"] / steps[-1])):
+                label = f"{name}: {result['final_loss']['median']:.3f}"
+                axis.plot(x, np.median(losses, axis=0), color=COLOURS[name], label=label)
+                axis.fill_between(
+                    x, losses.min(axis=0), losses.max(axis=0), color=COLOURS[name], alpha=0.15, linewidth=0
+                )
+        for axis in (steps_axis, time_axis):
+            # what happens first is of no interest, and takes most of the axis
+            axis.set_ylim(top=goal + 1.0)
+            axis.axhline(goal, color=COLOURS["adamw"], linestyle=":", linewidth=1)
+            plain(axis)
+        steps_axis.set_title(f"width {setting['width']}, depth {setting['depth']}", fontsize=10)
+        steps_axis.set_xlabel("step")
+        time_axis.set_xlabel("time, as a share of AdamW's")
+        steps_axis.legend(fontsize=8, title="final loss, median", title_fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("validation loss (nats per byte)")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def transfer_picture(record: dict[str, Any], path: Path) -> None:
+    """Loss over the learning rate, a curve per size; a row per axis of growth, a column per optimizer."""
+    growths = record["growths"]
+    names = list(next(iter(growths.values()))["optimizers"])
+    figure, axes = plt.subplots(
+        len(growths), len(names), figsize=(5 * len(names), 3.6 * len(growths)), layout="constrained", squeeze=False,
+        sharey="row",
+    )  # fmt: skip
+    for row, (growth, content) in zip(axes, growths.items(), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            sizes = content["optimizers"][name]["sizes"]
+            shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(sizes)))
+            for shade, size in zip(shades, sizes, strict=True):
+                points = [p for p in size["points"] if p["median"] is not None]
+                rates, medians = [p["learning_rate"] for p in points], [p["median"] for p in points]
+                axis.plot(rates, medians, color=shade, label=f"{growth} {size['size']}", marker=".")
+                axis.fill_between(
+                    rates, [p["lowest"] for p in points], [p["highest"] for p in points], color=shade, alpha=0.15,
+                    linewidth=0,
+                )  # fmt: skip
+                best = int(np.argmin(medians))
+                axis.plot(rates[best], medians[best], color=shade, marker="*", markersize=13)
+            axis.set_xscale("log")
+            axis.set_title(f"{name}, growing {growth}", fontsize=10)
+            axis.set_xlabel("learning rate (stars: best of each)")
+            plain(axis)
+        row[0].set_ylabel("validation loss (nats per byte)")
+        row[0].legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plain(axis: Axes) -> None:
+    """A light grid, and no frame."""
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,101 @@
+"""What one training run is, and what it measured."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+
+class Hyper(NamedTuple):
+    """What is tuned. Arrays in a compiled step, so that a grid compiles once; each optimizer reads those it has.
+
+    Attributes:
+      learning_rate: highest of the schedule.
+      b2: decay of AdamW's second moment.
+      weight_decay: decoupled, multiplied with the learning rate.
+      second_rate: learning rate of what Muon leaves to Adam, relative to `learning_rate`.
+    """
+
+    learning_rate: float
+    b2: float = 0.95
+    weight_decay: float = 0.0
+    second_rate: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is trained: all runs of a comparison share it.
+
+    Attributes:
+      width: of the residual stream, or of the hidden layers.
+      depth: blocks, or hidden layers.
+      steps: optimizer steps.
+      batch: sequences or images per step.
+      context: bytes per sequence.
+      task: a key of `problem.TASKS`.
+      evaluations: how often the validation loss is measured.
+    """
+
+    width: int
+    depth: int
+    steps: int
+    batch: int = 32
+    context: int = 64
+    task: str = "gpt"
+    evaluations: int = 20
+
+    @property
+    def title(self) -> str:
+        """The setting in words."""
+        size = f"{self.batch} x {self.context} bytes" if "gpt" in self.task else f"{self.batch} images"
+        return f"{self.task}, width {self.width}, depth {self.depth}: {self.steps} steps of {size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+      setting: what is trained.
+      optimizer: a key of `contenders.OPTIMIZERS`.
+      hyper: the tuned numbers.
+      seed: of the initial weights and of the order of the data.
+    """
+
+    setting: Setting
+    optimizer: str
+    hyper: Hyper
+    seed: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """The run as JSON can hold it."""
+        return (
+            dataclasses.asdict(self.setting) | self.hyper._asdict() | {"optimizer": self.optimizer, "seed": self.seed}
+        )
+
+    def key(self, norms: str) -> str:
+        """A name of this run and of the norms that inference gave it, short enough for a file."""
+        identity = json.dumps(self.record() | {"norms": norms}, sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:20]
+
+
+class Curve(NamedTuple):
+    """Validation loss over the steps; infinite where training diverged."""
+
+    steps: list[int]
+    losses: list[float]
+
+    @property
+    def final(self) -> float:
+        """Loss after the last step."""
+        return self.losses[-1]
+
+    def steps_to(self, loss: float) -> float:
+        """Steps until the loss is first this low, between evaluations by interpolation; infinite if it never is."""
+        before = (0, float("inf"))
+        for step, value in zip(self.steps, self.losses, strict=True):
+            if value <= loss:
+                start, high = before
+                return start + (step - start) * ((high - loss) / (high - value) if high < float("inf") else 1.0)
+            before = (step, value)
+        return float("inf")

@@ -1,0 +1,53 @@
+"""Tuning: each number on a grid, walked until both neighbours of the best value are worse."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+FACTOR = 1.5  # from one learning rate to the next, for every optimizer
+
+
+def learning_rate(index: int) -> float:
+    """The grid of learning rates, the same for all optimizers and sizes: 0.03 times powers of 1.5."""
+    return 0.03 * FACTOR**index
+
+
+def bracketed(loss: Callable[[int], float], start: int, count: int | None = None) -> int:
+    """Index of the smallest loss, found by walking downhill; its neighbours are worse.
+
+    Args:
+      loss: of an index.
+      start: where to begin.
+      count: how many indices there are, from 0; `None`: all integers.
+    """
+    inside = range(count) if count is not None else None
+    best = start
+    while True:
+        around = [i for i in (best, best - 1, best + 1) if inside is None or i in inside]
+        # the first of equals, so that a plateau is no endless walk
+        lowest = min(around, key=loss)
+        if lowest == best:
+            return best
+        best = lowest
+
+
+def tuned(
+    loss: Callable[[Mapping[str, float]], float], start: Mapping[str, int], grids: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Best numbers of an optimizer: the learning rate, then every other number, then the learning rate again.
+
+    Args:
+      loss: of a choice of numbers.
+      start: index of each number's first guess; `learning_rate` among them.
+      grids: values of the others.
+
+    Returns:
+      A value for each number.
+    """
+    indices = dict(start)
+
+    def values(chosen: Mapping[str, int]) -> dict[str, float]:
+        return {name: learning_rate(i) if name == "learning_rate" else grids[name][i] for name, i in chosen.items()}
+
+    for name in ["learning_rate", *grids, "learning_rate"]:
+        count = None if name == "learning_rate" else len(grids[name])
+        indices[name] = bracketed(lambda i, name=name: loss(values(indices | {name: i})), indices[name], count)
+    return values(indices)
