@@ -67,12 +67,22 @@ def test_head_and_tied_norms_can_be_chosen():
 def test_masses_go_by_place_for_matrices_and_by_role_for_the_rest():
     specs = mo.infer_specs(deep, DEEP, tokens(3, 7), masses={"head": 0.5, "linear": 2.0, "bias": 0.1})
     masses = {name: spec.mass for name, spec in specs.items()}
-    assert masses == {"embed": 1.0, "pos": 1.0, "w0": 2.0, "b0": 0.1, "w1": 0.5, "b1": 0.1}
+    assert masses == {"embed": 2.0, "pos": 1.0, "w0": 2.0, "b0": 0.1, "w1": 0.5, "b1": 0.1}
+
+
+def test_the_masses_that_transfer_are_the_default():
+    def apply(p, idx):
+        return (p["table"][idx] * p["gain"] + p["bias"]) @ p["w"]
+
+    params = shapes(table=(11, 4), gain=4, bias=4, w=(4, 2))
+    masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
+    assert masses == {"table": 2.0, "gain": 0.1, "bias": 1.0, "w": 1.0}
+    assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
 
 
 def test_tare_takes_the_place():
     specs = mo.tare(mo.infer_specs(deep, DEEP, tokens(3, 7)), lambda _, spec: spec.place == "hidden", 6.0)
-    assert sum(spec.mass for spec in specs.values()) == 3 + 6
+    assert sum(spec.mass for spec in specs.values() if spec.place == "hidden") == 6
 
 
 def test_captured_data_stand_in_for_inputs():

@@ -30,7 +30,7 @@ def norms(model: GPT, params: optax.Params) -> Any:
         # every byte's logit gets a step of its own: 0.02 nats better here than one spectral step for all
         head=mo.RowL2(),
         # such steps are small: without a larger share of the mass, the head holds the others up for 50 steps
-        masses={"head": 4.0, "gain": 0.3},
+        masses={"head": 4.0, "embedding": 1.0, "gain": 0.3},
     )
 
 

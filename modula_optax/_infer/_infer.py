@@ -62,8 +62,8 @@ def infer_specs(
       *example_inputs: what a call gets after the parameters: arrays or `jax.ShapeDtypeStruct`, which are traced, and
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
-      masses: mass of each leaf by role or place, such as `{"head": 0.5, "bias": 0.1}`; 1 for all others. Of a matrix
-        the place counts first, of anything else the role.
+      masses: mass of each leaf by role or place, such as `{"head": 0.5, "bias": 0.1}`; of all others 2 for
+        embeddings, 0.1 for gains and 1 for the rest. Of a matrix the place counts first, of anything else the role.
       head: norm of linear layers whose output no other matrix follows, such as `RowL2()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
       unknown: norm of parameters whose role is unknown, taken with the axes that it has by default.
