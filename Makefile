@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo hosts test test-oldest test-newest test-long lint format bench constraints clean
+.PHONY: demo hosts test test-oldest test-newest test-long lint format bench evidence constraints clean
 
 demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_gpt.py $(ARGS)
@@ -31,6 +31,10 @@ bench: $(VENV)/examples.stamp
 	$(BIN)/python benchmarks/update_step.py $(ARGS)
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/sharded_work.py
+
+evidence: $(VENV)/examples.stamp
+	$(BIN)/python benchmarks/training.py $(ARGS)
+	$(BIN)/python benchmarks/learning_rate_transfer.py $(ARGS)
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

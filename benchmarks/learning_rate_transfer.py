@@ -12,7 +12,6 @@ was interrupted. Writes `learning_rate_transfer.json` and `learning_rate_transfe
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,19 @@ from measure import machine
 from sweeps.charts import transfer_picture
 from sweeps.run import Hyper, Run, Setting
 from sweeps.runner import Runner
-from sweeps.search import FACTOR, bracketed, learning_rate
+from sweeps.search import bracketed, learning_rate
+from sweeps.summary import basin, spread
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path("out/sweeps")
 
-BEGINNINGS = {"modular": 2, "adamw": -2}
+BEGINNINGS = {"modular": 3, "adamw": -2}
 REACH = 2  # learning rates to each side of the smallest size's best
 
 PILOT = Setting(width=32, depth=2, steps=150, batch=16, context=32, evaluations=3)
 LONG = Setting(width=64, depth=2, steps=1000, batch=32, context=128, evaluations=10)
 SIZES = {
-    "quick": (PILOT, {"width": [16, 32, 64], "depth": [2, 4, 8]}),
+    "quick": (PILOT, {"width": [16, 32, 64], "depth": [2, 4]}),
     "default": (PILOT, {"width": [16, 32, 64, 128], "depth": [2, 4, 8, 16]}),
     "full": (LONG, {"width": [64, 128, 256, 512, 1024], "depth": [2, 4, 8, 16, 32]}),
 }
@@ -60,7 +60,7 @@ def swept(settings: list[Setting], growth: str, name: str, seeds: int, runner: R
         sizes.append(
             {
                 "size": getattr(setting, growth),
-                "points": [{"learning_rate": learning_rate(i), **summary(losses[setting, i])} for i in points],
+                "points": [{"learning_rate": learning_rate(i), **spread(losses[setting, i])} for i in points],
                 "best_learning_rate": learning_rate(best),
                 "steps_of_the_grid_moved": best - first,
                 "best_loss": loss(setting, best),
@@ -72,41 +72,24 @@ def swept(settings: list[Setting], growth: str, name: str, seeds: int, runner: R
     return {"learning_rate": learning_rate(first), "sizes": sizes}
 
 
-def summary(values: list[float]) -> dict[str, Any]:
-    """Median and range over seeds; `None` where training diverged."""
-    numbers = {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-
-def basin(losses: dict[int, float], tolerance: float = 0.01) -> float:
-    """Ratio of the largest to the smallest learning rate within `tolerance` of the best loss, by interpolation.
-
-    A side that the grid does not reach the end of counts as far as it goes.
-    """
-    best = min(losses, key=losses.__getitem__)
-    goal = losses[best] * (1 + tolerance)
-
-    def side(direction: int) -> float:
-        at = best
-        while at + direction in losses:
-            here, there = losses[at], losses[at + direction]
-            if there > goal:
-                return abs(at - best) + (goal - here) / (there - here)
-            at += direction
-        return abs(at - best)
-
-    return FACTOR ** (side(1) + side(-1))
-
-
-def show(growth: str, name: str, result: dict[str, Any]) -> None:
-    """Prints what was found for one optimizer."""
-    print(f"\n{name}, growing {growth}; {result['learning_rate']:.3g} is best for the smallest")
-    for size in result["sizes"]:
-        print(
-            f"{growth} {size['size']:5}: best {size['best_learning_rate']:.3g} ({size['steps_of_the_grid_moved']:+d}) "
-            f"loss {size['best_loss']:.4f}, transferred {size['transferred_loss']:.4f} "
-            f"({100 * size['transferred_excess']:+.2f} %), basin x{size['basin']:.1f}"
-        )
+def table(growths: dict[str, Any]) -> list[str]:
+    """What was found, as lines of Markdown."""
+    lines = [
+        "| | optimizer | best learning rate, smallest to largest | loss there | excess at the first | within 1 % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for growth, content in growths.items():
+        for name, result in content["optimizers"].items():
+            sizes = result["sizes"]
+            columns = [
+                ", ".join(f"{size['best_learning_rate']:.2g}" for size in sizes),
+                ", ".join(f"{size['best_loss']:.3f}" for size in sizes),
+                ", ".join(f"{100 * size['transferred_excess']:.1f} %" for size in sizes),
+                ", ".join(f"x{size['basin']:.1f}" for size in sizes),
+            ]
+            span = f"{growth} {', '.join(str(size['size']) for size in sizes)}"
+            lines.append(f"| {span} | {name} | {' | '.join(columns)} |")
+    return lines
 
 
 def main() -> None:
@@ -131,7 +114,7 @@ def main() -> None:
         for name in BEGINNINGS:
             result = swept(settings, growth, name, arguments.seeds, runner)
             record["growths"][growth]["optimizers"][name] = result
-            show(growth, name, result)
+    print("", *table(record["growths"]), sep="\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "learning_rate_transfer.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     transfer_picture(record, arguments.out / "learning_rate_transfer.png")

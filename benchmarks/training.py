@@ -5,7 +5,8 @@
     python benchmarks/training.py --full      # larger and longer: a GPU, or a night
 
 Every optimizer has the same tokens, schedule and grid of learning rates, walked until both neighbours of the best are
-worse. `modular` has one number to tune; the others have theirs tuned as well. Seed 0 chooses, all seeds are reported.
+worse. `modular` has one number to tune, with and without an option of `infer_specs`; the others have theirs tuned as
+well. Seed 0 chooses, all seeds are reported.
 Runs are kept in `out/sweeps/`: the same command goes on where it was interrupted. Writes `training.json` and
 `training.png` to `benchmarks/results/`.
 """
@@ -13,19 +14,19 @@ Runs are kept in `out/sweeps/`: the same command goes on where it was interrupte
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from measure import in_turn, machine, ratio
 from sweeps.charts import efficiency_picture
 from sweeps.contenders import OPTIMIZERS
-from sweeps.run import Curve, Hyper, Run, Setting
+from sweeps.run import Hyper, Run, Setting
 from sweeps.runner import Runner, compiled, problem_of
-from sweeps.search import tuned
+from sweeps.search import tuned, values_of
+from sweeps.summary import at, spread
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path("out/sweeps")
@@ -37,72 +38,76 @@ SETTINGS = {
     "full": [Setting(256, 6, 2000, 64, 256), Setting(512, 6, 2000, 64, 256)],
 }
 
-# where each number's search begins, as indices of learning rates and of these grids
-BEGINNINGS = {
-    "modular": {"learning_rate": 2},
-    "muon": {"learning_rate": 2, "second_rate": 2, "weight_decay": 0, "b2": 2},
-    "adamw": {"learning_rate": -3, "b2": 2, "weight_decay": 1},
-    "scion": {"learning_rate": 1},
+
+class Entry(NamedTuple):
+    """An optimizer, and where the search of each of its numbers begins: indices of learning rates and of `GRIDS`."""
+
+    optimizer: str
+    beginning: dict[str, int]
+
+
+ENTRIES = {
+    "modular": Entry("modular", {"learning_rate": 3}),
+    "modular, RowL2 head": Entry("modular, RowL2 head", {"learning_rate": 3}),
+    "muon": Entry("muon", {"learning_rate": 2, "second_rate": 3, "weight_decay": 2, "b2": 1}),
+    "adamw": Entry("adamw", {"learning_rate": -2, "b2": 3, "weight_decay": 1}),
+    "scion": Entry("scion", {"learning_rate": 1}),
 }
 GRIDS = {
-    "b2": (0.8, 0.9, 0.95, 0.98, 0.99),
+    "b2": (0.6, 0.8, 0.9, 0.95, 0.98, 0.99),
     # 0 is no edge: there is nothing beyond it
     "weight_decay": (0.0, 0.1, 0.3, 1.0, 3.0),
     "second_rate": (0.0625, 0.125, 0.25, 0.5, 1.0),
 }
 
 
-def compare(setting: Setting, seeds: int, runner: Runner) -> dict[str, dict[str, Any]]:
-    """Tunes every optimizer, runs its best numbers with all seeds, and compares it with AdamW."""
-    tunings = {name: tune(setting, name, runner) for name in OPTIMIZERS}
+def compare(
+    setting: Setting, entries: Mapping[str, Entry], seeds: int, runner: Runner
+) -> tuple[dict[str, dict[str, Any]], dict[str, Entry]]:
+    """Tunes every optimizer, runs its best numbers with all seeds, and compares it with AdamW.
+
+    Returns:
+      Results, and entries whose search begins at what was best here.
+    """
+    found = {name: tune(setting, entry, runner) for name, entry in entries.items()}
+    best = {name: entry for name, (entry, _) in found.items()}
+    hypers = {name: Hyper(**values_of(entry.beginning, GRIDS)) for name, entry in best.items()}
     curves = {
-        name: runner(Run(setting, name, Hyper(**tuning["hyper"]), seed) for seed in range(seeds))
-        for name, tuning in tunings.items()
+        name: [runner.one(Run(setting, entry.optimizer, hypers[name], seed)) for seed in range(seeds)]
+        for name, entry in best.items()
     }
-    seconds = seconds_per_step(setting, {name: Hyper(**tuning["hyper"]) for name, tuning in tunings.items()})
-    reference = list(curves["adamw"].values())
+    seconds = seconds_per_step(setting, {entry.optimizer: hypers[name] for name, entry in best.items()})
     results = {}
-    for name, tuning in tunings.items():
-        own = list(curves[name].values())
-        time = ratio(seconds[name], seconds["adamw"])
-        share = [c.steps_to(r.final) / setting.steps for c, r in zip(own, reference, strict=True)]
-        results[name] = tuning | {
-            "final_loss": spread([c.final for c in own]),
-            "loss_at_adamw_time": spread([at(c, setting.steps / time["median"]) for c in own]),
+    for name, entry in best.items():
+        time = ratio(seconds[entry.optimizer], seconds["adamw"])
+        share = [c.steps_to(r.final) / setting.steps for c, r in zip(curves[name], curves["adamw"], strict=True)]
+        results[name] = {
+            "hyper": values_of(entry.beginning, GRIDS),
+            "trials": found[name][1],
+            "final_loss": spread([c.final for c in curves[name]]),
+            "loss_at_adamw_time": spread([at(c, setting.steps / time["median"]) for c in curves[name]]),
             "steps_to_adamw_loss": spread(share),
-            "seconds_per_step": statistics.median(seconds[name]),
+            "seconds_per_step": statistics.median(seconds[entry.optimizer]),
             "step_time": time,
             "time_to_adamw_loss": spread([s * time["median"] for s in share]),
-            "curves": [c._asdict() for c in own],
+            "curves": [c._asdict() for c in curves[name]],
         }
-    return results
+    return results, best
 
 
-def tune(setting: Setting, name: str, runner: Runner) -> dict[str, Any]:
-    """The best numbers of an optimizer with seed 0, and what was tried for them."""
-    tried: dict[Run, Curve] = {}
+def tune(setting: Setting, entry: Entry, runner: Runner) -> tuple[Entry, list[dict[str, float]]]:
+    """The entry at its best numbers with seed 0, and what was tried for them."""
+    tried: dict[Run, float] = {}
 
     def loss(values: Mapping[str, float]) -> float:
-        run = Run(setting, name, Hyper(**values))
+        run = Run(setting, entry.optimizer, Hyper(**values))
         if run not in tried:
-            tried[run] = runner.one(run)
-        return tried[run].final
+            tried[run] = runner.one(run).final
+        return tried[run]
 
-    beginning = BEGINNINGS[name]
-    best = tuned(loss, beginning, {grid: values for grid, values in GRIDS.items() if grid in beginning})
-    trials = [{n: getattr(run.hyper, n) for n in best} | {"final_loss": c.final} for run, c in tried.items()]
-    return {"hyper": best, "trials": trials}
-
-
-def spread(values: list[float]) -> dict[str, float | None]:
-    """Median and range over seeds; `None` for what is not finite."""
-    numbers = {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-
-def at(curve: Curve, step: float) -> float:
-    """The last loss that was measured by this step."""
-    return next((v for s, v in reversed(list(zip(*curve, strict=True))) if s <= step), math.inf)
+    best = tuned(loss, entry.beginning, GRIDS)
+    trials = [{n: getattr(run.hyper, n) for n in best} | {"final_loss": value} for run, value in tried.items()]
+    return Entry(entry.optimizer, best), trials
 
 
 def seconds_per_step(setting: Setting, hypers: Mapping[str, Hyper], repeats: int = 15) -> dict[str, list[float]]:
@@ -123,17 +128,19 @@ def seconds_per_step(setting: Setting, hypers: Mapping[str, Hyper], repeats: int
     return in_turn({name: stepper(name, hyper) for name, hyper in hypers.items()}, repeats)
 
 
-def show(title: str, results: dict[str, dict[str, Any]]) -> None:
-    """Prints what was found in one setting."""
-    print(f"\n{title}\n{'':10}{'loss':>8}{'range':>18}{'steps':>8}{'time':>8}{'step':>8}  tuned")
+def table(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What was found in one setting, as lines of Markdown."""
+    lines = [
+        "| optimizer | final loss | steps to AdamW's loss | time to it | loss at AdamW's time | step | tuned |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, r in results.items():
-        final, steps, time = (r[key] for key in ("final_loss", "steps_to_adamw_loss", "time_to_adamw_loss"))
-        cells = [f"{v['median']:8.2f}" if v["median"] is not None else f"{'-':>8}" for v in (steps, time)]
-        chosen = ", ".join(f"{key} {value:.3g}" for key, value in r["hyper"].items())
-        print(
-            f"{name:10}{final['median']:8.3f}{final['lowest']:10.3f} -{final['highest']:6.3f}{''.join(cells)}"
-            f"{r['step_time']['median']:8.2f}  {chosen} ({len(r['trials'])} runs)"
-        )
+        final = "{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**r["final_loss"])
+        keys = ("steps_to_adamw_loss", "time_to_adamw_loss", "loss_at_adamw_time", "step_time")
+        cells = ["-" if r[key]["median"] is None else f"{r[key]['median']:.{2 + ('loss_at' in key)}f}" for key in keys]
+        chosen = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in r["hyper"].items())
+        lines.append(f"| {name} | {final} | {' | '.join(cells)} | {chosen}; {len(r['trials'])} runs |")
+    return lines
 
 
 def main() -> None:
@@ -147,14 +154,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # about eight learning rates and four values of every other number
-    expected = sum(8 + 4 * (len(numbers) - 1) + arguments.seeds - 1 for numbers in BEGINNINGS.values())
+    expected = sum(8 + 4 * (len(entry.beginning) - 1) + arguments.seeds - 1 for entry in ENTRIES.values())
     settings = SETTINGS[arguments.size]
     runner = Runner(CACHE, expected * len(settings))
     record: dict[str, Any] = {"machine": machine(), "seeds": arguments.seeds, "comparisons": []}
     arguments.out.mkdir(parents=True, exist_ok=True)
+    entries: Mapping[str, Entry] = ENTRIES
     for setting in settings:
-        results = compare(setting, arguments.seeds, runner)
-        show(setting.title, results)
+        results, entries = compare(setting, entries, arguments.seeds, runner)
+        print("", setting.title, *table(results), sep="\n")
         record["comparisons"].append({"setting": dataclasses.asdict(setting), "optimizers": results})
         # after each setting, so that an interruption leaves what is finished
         (arguments.out / "training.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-COLOURS = {"modular": "C0", "muon": "C1", "adamw": "C3", "scion": "C2"}
+COLOURS = {"modular": "C0", "modular, RowL2 head": "C4", "muon": "C1", "adamw": "C3", "scion": "C2"}
 
 
 def efficiency_picture(record: dict[str, Any], path: Path) -> None:

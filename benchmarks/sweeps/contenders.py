@@ -90,7 +90,12 @@ def adamw(hyper: Hyper, steps: int, specs: Any) -> optax.GradientTransformation:
 
 OPTIMIZERS: dict[str, Contender] = {
     "modular": Contender(modular, inferred(), start_at_norm_one=True),
+    # every byte's logit gets a step of its own; such steps are small. From Flax's weights: RowL2's of norm one are tiny
+    "modular, RowL2 head": Contender(modular, inferred(head=mo.RowL2(), masses={"head": 4.0})),
     "muon": Contender(muon),
     "adamw": Contender(adamw),
-    "scion": Contender(scion, inferred(head=mo.Sign(), masses={"head": 60.0}), start_at_norm_one=True),
+    # the head's ball 60 times that of all other matrices, as in Scion's paper
+    "scion": Contender(
+        scion, inferred(head=mo.Sign(), masses={"head": 60.0, "embedding": 1.0}), start_at_norm_one=True
+    ),
 }

@@ -29,25 +29,30 @@ def bracketed(loss: Callable[[int], float], start: int, count: int | None = None
         best = lowest
 
 
+def values_of(indices: Mapping[str, int], grids: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The numbers that indices stand for: of learning rates, and of the grids of all others."""
+    return {name: learning_rate(i) if name == "learning_rate" else grids[name][i] for name, i in indices.items()}
+
+
 def tuned(
     loss: Callable[[Mapping[str, float]], float], start: Mapping[str, int], grids: Mapping[str, Sequence[float]]
-) -> dict[str, float]:
-    """Best numbers of an optimizer: the learning rate, then every other number, then the learning rate again.
+) -> dict[str, int]:
+    """Best numbers of an optimizer: one after the other, over and over, until no single change is better.
 
     Args:
-      loss: of a choice of numbers.
-      start: index of each number's first guess; `learning_rate` among them.
-      grids: values of the others.
+      loss: of a choice of numbers; asked for the same one several times.
+      start: index of each number's first guess.
+      grids: values of all numbers but the learning rate.
 
     Returns:
-      A value for each number.
+      An index for each number.
     """
-    indices = dict(start)
-
-    def values(chosen: Mapping[str, int]) -> dict[str, float]:
-        return {name: learning_rate(i) if name == "learning_rate" else grids[name][i] for name, i in chosen.items()}
-
-    for name in ["learning_rate", *grids, "learning_rate"]:
-        count = None if name == "learning_rate" else len(grids[name])
-        indices[name] = bracketed(lambda i, name=name: loss(values(indices | {name: i})), indices[name], count)
-    return values(indices)
+    indices, before = dict(start), None
+    while indices != before:
+        before = dict(indices)
+        for name in start:
+            count = None if name == "learning_rate" else len(grids[name])
+            indices[name] = bracketed(
+                lambda i, name=name: loss(values_of(indices | {name: i}, grids)), indices[name], count
+            )
+    return indices
