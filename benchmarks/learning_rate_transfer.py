@@ -4,7 +4,7 @@
     python benchmarks/learning_rate_transfer.py            # x8 in width and in depth: an hour on one core
     python benchmarks/learning_rate_transfer.py --full     # width 64 to 1024, depth 2 to 32: a GPU, or days
 
-Every size is trained at learning rates a factor 1.5 apart, two to each side of the best one of the smallest size, and
+Every size is trained at learning rates a factor 1.5 apart, one to each side of the best one of the smallest size, and
 on until both neighbours of its own best are worse. Runs are kept in `out/sweeps/`: the same command goes on where it
 was interrupted. Writes `learning_rate_transfer.json` and `learning_rate_transfer.png` to `benchmarks/results/`.
 """
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 CACHE = Path("out/sweeps")
 
 BEGINNINGS = {"modular": 3, "adamw": -2}
-REACH = 2  # learning rates to each side of the smallest size's best
+REACH = 1  # learning rates to each side of the smallest size's best
 
 PILOT = Setting(width=32, depth=2, steps=150, batch=16, context=32, evaluations=3)
 LONG = Setting(width=64, depth=2, steps=1000, batch=32, context=128, evaluations=10)

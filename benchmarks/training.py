@@ -6,7 +6,7 @@
 
 Every optimizer has the same tokens, schedule and grid of learning rates, walked until both neighbours of the best are
 worse. `modular` has one number to tune, with and without an option of `infer_specs`; the others have theirs tuned as
-well. Seed 0 chooses, all seeds are reported.
+well on the smaller GPT, and their learning rate again on the larger. Seed 0 chooses, all seeds are reported.
 Runs are kept in `out/sweeps/`: the same command goes on where it was interrupted. Writes `training.json` and
 `training.png` to `benchmarks/results/`.
 """
@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,14 +62,21 @@ GRIDS = {
 
 
 def compare(
-    setting: Setting, entries: Mapping[str, Entry], seeds: int, runner: Runner
+    setting: Setting, entries: Mapping[str, Entry], names: Collection[str] | None, seeds: int, runner: Runner
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Entry]]:
     """Tunes every optimizer, runs its best numbers with all seeds, and compares it with AdamW.
+
+    Args:
+      setting: what is trained.
+      entries: the optimizers.
+      names: the numbers to tune; `None`: all of them.
+      seeds: how many runs of the best numbers.
+      runner: what runs them.
 
     Returns:
       Results, and entries whose search begins at what was best here.
     """
-    found = {name: tune(setting, entry, runner) for name, entry in entries.items()}
+    found = {name: tune(setting, entry, names, runner) for name, entry in entries.items()}
     best = {name: entry for name, (entry, _) in found.items()}
     hypers = {name: Hyper(**values_of(entry.beginning, GRIDS)) for name, entry in best.items()}
     curves = {
@@ -95,7 +102,9 @@ def compare(
     return results, best
 
 
-def tune(setting: Setting, entry: Entry, runner: Runner) -> tuple[Entry, list[dict[str, float]]]:
+def tune(
+    setting: Setting, entry: Entry, names: Collection[str] | None, runner: Runner
+) -> tuple[Entry, list[dict[str, float]]]:
     """The entry at its best numbers with seed 0, and what was tried for them."""
     tried: dict[Run, float] = {}
 
@@ -105,12 +114,12 @@ def tune(setting: Setting, entry: Entry, runner: Runner) -> tuple[Entry, list[di
             tried[run] = runner.one(run).final
         return tried[run]
 
-    best = tuned(loss, entry.beginning, GRIDS)
+    best = tuned(loss, entry.beginning, GRIDS, names)
     trials = [{n: getattr(run.hyper, n) for n in best} | {"final_loss": value} for run, value in tried.items()]
     return Entry(entry.optimizer, best), trials
 
 
-def seconds_per_step(setting: Setting, hypers: Mapping[str, Hyper], repeats: int = 15) -> dict[str, list[float]]:
+def seconds_per_step(setting: Setting, hypers: Mapping[str, Hyper], repeats: int = 60) -> dict[str, list[float]]:
     """Seconds of a step of every optimizer, in turn: what else the machine does meets all of them."""
     problem = problem_of(setting)
     batch = problem.batch(0, 0)
@@ -160,8 +169,10 @@ def main() -> None:
     record: dict[str, Any] = {"machine": machine(), "seeds": arguments.seeds, "comparisons": []}
     arguments.out.mkdir(parents=True, exist_ok=True)
     entries: Mapping[str, Entry] = ENTRIES
+    names = None
     for setting in settings:
-        results, entries = compare(setting, entries, arguments.seeds, runner)
+        results, entries = compare(setting, entries, names, arguments.seeds, runner)
+        names = ("learning_rate",)
         print("", setting.title, *table(results), sep="\n")
         record["comparisons"].append({"setting": dataclasses.asdict(setting), "optimizers": results})
         # after each setting, so that an interruption leaves what is finished

@@ -1,5 +1,6 @@
 """The benchmarks of training: the search finds optima, sweeps resume, and the README says what was measured."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import learning_rate_transfer  # noqa: E402
+import training  # noqa: E402
 from sweeps.run import Curve, Hyper, Run, Setting  # noqa: E402
 from sweeps.runner import Runner, problem_of  # noqa: E402
 from sweeps.search import FACTOR, bracketed, learning_rate, tuned, values_of  # noqa: E402
@@ -125,7 +128,9 @@ def test_a_moving_best_learning_rate_is_found_at_every_size():
 
 
 def test_tuning_says_what_it_tried():
-    entry, trials = training.tune(Setting(width=64, depth=2, steps=10), training.ENTRIES["modular"], Valleys({64: 5}))
+    entry, trials = training.tune(
+        Setting(width=64, depth=2, steps=10), training.ENTRIES["modular"], None, Valleys({64: 5})
+    )
     assert entry.beginning == {"learning_rate": 5}
     assert {trial["learning_rate"] for trial in trials} == {learning_rate(i) for i in range(2, 7)}
 

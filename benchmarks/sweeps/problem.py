@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
 
 class ScaledGPT(nn.Module):
-    """The GPT with residual branches weighted so that its sensitivity stays one at every depth."""
+    """The GPT with residual branches weighted so that its traced sensitivities stay small at every depth."""
 
     width: int
     depth: int
@@ -51,8 +51,9 @@ class ScaledGPT(nn.Module):
         x = nn.Embed(VOCABULARY, self.width, name="embed")(tokens)
         share = 1 / (2 * self.depth)
         for i in range(self.depth):
-            for layer in (Attention(self.heads, name=f"attention_{i}"), MLP(name=f"mlp_{i}")):
-                x = (1 - share) * x + share * layer(nn.RMSNorm(use_scale=False)(x))
+            # a third, as Modula's: attention reads its input in three ways
+            for scale, layer in ((1 / 3, Attention(self.heads, name=f"attention_{i}")), (1.0, MLP(name=f"mlp_{i}"))):
+                x = (1 - share) * x + share * scale * layer(nn.RMSNorm(use_scale=False)(x))
         return nn.Dense(VOCABULARY, use_bias=False, name="head")(nn.RMSNorm(use_scale=False)(x))
 
 

@@ -1,6 +1,6 @@
 """Tuning: each number on a grid, walked until both neighbours of the best value are worse."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 FACTOR = 1.5  # from one learning rate to the next, for every optimizer
 
@@ -35,7 +35,10 @@ def values_of(indices: Mapping[str, int], grids: Mapping[str, Sequence[float]]) 
 
 
 def tuned(
-    loss: Callable[[Mapping[str, float]], float], start: Mapping[str, int], grids: Mapping[str, Sequence[float]]
+    loss: Callable[[Mapping[str, float]], float],
+    start: Mapping[str, int],
+    grids: Mapping[str, Sequence[float]],
+    names: Collection[str] | None = None,
 ) -> dict[str, int]:
     """Best numbers of an optimizer: one after the other, over and over, until no single change is better.
 
@@ -43,6 +46,7 @@ def tuned(
       loss: of a choice of numbers; asked for the same one several times.
       start: index of each number's first guess.
       grids: values of all numbers but the learning rate.
+      names: the numbers to tune; `None`: all of them.
 
     Returns:
       An index for each number.
@@ -50,7 +54,7 @@ def tuned(
     indices, before = dict(start), None
     while indices != before:
         before = dict(indices)
-        for name in start:
+        for name in start if names is None else names:
             count = None if name == "learning_rate" else len(grids[name])
             indices[name] = bracketed(
                 lambda i, name=name: loss(values_of(indices | {name: i}, grids)), indices[name], count

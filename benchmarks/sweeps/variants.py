@@ -42,15 +42,16 @@ GROUPS: dict[str, dict[str, Contender]] = {
         "by role": DEFAULT,
         "Spectral for the table too": variant(inferred(spectral_for_tables)),
         "RowL2 for the head": variant(inferred(head=mo.RowL2())),
+        "RowL2 of mass 4, Flax's weights": OPTIMIZERS["modular, RowL2 head"],
         "Sign for the head": variant(inferred(head=mo.Sign())),
     },
     "masses": {
-        "all 1": DEFAULT,
-        **{
-            f"{place} {mass:g}": variant(inferred(masses={place: mass}))
-            for place in ("input", "head", "gain")
-            for mass in (0.3, 3.0)
-        },
+        "embedding 2, gain 0.1": DEFAULT,
+        "all 1": variant(inferred(masses={"embedding": 1.0, "gain": 1.0})),
+        "embedding 1": variant(inferred(masses={"embedding": 1.0})),
+        "gain 1": variant(inferred(masses={"gain": 1.0})),
+        "head 0.3": variant(inferred(masses={"head": 0.3})),
+        "head 3": variant(inferred(masses={"head": 3.0})),
     },
     "polynomial": {
         "four-step": DEFAULT,
