@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 COLOURS = {"modular": "C0", "modular, RowL2 head": "C4", "muon": "C1", "adamw": "C3", "scion": "C2"}
+TICKS = [digit * 10.0**power for power in range(-5, 2) for digit in (1, 2, 5)]
 
 
 def efficiency_picture(record: dict[str, Any], path: Path) -> None:
@@ -52,27 +53,45 @@ def transfer_picture(record: dict[str, Any], path: Path) -> None:
         sharey="row",
     )  # fmt: skip
     for row, (growth, content) in zip(axes, growths.items(), strict=True):
+        sizes = max((result["sizes"] for result in content["optimizers"].values()), key=len)
+        shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(sizes)))
+        colours = {size["size"]: shade for size, shade in zip(sizes, shades, strict=True)}
         for axis, name in zip(row, names, strict=True):
-            sizes = content["optimizers"][name]["sizes"]
-            shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(sizes)))
-            for shade, size in zip(shades, sizes, strict=True):
-                points = [p for p in size["points"] if p["median"] is not None]
-                rates, medians = [p["learning_rate"] for p in points], [p["median"] for p in points]
-                axis.plot(rates, medians, color=shade, label=f"{growth} {size['size']}", marker=".")
-                axis.fill_between(
-                    rates, [p["lowest"] for p in points], [p["highest"] for p in points], color=shade, alpha=0.15,
-                    linewidth=0,
-                )  # fmt: skip
-                best = int(np.argmin(medians))
-                axis.plot(rates[best], medians[best], color=shade, marker="*", markersize=13)
-            axis.set_xscale("log")
+            for size in content["optimizers"][name]["sizes"]:
+                valley(axis, size, f"{growth} {size['size']}", colours[size["size"]])
             axis.set_title(f"{name}, growing {growth}", fontsize=10)
             axis.set_xlabel("learning rate (stars: best of each)")
+            axis.legend(fontsize=8)
             plain(axis)
+        span_alike(row)
         row[0].set_ylabel("validation loss (nats per byte)")
-        row[0].legend(fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def valley(axis: Axes, size: dict[str, Any], label: str, colour: Any) -> None:
+    """Median loss of one size over learning rates, its range over seeds, and its best."""
+    points = [p for p in size["points"] if p["median"] is not None]
+    rates, medians = [p["learning_rate"] for p in points], [p["median"] for p in points]
+    lowest, highest = [p["lowest"] for p in points], [p["highest"] for p in points]
+    axis.plot(rates, medians, color=colour, label=label, marker=".")
+    axis.fill_between(rates, lowest, highest, color=colour, alpha=0.15, linewidth=0)
+    best = int(np.argmin(medians))
+    axis.plot(rates[best], medians[best], color=colour, marker="*", markersize=13)
+
+
+def span_alike(row: Any) -> None:
+    """Gives logarithmic axes of learning rates the same ratio of ends, so that equal drifts look equal."""
+    for axis in row:
+        axis.set_xscale("log")
+    ratio = max(high / low for low, high in (axis.get_xlim() for axis in row)) ** 0.5
+    for axis in row:
+        low, high = axis.get_xlim()
+        middle = (low * high) ** 0.5
+        axis.set_xlim(middle / ratio, middle * ratio)
+        axis.set_xticks([tick for tick in TICKS if middle / ratio < tick < middle * ratio])
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
 
 
 def plain(axis: Axes) -> None:
