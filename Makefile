@@ -27,10 +27,12 @@ test-newest: | .venv-newest/bin/python
 test-long: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto --long -m long $(ARGS)
 
-bench: $(VENV)/examples.stamp
+bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/update_step.py $(ARGS)
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/sharded_work.py
+	$(BIN)/python benchmarks/constraints.py
+	$(BIN)/python benchmarks/overhead.py
 
 evidence: $(VENV)/examples.stamp
 	$(BIN)/python benchmarks/training.py $(ARGS)

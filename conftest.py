@@ -17,6 +17,8 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # a mesh to spread over, before the first array is made
 jax.config.update("jax_num_cpu_devices", 8)
+# most of the time goes into compiling small programs that run once
+jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=500)

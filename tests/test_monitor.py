@@ -29,8 +29,8 @@ SHAPES = {
 MATRIX = {"weight_norm", "gradient_dual_norm", "update_ratio", "alignment", "weight_stable_rank"}
 
 
-def tree(seed, dtype=jnp.float32):
-    shapes, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+def tree(seed, dtype=jnp.float32, shapes=None):
+    shapes, treedef = jax.tree.flatten(shapes or SHAPES, is_leaf=lambda x: isinstance(x, tuple))
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     return treedef.unflatten([random_like(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)])
 
@@ -161,16 +161,18 @@ def test_bfloat16_parameters_are_measured_in_float32():
 
 # where it is found
 
+FEW = {"layers": {"kernel": (6, 7)}, "bias": (4,), "static": None}
+FEW_NORMS = mo.NormRegistry(mo.Rule(r".*/kernel", mo.Spectral()), mo.Rule(r"bias", mo.RMS()))
 WRAPPERS = {
     "chain": lambda tx: optax.chain(optax.clip(1.0), tx),
-    "masked": lambda tx: optax.masked(tx, {**dict.fromkeys(SHAPES, True), "bias": False, "static": None}),
+    "masked": lambda tx: optax.masked(tx, {**dict.fromkeys(FEW, True), "bias": False, "static": None}),
     "partition": lambda tx: optax.partition(
         {"a": tx, "b": mo.monitor(mo.NormSpec(mo.RMS()), optax.sgd(0.1))},
-        {**dict.fromkeys(SHAPES, "a"), "bias": "b", "static": None},
+        {**dict.fromkeys(FEW, "a"), "bias": "b", "static": None},
     ),
-    "inject_hyperparams": lambda tx: optax.inject_hyperparams(
-        lambda rate: mo.monitor(REGISTRY, mo.modular(rate, REGISTRY))
-    )(rate=0.1),
+    "inject_hyperparams": lambda tx: optax.inject_hyperparams(lambda rate: mo.monitor(FEW_NORMS, optax.sgd(rate)))(
+        rate=0.1
+    ),
     "multi_steps": lambda tx: optax.MultiSteps(tx, 1),
     "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
     "inside": lambda tx: mo.monitor(lambda params: jax.tree.map(lambda _: mo.NormSpec(mo.Unnormed()), params), tx),
@@ -179,8 +181,8 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
 def test_it_is_found_anywhere_in_a_state(wrapper):
-    params, grads = tree(0), tree(1)
-    tx = wrapper(mo.monitor(REGISTRY, mo.modular(0.1, REGISTRY)))
+    params, grads = tree(0, shapes=FEW), tree(1, shapes=FEW)
+    tx = wrapper(mo.monitor(FEW_NORMS, optax.sgd(0.1)))
     _, state = jax.jit(tx.update)(grads, tx.init(params), params)
     measured = mo.read_monitor(state)
     assert all(type(value) is float for value in measured.values())
