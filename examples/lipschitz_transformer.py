@@ -19,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from common.command import run_command
 from gpt.cli import Parser, learning_rate, whole_number, width
 from gpt.config import Config
 from gpt.corpus import load_corpus
@@ -32,21 +33,7 @@ LEARNING_RATE = 0.1
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 1 for what the user can put right, 130 for an interruption."""
-    try:
-        compare(parse_arguments(argv))
-    except UserError as error:
-        return fail(str(error))
-    except OSError as error:
-        return fail(f"{error.filename or 'files'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return fail("interrupted", status=130)
-    return 0
-
-
-def fail(message: str, status: int = 1) -> int:
-    """Reports an error in one line."""
-    print(f"lipschitz_transformer.py: {message}", file=sys.stderr)
-    return status
+    return run_command(lambda: compare(parse_arguments(argv)), "lipschitz_transformer.py")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

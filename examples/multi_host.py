@@ -16,17 +16,16 @@ import re
 import signal
 import sys
 import tempfile
-import textwrap
 from functools import partial
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
+from common.command import run_command
 from gpt.checkpoint import read_state
 from gpt.cli import Parser, whole_number
 from gpt.corpus import load_corpus, training_batch
-from gpt.errors import UserError
 from gpt.training import State, make_step
 from hosts.comparison import PARAMETER_TOLERANCE, Comparison, relative_differences
 from hosts.launch import run_group
@@ -43,23 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status: 0, 1 if a process died or the results differ, 130 for an interruption.
     """
-    try:
+
+    def body() -> None:
         arguments = parse_arguments(argv)
         with tempfile.TemporaryDirectory(prefix="multi_host_") as directory:
             run(arguments, Path(directory), Console())
-    except UserError as error:
-        return fail(str(error))
-    except OSError as error:
-        return fail(f"{error.filename or 'files'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return fail("interrupted", status=130)
-    return 0
 
-
-def fail(message: str, status: int = 1) -> int:
-    """Reports an error in one line."""
-    print(f"multi_host.py: {textwrap.shorten(message, 500)}", file=sys.stderr)
-    return status
+    return run_command(body, "multi_host.py")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -14,7 +14,6 @@ import dataclasses
 import os
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 import jax
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.command import run_command
 from gpt.checkpoint import Checkpoints
 from gpt.cli import parse_arguments
 from gpt.config import Config
@@ -43,23 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status: 0, 1 for what the user can put right, 130 for an interruption.
     """
-    try:
-        compare(parse_arguments(argv))
-    except UserError as error:
-        return fail(str(error))
-    except OSError as error:
-        # a full disk, a directory that has gone
-        return fail(f"{error.filename or 'files'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return fail("interrupted; the same command with --resume goes on from the last checkpoint", status=130)
-    return 0
-
-
-def fail(message: str, status: int = 1) -> int:
-    """Reports an error in one line."""
-    # what libraries report can be long: a line says enough
-    print(f"train_gpt.py: {textwrap.shorten(message, 500)}", file=sys.stderr)
-    return status
+    return run_command(
+        lambda: compare(parse_arguments(argv)),
+        "train_gpt.py",
+        "interrupted; the same command with --resume goes on from the last checkpoint",
+    )
 
 
 def compare(arguments: argparse.Namespace) -> None:

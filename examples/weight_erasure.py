@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 import modula_optax as mo
+from common.command import run_command
 from gpt.cli import Parser, whole_number
-from gpt.errors import UserError
 from gpt.results import write_summary
 from train_gpt import prepare_directory
 
@@ -62,21 +62,7 @@ class Outcome(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 1 for what the user can put right, 130 for an interruption."""
-    try:
-        compare(parse_arguments(argv))
-    except UserError as error:
-        return fail(str(error))
-    except OSError as error:
-        return fail(f"{error.filename or 'files'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return fail("interrupted", status=130)
-    return 0
-
-
-def fail(message: str, status: int = 1) -> int:
-    """Reports an error in one line."""
-    print(f"weight_erasure.py: {message}", file=sys.stderr)
-    return status
+    return run_command(lambda: compare(parse_arguments(argv)), "weight_erasure.py")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -8,11 +8,13 @@ from pathlib import Path
 from gpt.errors import UserError
 
 
-def run_command(body: Callable[[], None]) -> int:
+def run_command(body: Callable[[], None], program: str | None = None, interrupted: str = "interrupted") -> int:
     """Runs the body of a command.
 
     Args:
       body: what it does.
+      program: name of the command; `None`: that of the file that was started.
+      interrupted: what to say after an interruption.
 
     Returns:
       The exit status: 0, 1 for what the user can put right, 130 for an interruption.
@@ -20,15 +22,14 @@ def run_command(body: Callable[[], None]) -> int:
     try:
         body()
     except UserError as error:
-        return fail(str(error), 1)
+        message, status = str(error), 1
     except OSError as error:
-        return fail(f"{error.filename or 'files'}: {error.strerror or error}", 1)
+        # a full disk, a directory that has gone
+        message, status = f"{error.filename or 'files'}: {error.strerror or error}", 1
     except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    return 0
-
-
-def fail(message: str, status: int) -> int:
-    """Reports an error in one line."""
-    print(f"{Path(sys.argv[0]).name}: {textwrap.shorten(message, 500)}", file=sys.stderr)
+        message, status = interrupted, 130
+    else:
+        return 0
+    # what libraries report can be long: a line says enough
+    print(f"{program or Path(sys.argv[0]).name}: {textwrap.shorten(message, 500)}", file=sys.stderr)
     return status
