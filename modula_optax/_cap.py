@@ -22,10 +22,13 @@ def capped_all(xs: Sequence[Float[Array, "n _ _"]]) -> list[tuple[Float[Array, "
     grams = [gram_matrix(x) for x in xs]
     inside = [gram_is_within(a) for a in grams]
     no_cap = jnp.all(jnp.stack(inside))
-    # rare once training runs, and twice the price
-    far = ~jax.lax.cond(no_cap, lambda: True, lambda: jnp.all(jnp.stack([gram_is_within(a, _NEAR) for a in grams])))
-    branches = [lambda xs, _: list(xs), _capped_nearby, lambda xs, _: [_capped_in_rounds(x) for x in xs]]
-    results = jax.lax.switch(jnp.where(no_cap, 0, jnp.where(far, 2, 1)), branches, list(xs), grams)
+    nearby = jax.lax.cond(no_cap, lambda: True, lambda: jnp.all(jnp.stack([gram_is_within(a, _NEAR) for a in grams])))
+
+    def far(xs: list[Matrices], _: list[Symmetric]) -> list[Matrices]:
+        return [_capped_in_rounds(x, done) for x, done in zip(xs, inside, strict=True)]
+
+    branches = [lambda xs, _: xs, _capped_nearby, far]
+    results = jax.lax.switch(jnp.where(no_cap, 0, jnp.where(nearby, 1, 2)), branches, list(xs), grams)
     return list(zip(results, inside, strict=True))
 
 
@@ -56,8 +59,8 @@ class _Capping(NamedTuple):
     rounds: Int[Array, ""]
 
 
-def _capped_in_rounds(x: Float[Array, "n _ _"]) -> Float[Array, "n _ _"]:
-    """`capped` until rounding leaves nothing above 1."""
+def _capped_in_rounds(x: Float[Array, "n _ _"], inside: Bool[Array, " n"]) -> Float[Array, "n _ _"]:
+    """`capped` until rounding leaves nothing above 1: rare once training runs, and twice the price."""
 
     def goes_on(carry: _Capping) -> Array:
         return (carry.rounds < _ROUNDS) & ~jnp.all(carry.inside)
@@ -66,8 +69,7 @@ def _capped_in_rounds(x: Float[Array, "n _ _"]) -> Float[Array, "n _ _"]:
         x = jnp.where(carry.inside[..., None, None], carry.x, capped(carry.x))
         return _Capping(x, gram_is_within(gram_matrix(x)), carry.rounds + 1)
 
-    start = _Capping(x, gram_is_within(gram_matrix(x)), jnp.zeros([], jnp.int32))
-    return jax.lax.while_loop(goes_on, cap, start).x
+    return jax.lax.while_loop(goes_on, cap, _Capping(x, inside, jnp.zeros([], jnp.int32))).x
 
 
 # one takes an excess of 1e5 and less to rounding; six are enough for any float32, and what is not finite must end
