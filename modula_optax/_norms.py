@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._axes import Axes
+from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import (
     ATOM,
     Canonical,
@@ -37,7 +38,7 @@ from modula_optax._polar import (
     one_where_zero,
     polar,
     polar_factors,
-    resolve_scaling,
+    resolve_products,
 )
 
 
@@ -92,9 +93,11 @@ class Spectral(Norm):
       steps: how many steps of it; `None`: all.
       scaling: the bound that a gradient is divided by first, `None` for the one that suits the coefficients; see
         `polar`.
+      products: `Spectral("six-step", products="bfloat16")` is many times as fast on accelerators, and good to 2 %;
+        `None`: all in float32.
 
     Raises:
-      ValueError: unknown coefficients or scaling.
+      ValueError: unknown coefficients, scaling or products, or coefficients that these do not suit.
 
     Example:
       >>> Spectral().dualize(3.0 * jnp.eye(2)[None]).round(2)
@@ -111,10 +114,12 @@ class Spectral(Norm):
     coefficients: Coefficients = "four-step"
     steps: int | None = None
     scaling: str | None = None
+    products: str | None = None
 
     def __post_init__(self):
         polynomials = resolve_coefficients(self.coefficients, self.steps)
         resolve_scaling(self.scaling, self.coefficients)
+        resolve_products(self.products, polynomials)
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
             object.__setattr__(self, "coefficients", polynomials)
@@ -129,7 +134,8 @@ class Spectral(Norm):
         return self.dualize_all([g])[0]
 
     def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
-        factors = polar_factors(gs, self.coefficients, steps=self.steps, scaling=self.scaling)
+        options = {"steps": self.steps, "scaling": self.scaling, "products": self.products}
+        factors = polar_factors(gs, self.coefficients, **options)
         return [spectral_gain(g) * factor for g, factor in zip(gs, factors, strict=True)]
 
     def project(self, w: Canonical) -> Canonical:

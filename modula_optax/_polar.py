@@ -4,17 +4,18 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from modula_optax._bounds import Bound, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
 from modula_optax._slices import map_slices
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
-Bound = Callable[[Gram, Gram], Float[Array, "*batch 1 1"]]
 
 
 def polar(
@@ -23,6 +24,7 @@ def polar(
     *,
     steps: int | None = None,
     scaling: str | None = None,
+    products: str | None = None,
 ) -> Matrices:
     r"""Polar factor of every matrix of a stack: its nearest (semi-)orthogonal matrix.
 
@@ -36,6 +38,9 @@ def polar(
       scaling: the bound on the largest singular value that `x` is divided by first: `"frobenius"`, `"schatten"` (of
         order four), `"schatten-eight"`, `"spectral"` (exact) or `"aol"` (row by row). `None`: `"schatten-eight"` for
         the four steps that are designed for it, `"frobenius"` otherwise.
+      products: `"bfloat16"` rounds both factors of every matrix product to bfloat16, and adds up in float32: many
+        times as fast on accelerators, and good to 2 %. `"six-step"` then takes singular values above 1 % of the
+        Frobenius norm into [0.97, 1]. `None`: all in float32, or float64 where `x` is.
 
     Returns:
       An array of the shape and dtype of `x`; half precision is iterated in float32. With the default, singular values
@@ -43,7 +48,8 @@ def polar(
       A matrix with a NaN or an infinity comes back as NaN, other matrices of the stack are not touched.
 
     Raises:
-      ValueError: unknown name of coefficients or of scaling, or fewer than one step.
+      ValueError: unknown name of coefficients, of scaling or of products, fewer than one step, or polynomials of
+        degree above five with products in bfloat16, where their terms would not cancel.
 
     Example:
       >>> polar(jnp.diag(jnp.array([3.0, 0.1])), "classical").round(3)
@@ -54,7 +60,7 @@ def polar(
       Jordan et al., Muon, 2024. Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265. Amsel et
       al., The Polar Express, arXiv:2505.16932.
     """
-    return polar_factors([x], coefficients, steps=steps, scaling=scaling)[0]
+    return polar_factors([x], coefficients, steps=steps, scaling=scaling, products=products)[0]
 
 
 def polar_factors(
@@ -63,10 +69,12 @@ def polar_factors(
     *,
     steps: int | None = None,
     scaling: str | None = None,
+    products: str | None = None,
 ) -> list[Matrices]:
     """`polar` of several stacks, whose Gram matrices of equal size share one iteration, whatever the longer sides."""
     polynomials = resolve_coefficients(coefficients, steps)
     bound = resolve_scaling(scaling, coefficients)
+    arithmetic = resolve_products(products, polynomials)
     ys = [x.astype(working_dtype(x.dtype)) for x in xs]
     # 1e-25 squared is 0 in float32: scale before anything is squared
     sizes = [largest_entry(y, (-2, -1)) for y in ys]
@@ -76,32 +84,43 @@ def polar_factors(
     results = list(ys)
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, y in enumerate(ys):
-        if y.size and _gram_form_pays(y, polynomials):
+        if y.size and products is None and _gram_form_pays(y, polynomials):
             groups[y.dtype.itemsize, math.prod(y.shape[:-2]), min(y.shape[-2:])].append(i)
         else:
-            results[i] = _iterate(y / sizes[i], polynomials, bound)
+            results[i] = _iterate(y / sizes[i], polynomials, bound, arithmetic) / arithmetic.excess
     for members in groups.values():
         grams = [gram_matrix(ys[i] / sizes[i]) for i in members]
         stacks = [gram.reshape(-1, *gram.shape[-2:]) for gram in grams]
-        products = map_slices(partial(_iterate_gram, polynomials=polynomials, bound=bound), stacks)
-        for i, product in zip(members, products, strict=True):
+        factors = map_slices(partial(_iterate_gram, polynomials=polynomials, bound=bound), stacks)
+        for i, factor in zip(members, factors, strict=True):
             y = ys[i]
             # half of the scale on either side of the product: of 1e-37 the reciprocal, times the product, is infinite
             half = jnp.sqrt(sizes[i])
-            q = product.reshape(*y.shape[:-2], *product.shape[-2:]) / half
+            q = factor.reshape(*y.shape[:-2], *factor.shape[-2:]) / half
             results[i] = on_smaller_side(q, y) / half
     return [result.astype(x.dtype) for x, result in zip(xs, results, strict=True)]
 
 
-def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound) -> Matrices:
+class Arithmetic(NamedTuple):
+    """How matrices are multiplied, and how far above 1 that may take singular values."""
+
+    gram_matrix: Callable[[Matrices], Gram]
+    matmul: Callable[[Matrices, Matrices], Matrices]
+    excess: float
+
+
+def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arithmetic: Arithmetic) -> Matrices:
     """The polynomials of the matrices themselves."""
     if is_tall(x):
-        return _iterate(x.mT, polynomials, bound).mT
-    gram, square, largest = _normalized(gram_matrix(x), bound)
-    x = matmul(matrix_polynomial(polynomials[0], gram, square), x / largest)
-    for polynomial in polynomials[1:]:
-        gram = gram_matrix(x)
-        x = matmul(matrix_polynomial(polynomial, gram, matmul(gram, gram)), x)
+        return _iterate(x.mT, polynomials, bound, arithmetic).mT
+    for i, (a, *higher) in enumerate(polynomials):
+        gram = arithmetic.gram_matrix(x)
+        square = arithmetic.matmul(gram, gram)
+        if i == 0:
+            largest = one_where_zero(bound(gram, square))
+            gram, square, x = gram / largest**2, square / largest**4, x / largest
+        # a x apart from the product, which may be rounded
+        x = a * x + arithmetic.matmul(matrix_polynomial((0.0, *higher), gram, square), x)
     return x
 
 
@@ -111,7 +130,9 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     With R = XXᵀ a step is X ← p(R) X, and so R ← p(R) R p(R). Only Q = …p₂(R₂) p₁(R₁) is ever applied to the longer
     side.
     """
-    gram, square, largest = _normalized(gram, bound)
+    square = matmul(gram, gram)
+    largest = one_where_zero(bound(gram, square))
+    gram, square = gram / largest**2, square / largest**4
     product = step = matrix_polynomial(polynomials[0], gram, square)
     for polynomial in polynomials[1:]:
         gram = matmul(matmul(step, gram), step)
@@ -126,13 +147,6 @@ def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
     # that are nearly square gain nothing for that loss.
     noise = float(jnp.finfo(x.dtype).eps) * math.prod(p[0] for p in polynomials) ** 2
     return noise < (0.5 if max(x.shape[-2:]) >= 2 * min(x.shape[-2:]) else 0.02)
-
-
-def _normalized(gram: Gram, bound: Bound) -> tuple[Gram, Gram, Float[Array, "*batch 1 1"]]:
-    """Gram matrix and its square for singular values in [0, 1], and what these were divided by."""
-    square = matmul(gram, gram)
-    largest = one_where_zero(bound(gram, square))
-    return gram / largest**2, square / largest**4, largest
 
 
 def matrix_polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
@@ -189,28 +203,23 @@ def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:
 matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def resolve_scaling(scaling: str | None, coefficients: Coefficients) -> Bound:
-    """The bound on the largest singular value, from the Gram matrix and its square."""
-    if scaling is None:
-        # an array of coefficients would be compared entry by entry
-        ours = isinstance(coefficients, str) and coefficients == "four-step"
-        scaling = "schatten-eight" if ours else "frobenius"
-    if scaling not in _BOUNDS:
-        names = ", ".join(repr(name) for name in _BOUNDS)
-        raise ValueError(f"Unknown scaling {scaling!r}. Write one of {names}.")
-    return _BOUNDS[scaling]
+def _matmul_in_bfloat16(x: Float[Array, "*batch k m"], y: Float[Array, "*batch m n"]) -> Float[Array, "*batch k n"]:
+    return jnp.matmul(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16), preferred_element_type=x.dtype)
 
 
-def _trace(gram: Gram) -> Float[Array, "*batch 1 1"]:
-    return jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
-
-
-def _sum_of_squares(gram: Gram) -> Float[Array, "*batch 1 1"]:
-    return jnp.sum(gram * gram, axis=(-2, -1), keepdims=True)
-
-
-def _largest_singular_value(gram: Gram) -> Float[Array, "*batch 1 1"]:
-    return jnp.sqrt(jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram)), axis=-1, initial=0.0))[..., None, None]
+def resolve_products(products: str | None, polynomials: Sequence[Polynomial]) -> Arithmetic:
+    """The arithmetic of a name."""
+    if products is None:
+        return Arithmetic(gram_matrix, matmul, 1.0)
+    if products != "bfloat16":
+        raise ValueError(f"Unknown products {products!r}. Write 'bfloat16', or None for those in float32.")
+    if max(map(len, polynomials)) > 3:
+        raise ValueError(
+            "Products in bfloat16 lose the terms that cancel in polynomials of degree above five. Write "
+            "coefficients='six-step', or triples."
+        )
+    # rounding was seen to add 1.4 % where singular values near 0.01 lie close together, whatever their number
+    return Arithmetic(lambda x: _matmul_in_bfloat16(x, x.mT), _matmul_in_bfloat16, 1 + 2**-6)
 
 
 def _equalized(x: Matrices) -> Matrices:
@@ -218,13 +227,3 @@ def _equalized(x: Matrices) -> Matrices:
     if is_tall(x):
         return _equalized(x.mT).mT
     return x / one_where_zero(jnp.sqrt(jnp.sum(jnp.abs(gram_matrix(x)), axis=-1, keepdims=True)))
-
-
-_BOUNDS: dict[str, Bound] = {
-    "frobenius": lambda gram, square: jnp.sqrt(_trace(gram)),
-    "schatten": lambda gram, square: _sum_of_squares(gram) ** 0.25,
-    "schatten-eight": lambda gram, square: _sum_of_squares(square) ** 0.125,
-    "spectral": lambda gram, square: _largest_singular_value(gram),
-    # `_equalized` has done it
-    "aol": lambda gram, square: jnp.ones_like(_trace(gram)),
-}

@@ -73,6 +73,23 @@ def test_rounding_takes_no_singular_value_above_one(shape):
     assert found.min() >= 0.999
 
 
+@pytest.mark.parametrize("shape", [(1, 5), (64, 64), (64, 256), (256, 64)])
+@pytest.mark.parametrize("spectrum", ["orthogonal", "linear", "condition 1e2", "clustered"])
+def test_products_in_bfloat16_are_good_to_their_stated_tolerance(spectrum, shape):
+    n = min(shape)
+    values = {
+        "orthogonal": np.ones(n),
+        "linear": np.linspace(1.0, 0.2, n),
+        "condition 1e2": np.geomspace(1.0, 1e-2, n),
+        "clustered": np.r_[1.0, np.full(n - 1, 0.1)],
+    }[spectrum]
+    x = np.stack([with_spectrum(seed, shape, values)[0] for seed in range(8)])
+    y = mo.polar(jnp.asarray(x, jnp.float32), "six-step", products="bfloat16")
+    found = np.linalg.svd(np.asarray(y, np.float64), compute_uv=False)
+    assert found.max() <= 1
+    assert found[:, values >= 0.01 * np.linalg.norm(values)].min() >= 0.97
+
+
 def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
     assert scalar_response(COEFFICIENTS["four-step"], np.linspace(0, 1 + 1e-6, 100_001)).max() < 1 - 1.9e-5
     assert scalar_response(COEFFICIENTS["four-step"], np.geomspace(0.01, 1, 100_001)).min() > 0.9992
@@ -235,6 +252,8 @@ def test_steps_take_a_prefix_or_repeat_the_last_triple():
         ({"steps": 0}, r"steps must be an integer of at least 1; got 0"),
         ({"steps": 2.5}, r"steps must be an integer of at least 1; got 2.5"),
         ({"scaling": "nuclear"}, r"Unknown scaling 'nuclear'. Write one of 'frobenius'"),
+        ({"products": "float16"}, r"Unknown products 'float16'. Write 'bfloat16', or None"),
+        ({"products": "bfloat16"}, r"degree above five. Write coefficients='six-step', or triples"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
