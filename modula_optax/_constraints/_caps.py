@@ -23,7 +23,7 @@ class SpectralCap(Constraint):
     .. math:: W = U S V^\top \mapsto U \min(S, r) V^\top
 
     The nearest such matrix in Frobenius norm, by matrix products and no decomposition: to rounding of the largest
-    singular value, or, where none is more than 5 % above the radius, to 6e-5 of the radius and never above it.
+    singular value, or, where none is more than 5 % above the radius, to 7e-5 of the radius and never above it.
     Matrices in the set come back unchanged; where all are, a Cholesky factor is the price.
 
     Args:
