@@ -30,6 +30,11 @@ def spectral_gain(w: Canonical) -> float:
     return math.sqrt(fan_out / fan_in) / taps
 
 
+def inputs(w: Canonical) -> int:
+    """How many numbers every output unit reads, taps included."""
+    return w.shape[-3] * w.shape[-2]
+
+
 def length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
     """Euclidean length over `axes`, without overflow or underflow of the squares."""
     axes = (axes,) if isinstance(axes, int) else axes
