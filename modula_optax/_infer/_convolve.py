@@ -34,16 +34,18 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
         axes, left = _split_off_batch(axes, groups)
         trace.use(op, kernel, part, "conv", axes, groups=left, deep=image.deep, weak=image.is_constant)
-    _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups)
+    _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups, groups // left)
     return left
 
 
-def _note_inputs(trace: Trace, feature: Dim, groups: int) -> None:
-    """Channels of a group are contracted; the groups themselves may be a batch of kernels."""
-    for i, factor in enumerate(feature):
+def _note_inputs(trace: Trace, feature: Dim, groups: int, batches: int) -> None:
+    """Channels of a group are contracted; of the groups, the slowest may be a batch of kernels."""
+    for factor in feature:
         if groups > 1 and groups % factor.size == 0:
             groups //= factor.size
-            trace.note(factor.labels, "batched" if i + 1 < len(feature) else "grouped")
+            if batches > 1 and batches % factor.size == 0:
+                batches //= factor.size
+                trace.note(factor.labels, "batched")
         else:
             trace.note(factor.labels, "contracted")
 

@@ -153,3 +153,33 @@ class LoRAParams(nnx.Module):
 @zoo_model(truth={r".*lora_[ab].*": "linear 0 > 1"} | DENSE)
 def lora():
     return built(LoRANet, array(3, 6))
+
+
+class GeneralLayers(nnx.Module):
+    """Features in two axes, flattened for a depthwise convolution: its groups are no batch of layers."""
+
+    def __init__(self, rngs):
+        self.up = nnx.Einsum("btd,dnh->btnh", (6, 2, 4), (2, 4), rngs=rngs)
+        self.mix = nnx.LinearGeneral((2, 4), (3, 5), axis=(-2, -1), rngs=rngs)
+        self.depthwise = nnx.Conv(15, 15, (3,), feature_group_count=15, rngs=rngs)
+        self.grouped = nnx.Conv(15, 6, (3,), feature_group_count=3, rngs=rngs)
+        self.out = nnx.Linear(6, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = jax.nn.relu(self.mix(jax.nn.relu(self.up(x))))
+        x = jax.nn.relu(self.depthwise(x.reshape(*x.shape[:2], 15)))
+        return self.out(jax.nn.relu(self.grouped(x)).mean(1))
+
+
+@zoo_model(
+    truth={
+        "up/kernel": "linear 0 > 1 2",
+        "mix/kernel": "linear 0 1 > 2 3",
+        "(up|mix)/bias": "bias > 0 1",
+        "depthwise/kernel": "depthwise 1 > 2 @ 0 / 15",
+        "grouped/kernel": "conv 1 > 2 @ 0 / 3",
+    }
+    | DENSE
+)
+def general_layers():
+    return built(GeneralLayers, array(2, 7, 6))
