@@ -58,6 +58,7 @@ def test_reversing_the_axes_of_every_parameter_reverses_what_is_found(name):
 IN_SINGLE_PRECISION = (
     "plain.fourier_neural_operator",
     "plain.fourier_of_a_parameter",
+    "plain_further.discretised_state_space",
     "plain_nets.diagonal_state_space",
     "plain_nets.llama",
     "plain_papers.hyena",

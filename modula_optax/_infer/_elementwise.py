@@ -130,7 +130,9 @@ def _covered(weight: Value, params: Collection[int]) -> set[int]:
 
 
 def _demoted(parts: tuple[Part, ...], how: str) -> tuple[Part, ...]:
-    return tuple(part._replace(how=how) if part.how == "whole" else part for part in parts)
+    # what is a factor of a scale is a factor of what is scaled
+    lesser = ("whole", "one of several factors") if how == "factor" else ("whole",)
+    return tuple(part._replace(how=how) if part.how in lesser else part for part in parts)
 
 
 def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
