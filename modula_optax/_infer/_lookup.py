@@ -1,6 +1,6 @@
 """Rules of lookups: `gather`, `dynamic_slice` and their transposes, where embeddings meet indices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, select_axes
@@ -126,7 +126,20 @@ def scatter(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     dims = list(operand.dims)
     for i, j in zip(windows, numbers.update_window_dims, strict=True):
         dims[i] = join_dim(dims[i], resize(updates.dims[j], size_of(dims[i])))
-    return _written(trace, op, operand, updates, tuple(dims), aligned=len(operand.dims) == len(updates.dims))
+    facing = _facing(operand, updates, dict(zip(windows, numbers.update_window_dims, strict=True)))
+    return _written(trace, op, operand, facing or updates, tuple(dims), aligned=facing is not None)
+
+
+def _facing(operand: Value, updates: Value, windows: Mapping[int, int]) -> Value | None:
+    """Updates with the axes of the operand, by those that both have; `None` if they run along the indices, too."""
+    if len(operand.dims) == len(updates.dims):
+        return updates
+    if any(labels_of(dim) for i, dim in enumerate(updates.dims) if i not in windows.values()):
+        return None
+    one = (Factor(1, NONE),)
+    return updates._replace(
+        dims=tuple(updates.dims[windows[i]] if i in windows else one for i in range(len(operand.dims)))
+    )
 
 
 def dynamic_update_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tests.zoo._model import array, zoo_model
+from tests.zoo._model import array, tokens, zoo_model
 from tests.zoo.plain import shapes
 from tests.zoo.plain_varied import LINEAR
 
@@ -26,3 +26,16 @@ def discretised_state_space():
 
     params = shapes(enc=(3, 6), lam_re=5, lam_im=5, step=5, b=(5, 6, 2), c=(6, 5, 2), d=6, dec=(6, 4))
     return apply, params, (array(2, 7, 3),)
+
+
+@zoo_model(truth={"cls|far": "bias > 0", "emb": "embedding 0 > 1"} | LINEAR)
+def written_into_places():
+    """A class token set at the first place, and what is added to all scores with it (Graphormer)."""
+
+    def apply(p, x):
+        x = jnp.pad(p["emb"][x], ((0, 0), (1, 0), (0, 0))).at[:, 0].set(p["cls"])
+        q, k, v = ((x @ p[name]).reshape(*x.shape[:2], 2, 3) for name in ("q", "k", "v"))
+        scores = jnp.einsum("bihd,bjhd->bijh", q, k).at[:, 0].add(p["far"]).at[:, 1:, 0].add(p["far"])
+        return jnp.einsum("bijh,bjhd->bihd", jax.nn.softmax(scores, 2), v).reshape(x.shape)[:, 0] @ p["o"]
+
+    return apply, shapes(emb=(11, 6), cls=6, far=2, q=(6, 6), k=(6, 6), v=(6, 6), o=(6, 3)), (tokens(2, 5),)
