@@ -1,6 +1,7 @@
 """Classification: from the uses of a parameter to its role, its axes, and how sure that is."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._finding import EVIDENCE, Evidence, Finding, UnclearError, agreed, least, roles_by_axis
@@ -66,7 +67,8 @@ def _strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
 def _find(
     shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
 ) -> Finding:
-    uses = _with_data(uses)
+    uses = [_of_table(shape, use) for use in _with_data(uses)]
+    uses = _without_entries(uses) if len(shape) == 1 else uses
     kinds = {use.kind for use in uses}
     strange = sorted(kinds - {"linear", "conv", "lookup", "add", "mul"})
     if strange:
@@ -86,6 +88,27 @@ def _with_data(uses: list[Use]) -> list[Use]:
     """What a matrix does to data says more than its products with other parameters, as with learned first slots."""
     matrices = [use for use in uses if use.part.how == "whole" and use.kind in ("linear", "conv")]
     return [use for use in uses if use.part.how != "product"] if matrices else uses
+
+
+def _of_table(shape: tuple[int, ...], use: Use) -> Use:
+    """Rows looked up by constants, more of them than there are: vectors of a table, as of relative positions.
+
+    A permuted weight has each of its rows once, or runs along one axis.
+    """
+    looked = {piece.axis for piece in use.axes if piece.role == "looked"}
+    for axis in looked if use.kind == "linear" else ():
+        sizes = [piece.size for piece in use.axes if piece.axis == axis and piece.position >= 0]
+        if len(sizes) > 1 and math.prod(sizes) > shape[axis]:
+            kept = tuple(piece for piece in use.axes if piece.axis not in looked or piece.role == "looked")
+            return use._replace(kind="lookup", axes=kept)
+    return use
+
+
+def _without_entries(uses: list[Use]) -> list[Use]:
+    """Without single entries that are looked up: beside what the whole is added to, they say nothing."""
+    added = [use for use in uses if use.kind == "add"]
+    entries = [use for use in uses if use.kind == "lookup" and all(piece.role == "looked" for piece in use.axes)]
+    return added if added and len(added) + len(entries) == len(uses) else uses
 
 
 def _find_tied(shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence) -> Finding:

@@ -28,6 +28,44 @@ def discretised_state_space():
     return apply, params, (array(2, 7, 3),)
 
 
+@zoo_model(truth={"trans": "unknown", "start|end|b": "bias > 0", "emb": "embedding 0 > 1"} | LINEAR)
+def conditional_random_field():
+    """Entries of what is added to all scores are looked up, for the score of the right tags."""
+
+    def apply(p, x, tags):
+        e = jnp.tanh(p["emb"][x]) @ p["w"] + p["b"]
+        score = (
+            jnp.take_along_axis(e, tags[..., None], 2)[..., 0].sum(1) + p["start"][tags[:, 0]] + p["end"][tags[:, -1]]
+        )
+        score = score + p["trans"][tags[:, :-1], tags[:, 1:]].sum(1)
+
+        def step(alpha, e):
+            return jax.nn.logsumexp(alpha[:, :, None] + p["trans"], axis=1) + e, None
+
+        alpha, _ = lax.scan(step, p["start"] + e[:, 0], e[:, 1:].swapaxes(0, 1))
+        return jax.nn.logsumexp(alpha + p["end"], -1) - score
+
+    return apply, shapes(emb=(20, 6), w=(6, 4), b=4, trans=(4, 4), start=4, end=4), (tokens(2, 7), tokens(2, 7))
+
+
+@zoo_model(truth={"emb|r.": "embedding 0 > 1"} | LINEAR)
+def relative_keys_and_values():
+    """Tables looked up by clipped distances, contracted with queries and averaged with the attention's weights."""
+
+    def apply(p, x):
+        x = p["emb"][x]
+        q, k, v = ((x @ p[name]).reshape(*x.shape[:2], 2, 3) for name in ("wq", "wk", "wv"))
+        at = jnp.arange(x.shape[1])
+        distance = jnp.clip(at - at[:, None], -2, 2) + 2
+        scores = jnp.einsum("bihd,bjhd->bhij", q, k) + jnp.einsum("bihd,ijd->bhij", q, p["rk"][distance])
+        weights = jax.nn.softmax(scores)
+        y = jnp.einsum("bhij,bjhd->bihd", weights, v) + jnp.einsum("bhij,ijd->bihd", weights, p["rv"][distance])
+        return y.reshape(x.shape) @ p["wo"]
+
+    params = shapes(emb=(11, 6), rk=(5, 3), rv=(5, 3), wq=(6, 6), wk=(6, 6), wv=(6, 6), wo=(6, 6))
+    return apply, params, (tokens(2, 7),)
+
+
 @zoo_model(truth={"cls|far": "bias > 0", "emb": "embedding 0 > 1"} | LINEAR)
 def written_into_places():
     """A class token set at the first place, and what is added to all scores with it (Graphormer)."""
