@@ -113,10 +113,22 @@ def _is_copied(maker: Finding, label: Label, evidence: Evidence) -> bool:
     return "expanded" in roles.get(label[1], ()) and any("aligned" in others for others in roles.values())
 
 
+def _is_row(maker: Finding, label: Label, evidence: Evidence) -> bool:
+    """An entry of the data for each vector of a table that it scales: the vectors meet matrices, not the entries."""
+    if maker.role != "gain" or maker.use is None or evidence.has(label, "contracted", "merged"):
+        return False
+    roles = roles_by_axis(maker.use)
+    return "aligned" in roles.get(label[1], ()) and any(
+        "expanded" in roles[axis] and evidence.has((label[0], axis), "contracted") for axis in roles
+    )
+
+
 def _kind_of_axis(maker: Finding, label: Label, evidence: Evidence) -> str:
     axis = label[1]
     if _is_copied(maker, label, evidence):
         return "batch"
+    if _is_row(maker, label, evidence):
+        return "batch" if evidence.has(label, "batched") else "position"
     if maker.role in ("embedding", "positional") and axis in maker.fan_in:
         return "position"
     # an axis of inputs is one of outputs too where a matrix is used in both directions

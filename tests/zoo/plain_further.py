@@ -28,6 +28,32 @@ def discretised_state_space():
     return apply, params, (array(2, 7, 3),)
 
 
+@zoo_model(truth={"scale": "gain > 0 1", "shift|cls": "positional 0 > 1"} | LINEAR)
+def tokens_of_numbers():
+    """FT-Transformer: every column of a table of numbers has a vector that it scales."""
+
+    def apply(p, x):
+        z = x[..., None] * p["scale"] + p["shift"]
+        z = jnp.concatenate([jnp.broadcast_to(p["cls"], (x.shape[0], 1, 12)), z], 1)
+        z = z + jax.nn.softmax(z @ p["q"] @ (z @ p["k"]).mT) @ (z @ p["v"])
+        return jax.nn.relu(z[:, 0]) @ p["head"]
+
+    params = shapes(scale=(2, 12), shift=(2, 12), cls=(1, 12), q=(12, 5), k=(12, 5), v=(12, 12), head=(12, 2))
+    return apply, params, (array(3, 2),)
+
+
+@zoo_model(truth={"w0": "gain > 0 1", "w1": "linear 1 > 2", "w2": "linear 1 >", "b.": "bias > 1", "b": "bias >"})
+def additive_model():
+    """A network for each column of a table of numbers."""
+
+    def apply(p, x):
+        h = jax.nn.relu(x[..., None] * p["w0"] + p["b0"])
+        h = jax.nn.relu(jnp.einsum("bfh,fhk->bfk", h, p["w1"]) + p["b1"])
+        return jnp.einsum("bfk,fk->bf", h, p["w2"]).sum(-1) + p["b"]
+
+    return apply, shapes(w0=(5, 8), b0=(5, 8), w1=(5, 8, 4), b1=(5, 4), w2=(5, 4), b=()), (array(6, 5),)
+
+
 @zoo_model(truth={"trans": "unknown", "start|end|b": "bias > 0", "emb": "embedding 0 > 1"} | LINEAR)
 def conditional_random_field():
     """Entries of what is added to all scores are looked up, for the score of the right tags."""
