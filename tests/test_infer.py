@@ -370,3 +370,22 @@ def test_integers_are_left_alone():
 @pytest.mark.parametrize(("model", "bias"), [("plain_varied.capsules", "b"), ("plain_varied.batch_ensemble", "b")])
 def test_a_bias_along_an_axis_that_was_guessed_is_a_guess(model, bias):
     assert infer(ZOO[model]())[bias].confidence == "guess"
+
+
+def softmax_of_scores(scores):
+    return jax.nn.softmax(scores.astype(jnp.float32), -1).astype(scores.dtype)
+
+
+@pytest.mark.filterwarnings("ignore:.*to check in the inferred specs")
+@pytest.mark.parametrize(("weights", "confidence"), [(softmax_of_scores, "certain"), (jnp.tanh, "guess")])
+def test_what_meets_vectors_on_both_sides_is_a_guess_unless_it_attends(weights, confidence):
+    """Queries of several heads for one key, or a layer of the products of two vectors: both are this einsum."""
+
+    def apply(p, x):
+        scores = jnp.einsum("bid,dke,bje->bikj", x @ p["left"], p["w"], x @ p["right"])
+        return weights(scores) @ (x @ p["values"])[:, None]
+
+    params = shapes(left=(6, 5), right=(6, 3), w=(5, 4, 3), values=(6, 2))
+    specs = mo.infer_specs(apply, params, array(2, 7, 6))
+    assert specs["w"].axes == mo.Axes((0,), (1, 2))
+    assert specs["w"].confidence == confidence

@@ -223,11 +223,18 @@ def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Valu
     rows, columns = (labels_of(factor for dim in dims for factor in dim) for dims in (contracted, kept))
     elsewhere = {param for dim in other.dims for param, _ in labels_of(dim)}
     for maker in {param for param, _ in rows} & {param for param, _ in columns} - elsewhere:
-        # attention is no such thing: it has a vector for each position, and heads are batched
-        is_set_of_vectors = any(size_of(dim) > 1 and not _comes_from(dim, maker) for dim in kept)
-        if not (is_set_of_vectors or any(_comes_from(dim, maker) for dim in batched)):
-            trace.note((label for label in rows if label[0] == maker), "row of a matrix")
-            trace.note((label for label in columns if label[0] == maker), "column of a matrix")
+        if any(_comes_from(dim, maker) for dim in batched):
+            continue
+        kept_apart, summed = (
+            any(size_of(dim) > 1 and not _comes_from(dim, maker) for dim in dims) for dims in (kept, contracted)
+        )
+        # attention makes no matrix: it has a vector for each position
+        what = "form" if kept_apart else "matrix"
+        trace.note((label for label in rows if label[0] == maker), f"row of a {what}")
+        trace.note((label for label in columns if label[0] == maker), f"column of a {what}")
+        if kept_apart and summed:
+            # nor does it sum over positions and features at once, as the mean of outer products does
+            trace.note((label for label in rows if label[0] == maker), "summed with data")
 
 
 def _comes_from(dim: Dim, maker: int) -> bool:

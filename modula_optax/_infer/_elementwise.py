@@ -30,6 +30,8 @@ _COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Functions of one array: a parameter stays itself, in other coordinates."""
     value = settle(trace, op, ins[0])
+    if op.name == "exp":
+        trace.exponentials.add(op.outs[0])
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
     return value._replace(parts=parts, dims=unmarked(value.dims))
 
@@ -211,6 +213,9 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         for i in trace.products[op.ins[0]]:
             trace.uses[i] = _written_out(trace.uses[i], axes)
     dims = tuple(dim for i, dim in enumerate(value.dims) if i not in axes)
+    if op.ins[0] in trace.exponentials:
+        along = labels_of(factor for i in axes for factor in value.dims[i])
+        trace.note(labels_of(factor for dim in dims for factor in dim) - along, "attending")
     lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":

@@ -117,12 +117,24 @@ def _settle_kept(role_of: dict[int, str], use: Use, evidence: Evidence) -> str:
         return CERTAIN
     pieces = {piece.axis: piece for piece in use.axes if piece.position >= 0}
     contracted = min((p.position for p in pieces.values() if role_of[p.axis] == "in"), default=-1)
-    confidence = CERTAIN
+    confidence = _settle_forms(role_of, kept, use.param, evidence)
+    kept = [axis for axis in kept if role_of[axis] == "out"]
     for axis in kept[:-1]:
         role, sureness = _kept_role(pieces.get(axis), contracted, (use.param, axis), evidence)
         role_of[axis] = role
         confidence = least(confidence, sureness)
     return confidence
+
+
+def _settle_forms(role_of: dict[int, str], kept: Sequence[int], param: int, evidence: Evidence) -> str:
+    """A layer of the products of two vectors, which meets one after the other, looks like heads of queries."""
+    rows, columns = ([i for i in kept if evidence.has((param, i), f"{name} of a form")] for name in ("row", "column"))
+    # each head has a softmax of its own
+    columns = [axis for axis in columns if not evidence.has((param, axis), "attending")]
+    if not any(row != column for row in rows for column in columns):
+        return CERTAIN
+    role_of.update((row, "in") for row in rows if evidence.has((param, row), "summed with data"))
+    return GUESS
 
 
 def _settle_contracted(role_of: dict[int, str], use: Use, evidence: Evidence) -> str:

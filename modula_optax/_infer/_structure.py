@@ -28,6 +28,8 @@ def keep(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Casts, copies, constraints: the value itself."""
     if op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
         trace.products[op.outs[0]] = trace.products[op.ins[0]]
+    if op.ins[0] in trace.exponentials:
+        trace.exponentials.add(op.outs[0])
     return ins[0]
 
 

@@ -69,10 +69,13 @@ class Trace:
         self.values: dict[int, Value] = {}
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
-        # parameter, "merged" with another axis of the same, "generated": the axes of a weight made from data
+        # parameter, "merged" with another axis of the same; "row" and "column of a matrix": of a weight made from data;
+        # the same "of a form": it met vectors on both sides; "attending": each entry along it has a softmax
         self.evidence: list[tuple[Label, str]] = []
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
+        # exponentials of activations, which are a softmax if their sum follows
+        self.exponentials: set[int] = set()
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
         self.pieces = Pieces()

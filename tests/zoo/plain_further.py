@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tests.zoo._model import array, tokens, zoo_model
-from tests.zoo.plain import shapes
+from tests.zoo.plain import rms, shapes
 from tests.zoo.plain_varied import LINEAR
 
 
@@ -26,6 +26,20 @@ def discretised_state_space():
 
     params = shapes(enc=(3, 6), lam_re=5, lam_im=5, step=5, b=(5, 6, 2), c=(6, 5, 2), d=6, dec=(6, 4))
     return apply, params, (array(2, 7, 3),)
+
+
+@zoo_model(truth={"pair": "linear 0 1 > 2", "g": "gain > 0", "b": "bias > 0"} | LINEAR)
+def outer_product_mean():
+    """Evoformer: a layer of the products of two vectors, summed over sequences; then pairs are normalised."""
+
+    def apply(p, m, z):
+        z = z + jnp.einsum("sia,sjb,abc->ijc", m @ p["left"], m @ p["right"], p["pair"]) / m.shape[0]
+        h = rms(z) * p["g"] + p["b"]
+        rows, columns = jax.nn.sigmoid(h @ p["gate"]) * (h @ p["rows"]), h @ p["columns"]
+        return z + rms(jnp.einsum("ikc,jkc->ijc", rows, columns)) @ p["out"]
+
+    params = shapes(left=(6, 4), right=(6, 3), pair=(4, 3, 5), g=5, b=5, gate=(5, 7), rows=(5, 7), columns=(5, 7))
+    return apply, params | shapes(out=(7, 5)), (array(4, 7, 6), array(7, 7, 5))
 
 
 @zoo_model(truth={"scale": "gain > 0 1", "shift|cls": "positional 0 > 1"} | LINEAR)
