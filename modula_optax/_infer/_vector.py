@@ -55,7 +55,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return Finding("gain", (), tuple(axis for axis in kinds if axis not in batch) or tuple(batch), use=use)
     if any("looked" in roles.get(axis, ()) for axis in kinds):
         rows = tuple(axis for axis in kinds if "looked" in roles.get(axis, ()))
-        columns = tuple(axis for axis in kinds if axis not in rows and "picked" not in roles.get(axis, ()))
+        columns = tuple(axis for axis in kinds if axis not in rows and not roles.get(axis, set()) & {"picked", "batch"})
         return Finding("embedding", rows, columns, use=use)
     if evidence.makes_matrix(use.param, axes("feature", "position")):
         raise UnclearError("what it starts, or is added to, is used as a matrix")

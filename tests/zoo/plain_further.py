@@ -117,3 +117,15 @@ def written_into_places():
         return jnp.einsum("bijh,bjhd->bihd", jax.nn.softmax(scores, 2), v).reshape(x.shape)[:, 0] @ p["o"]
 
     return apply, shapes(emb=(11, 6), cls=6, far=2, q=(6, 6), k=(6, 6), v=(6, 6), o=(6, 3)), (tokens(2, 5),)
+
+
+@zoo_model(truth={"tables": "embedding 1 > 2", "b": "bias > 0"} | LINEAR)
+def stack_of_tables():
+    """A table for each column, all in one array; what is looked up stands beside numbers."""
+
+    def apply(p, idx, x):
+        looked_up = jax.vmap(lambda table, i: table[i], in_axes=(0, 1), out_axes=1)(p["tables"], idx)
+        h = jnp.concatenate([looked_up.reshape(idx.shape[0], -1), x], -1)
+        return jax.nn.relu(h @ p["w"] + p["b"]) @ p["o"]
+
+    return apply, shapes(tables=(3, 10, 4), w=(17, 6), b=6, o=(6, 2)), (tokens(7, 3), array(7, 5))
