@@ -29,8 +29,8 @@ PACKAGE = Path(mo.__file__).parent
 seeds = st.integers(0, 2**16)
 # half precision rounds what was exact in float32
 ROUNDING = {jnp.float64: 1e-5, jnp.float32: 1e-4, jnp.bfloat16: 2e-2, jnp.float16: 2e-3}
-# how far a direction may be from norm one: what six steps and power iteration leave
-SHORT = {mo.Spectral("six-step"): 0.005, mo.SpectralNormalized(): 0.1}
+# how far a direction may be from norm one: what four steps, six steps and power iteration leave
+SHORT = {mo.Spectral(): 0.001, mo.Spectral("six-step"): 0.005, mo.SpectralNormalized(): 0.1}
 
 
 def kinds(tree):
