@@ -334,7 +334,7 @@ def test_an_error_inside_the_model_says_what_was_being_done():
     model = nn.Dense(3)
     with pytest.raises(Exception, match="kernel") as info:
         mo.infer_specs(lambda p, x: model.apply({"params": p}, x), {"wrong": array(4, 3)}, X)
-    assert "infer_specs was tracing apply_fn" in "".join(info.value.__notes__)
+    assert "Raised while tracing apply_fn" in "".join(info.value.__notes__)
 
 
 def test_a_named_axis_is_that_of_a_vmap_around_the_model():

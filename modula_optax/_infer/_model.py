@@ -51,7 +51,7 @@ def trace_model(
         jaxpr = jax.make_jaxpr(call)(leaves, arrays)
     except Exception as error:
         error.add_note(
-            "infer_specs was tracing apply_fn(params, *example_inputs, **kwargs). Python numbers, booleans and strings "
+            "Raised while tracing apply_fn(params, *example_inputs, **kwargs). Python numbers, booleans and strings "
             "are passed as they are, arrays and jax.ShapeDtypeStructs as tracers; random keys and mutable collections "
             "belong into the closure, e.g. lambda p, *a: model.apply({'params': p, **state}, *a). A named axis, as of "
             "BatchNorm(axis_name='batch'), is that of a jax.vmap(..., axis_name='batch') around the model."
