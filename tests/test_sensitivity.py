@@ -61,8 +61,7 @@ def modula_gpt(blocks):
 
 
 def scan_gpt(blocks):
-    # where the table has the mass of any other leaf
-    specs = infer(ScanGPT(blocks), tokens(2, 8), sensitivity="traced", masses={"embedding": 1.0})
+    specs = infer(ScanGPT(blocks), tokens(2, 8), sensitivity="traced")
     return mo.tare(mo.tare(specs, r"block.*", hello_gpt.BLOCKS_MASS), r".*", 1.0)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align_new
-from modula_optax._infer._choose import NORMS, check_masses, check_norms, spec_of
+from modula_optax._infer._choose import MASSES, NORMS, check_masses, check_norms, spec_of
 from modula_optax._infer._classify import classify
 from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
@@ -63,7 +63,8 @@ def infer_specs(
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
       masses: mass of each leaf by role or place, such as `{"head": 0.5, "bias": 0.1}`; of all others 2 for
-        embeddings, 0.1 for gains and 1 for the rest. Of a matrix the place counts first, of anything else the role.
+        embeddings, 0.1 for gains, 0.3 for a head without a norm of its own, and 1 for the rest; with traced
+        sensitivities, 1. Of a matrix the place counts first, of anything else the role.
       head: norm of linear layers whose output no other matrix follows, such as `RowL2()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
       unknown: norm of parameters whose role is unknown, taken with the axes that it has by default.
@@ -102,8 +103,11 @@ def infer_specs(
     refuse_all_unused(findings)
     rules = [_override(overrides, path) for path in model.paths]
     defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
+    # what is traced says itself how much each parameter moves the output
+    usual = MASSES if sensitivity == "unit" else {}
     chosen = [
-        spec_of(finding, rule, defaults, head, masses or {}) for finding, rule in zip(findings, rules, strict=True)
+        spec_of(finding, rule, defaults, head, masses or {}, usual)
+        for finding, rule in zip(findings, rules, strict=True)
     ]
     refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
     specs = [spec for spec in chosen if spec is not None]
