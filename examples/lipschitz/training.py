@@ -36,16 +36,19 @@ class Record:
 
 def specs_of(model: LipschitzGPT, params: Any, caps: Caps | None) -> Any:
     """The norm of every parameter, read off the model; with what holds it at its cap, if there are any."""
-    rules = None
-    if caps is not None:
-        rules = mo.NormRegistry(
-            # rows of RMS one at most: the bound is per unit of their change
-            mo.Rule(r".*/embedding", mo.Embedding(), constraint=mo.NormBall(1.0)),
-            mo.Rule(r".*/head/kernel", mo.Spectral(), constraint=mo.SpectralCap(caps.head)),
-            mo.Rule(r".*/kernel", mo.Spectral(), constraint=mo.SpectralCap(caps.blocks)),
-        )
     tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32)
-    return mo.infer_specs(partial(predict, model), params, tokens, overrides=rules)
+    specs = mo.infer_specs(partial(predict, model), params, tokens)
+
+    def held(spec: mo.NormSpec) -> mo.NormSpec:
+        if caps is None:
+            return spec
+        if spec.role == "embedding":
+            # rows of RMS one at most: the bound is per unit of their change
+            return dataclasses.replace(spec, constraint=mo.NormBall(1.0))
+        cap = caps.head if spec.place == "head" else caps.blocks
+        return dataclasses.replace(spec, constraint=mo.SpectralCap(cap))
+
+    return jax.tree.map(held, specs)
 
 
 def certified(model: LipschitzGPT, params: Any) -> float:
