@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpt.errors import UserError
@@ -59,7 +61,7 @@ def run_together(commands: list[list[str]], env: dict[str, str], logs: Path, tim
     processes = []
     try:
         for command, path in zip(commands, files, strict=True):
-            with path.open("wb") as log:
+            with path.open("wb") as log, signals_held():
                 processes.append(
                     subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
                 )
@@ -69,6 +71,23 @@ def run_together(commands: list[list[str]], env: dict[str, str], logs: Path, tim
             process.kill()
         for process in processes:
             process.wait()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals that end this process do so afterwards: one that is just being started would be left running."""
+    arrived = []
+    before = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def wait_for(processes: list[subprocess.Popen], logs: list[Path], timeout: float) -> None:
