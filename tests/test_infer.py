@@ -76,9 +76,7 @@ def test_the_masses_that_transfer_are_the_default():
 
     params = shapes(table=(11, 4), gain=4, bias=4, w=(4, 2))
     masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
-    assert masses == {"table": 2.0, "gain": 0.1, "bias": 1.0, "w": 0.3}
-    # calibrated for the norm that the head has by default
-    assert mo.infer_specs(apply, params, tokens(3, 7), head=mo.RowL2())["w"].mass == 1.0
+    assert masses == {"table": 2.0, "gain": 0.1, "bias": 1.0, "w": 1.0}
     assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
 
 

@@ -21,12 +21,11 @@ NORMS: dict[str, Norm] = {
     "gain": Diagonal(),
     "unused": Unnormed(),
 }
-# What keeps the best learning rate of a transformer where it is from depth 2 to 16 and from width 16 to 128
-# (`benchmarks/`); 1 for all else. At mass 1, gains are first to become unstable as it gets deeper: a unit step moves
-# each by its sign, and no other entry averages the noise of that sign out, as those of a matrix do. Twice the mass
-# makes tables what bounds the learning rate at any depth: alone, the layers of a shallow network would bear more than
-# those of a deep one. A head of mass 1 would bound it, too, the more the wider the network is.
-MASSES: dict[str, float] = {"embedding": 2.0, "gain": 0.1, "head": 0.3}
+# What keeps the best learning rate of a transformer where it is from depth 2 to 16 (`benchmarks/`); 1 for all else. At
+# mass 1, gains are first to become unstable as it gets deeper: a unit step moves each by its sign, and no other entry
+# averages the noise of that sign out, as those of a matrix do. Twice the mass makes tables what bounds the learning
+# rate at any depth: alone, the layers of a shallow network would bear more than those of a deep one.
+MASSES: dict[str, float] = {"embedding": 2.0, "gain": 0.1}
 
 
 def spec_of(
@@ -45,7 +44,7 @@ def spec_of(
       defaults: the norm of every role.
       head: the norm of a head; `None` for that of its role.
       masses: what the user says of masses.
-      usual: masses of roles, and of a head under the norm of its role; 1 for all else.
+      usual: masses of roles; 1 for all else.
     """
     if rule is not None:
         axes = rule.axes or axes_for(finding, rule.norm)
@@ -58,15 +57,15 @@ def spec_of(
             blocks=finding.blocks,
             why="override",
         )
-    norm, mass = defaults[finding.role], usual.get(finding.role, 1.0)
+    norm = defaults[finding.role]
     if norm is None:
         return None
-    if finding.place == "head" and finding.role == "linear":
-        norm, mass = (norm, usual.get("head", 1.0)) if head is None else (head, 1.0)
+    if head is not None and finding.place == "head" and finding.role == "linear":
+        norm = head
     return NormSpec(
         norm,
         axes_for(finding, norm),
-        mass=_mass(finding, masses, mass),
+        mass=_mass(finding, masses, usual),
         role=finding.role,
         place=finding.place,
         confidence=finding.confidence,
@@ -75,9 +74,9 @@ def spec_of(
     )
 
 
-def _mass(finding: Finding, masses: Mapping[str, float], default: float) -> float:
+def _mass(finding: Finding, masses: Mapping[str, float], usual: Mapping[str, float]) -> float:
     names = [finding.place, finding.role] if finding.role in MATRICES else [finding.role, finding.place]
-    return next((masses[name] for name in names if name in masses), default)
+    return next((masses[name] for name in names if name in masses), usual.get(finding.role, 1.0))
 
 
 def check_masses(masses: Mapping[str, float]) -> None:

@@ -63,8 +63,8 @@ def infer_specs(
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
       masses: mass of each leaf by role or place, such as `{"head": 0.5, "bias": 0.1}`; of all others 2 for
-        embeddings, 0.1 for gains, 0.3 for a head without a norm of its own, and 1 for the rest; with traced
-        sensitivities, 1. Of a matrix the place counts first, of anything else the role.
+        embeddings, 0.1 for gains and 1 for the rest; with traced sensitivities, 1. Of a matrix the place counts first,
+        of anything else the role.
       head: norm of linear layers whose output no other matrix follows, such as `RowL2()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
       unknown: norm of parameters whose role is unknown, taken with the axes that it has by default.
