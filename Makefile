@@ -31,7 +31,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/update_step.py $(ARGS)
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/sharded_work.py
-	$(BIN)/python benchmarks/constraints.py
+	$(BIN)/python benchmarks/constraints.py --layers 2
 	$(BIN)/python benchmarks/overhead.py
 
 evidence: $(VENV)/examples.stamp

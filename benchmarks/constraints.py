@@ -1,6 +1,6 @@
 """What it costs to keep the matrices of GPT-2 small to a constraint, beside the dual map that made the step.
 
-    python benchmarks/constraints.py               # 12 layers, two minutes on two cores
+    python benchmarks/constraints.py               # 12 layers, five minutes on two cores
     python benchmarks/constraints.py --layers 2    # a look
 
 Weights at the boundary of each constraint, and a step of norm 0.05 that leads out of it, as in training: one
@@ -84,10 +84,11 @@ def main() -> None:
 def draw(ratios: dict[str, dict[str, float]], path: Path, layers: int) -> None:
     """Bars of time relative to the dual map of `Spectral`."""
     figure, axis = plt.subplots(figsize=(8, 3.5), layout="constrained")
-    bars = axis.bar(list(ratios), [r["median"] for r in ratios.values()])
-    axis.bar_label(bars, fmt="%.2f")
-    axis.tick_params(axis="x", labelsize=8)
-    axis.set_ylabel("time / dualize")
+    bars = axis.barh(list(ratios), [r["median"] for r in ratios.values()])
+    axis.bar_label(bars, fmt="%.2f", padding=3)
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.set_xlabel("time / dualize")
     axis.set_title(f"GPT-2 small's matrices, {layers} layers, float32, {machine()['cores']} CPU cores", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
