@@ -36,7 +36,9 @@ bench: $(VENV)/bench.stamp
 
 evidence: $(VENV)/examples.stamp
 	$(BIN)/python benchmarks/training.py $(ARGS)
+	$(BIN)/python benchmarks/training.py --digits $(ARGS)
 	$(BIN)/python benchmarks/learning_rate_transfer.py $(ARGS)
+	$(BIN)/python benchmarks/learning_rate_transfer.py --digits $(ARGS)
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

@@ -79,6 +79,17 @@ def measure(choice: Choice, seeds: int, runner: Runner) -> dict[str, Any]:
     return {"learning_rate": learning_rate(best), "final_loss": spread(finals), "final_losses": finals}
 
 
+def table(groups: dict[str, dict[str, Any]]) -> list[str]:
+    """What was found, as lines of Markdown."""
+    lines = ["| | | final loss | learning rate |", "|---|---|---|---|"]
+    for group, variants in groups.items():
+        for name, result in variants.items():
+            final = "{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**result["final_loss"])
+            lines.append(f"| {group} | {name} | {final} | {result['learning_rate']:.3g} |")
+            group = ""
+    return lines
+
+
 def main() -> None:
     """Runs the sweep, prints its tables, and writes its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,12 +102,8 @@ def main() -> None:
     runner = Runner(CACHE, len(all_choices) * (EXPECTED + seeds))
     groups: dict[str, dict[str, Any]] = {}
     for choice in all_choices:
-        result = groups.setdefault(choice.group, {})[choice.name] = measure(choice, seeds, runner)
-        final = result["final_loss"]
-        print(
-            f"{choice.group:15}{choice.name:28}{final['median']:8.4f}{final['lowest']:10.4f} -{final['highest']:7.4f}"
-            f"  at {result['learning_rate']:.3g}"
-        )
+        groups.setdefault(choice.group, {})[choice.name] = measure(choice, seeds, runner)
+    print("", *table(groups), sep="\n")
     record = {"machine": machine(), "seeds": seeds, "setting": dataclasses.asdict(SETTING)}
     record |= {"scaled": dataclasses.asdict(SCALED), "groups": groups}
     arguments.out.mkdir(parents=True, exist_ok=True)

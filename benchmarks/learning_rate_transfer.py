@@ -3,13 +3,13 @@
     python benchmarks/learning_rate_transfer.py --quick    # sizes up to x4, some minutes on two cores
     python benchmarks/learning_rate_transfer.py            # x8 in width and in depth: an hour on one core
     python benchmarks/learning_rate_transfer.py --full     # width 64 to 1024, depth 2 to 32: a GPU, or days
+    python benchmarks/learning_rate_transfer.py --digits   # a classifier of digits instead; --data DIR: of images there
 
 Every size is trained at learning rates a factor 1.5 apart, one to each side of the best one of the smallest size, and
 on until both neighbours of its own best are worse. Runs are kept in `out/sweeps/`: the same command goes on where it
 was interrupted. Writes `learning_rate_transfer.json` and `learning_rate_transfer.png` to `benchmarks/results/`.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -18,6 +18,7 @@ from typing import Any
 
 from measure import machine
 from sweeps.charts import transfer_picture
+from sweeps.command import parse
 from sweeps.run import Hyper, Run, Setting
 from sweeps.runner import Runner
 from sweeps.search import bracketed, learning_rate
@@ -26,7 +27,7 @@ from sweeps.summary import basin, spread
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path("out/sweeps")
 
-BEGINNINGS = {"modular": 3, "adamw": -2}
+BEGINNINGS = {"modular": 3, "modular, RowL2 head": 3, "adamw": -2}
 REACH = 1  # learning rates to each side of the smallest size's best
 
 PILOT = Setting(width=32, depth=2, steps=150, batch=16, context=32, evaluations=3)
@@ -36,6 +37,8 @@ SIZES = {
     "default": (PILOT, {"width": [16, 32, 64, 128], "depth": [2, 4, 8, 16]}),
     "full": (LONG, {"width": [64, 128, 256, 512, 1024], "depth": [2, 4, 8, 16, 32]}),
 }
+# what is different where images are classified
+OF_IMAGES = {"steps": 60, "batch": 256}
 
 
 def swept(settings: list[Setting], growth: str, name: str, seeds: int, runner: Runner) -> dict[str, Any]:
@@ -94,30 +97,22 @@ def table(growths: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Runs the sweep, prints its tables, and writes its results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    extent = parser.add_mutually_exclusive_group()
-    extent.add_argument(
-        "--quick", dest="extent", action="store_const", const="quick", default="default", help="minutes"
-    )
-    extent.add_argument("--full", dest="extent", action="store_const", const="full", help="hours, or a GPU")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of every learning rate (3)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (benchmarks/results)")
-    arguments = parser.parse_args()
-
-    pilot, growths = SIZES[arguments.extent]
+    command = parse(__doc__, RESULTS / "learning_rate_transfer")
+    pilot, growths = SIZES[command.extent]
+    if command.task != "gpt":
+        pilot = dataclasses.replace(pilot, **OF_IMAGES, task=command.task)
     sizes = sum(map(len, growths.values()))
-    runner = Runner(CACHE, sizes * len(BEGINNINGS) * (2 * REACH + 1) * arguments.seeds)
-    record: dict[str, Any] = {"machine": machine(), "seeds": arguments.seeds, "setting": dataclasses.asdict(pilot)}
+    runner = Runner(CACHE, sizes * len(BEGINNINGS) * (2 * REACH + 1) * command.seeds)
+    record: dict[str, Any] = {"machine": machine(), "seeds": command.seeds, "setting": dataclasses.asdict(pilot)}
     record["growths"] = {growth: {"optimizers": {}} for growth in growths}
     for growth, values in growths.items():
         settings = [dataclasses.replace(pilot, **{growth: value}) for value in values]
         for name in BEGINNINGS:
-            result = swept(settings, growth, name, arguments.seeds, runner)
+            result = swept(settings, growth, name, command.seeds, runner)
             record["growths"][growth]["optimizers"][name] = result
     print("", *table(record["growths"]), sep="\n")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "learning_rate_transfer.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    transfer_picture(record, arguments.out / "learning_rate_transfer.png")
+    command.results.with_suffix(".json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    transfer_picture(record, command.results.with_suffix(".png"))
 
 
 if __name__ == "__main__":

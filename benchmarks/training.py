@@ -3,15 +3,17 @@
     python benchmarks/training.py --quick     # the smaller one, some minutes on two cores
     python benchmarks/training.py             # both: an hour on one core
     python benchmarks/training.py --full      # larger and longer: a GPU, or a night
+    python benchmarks/training.py --digits    # a classifier of digits instead: ten minutes on one core
+    python benchmarks/training.py --data DIR  # of the images in a directory, such as Fashion-MNIST
 
 Every optimizer has the same tokens, schedule and grid of learning rates, walked until both neighbours of the best are
 worse. `modular` has one number to tune, with and without an option of `infer_specs`; the others have theirs tuned as
-well on the smaller GPT, and their learning rate again on the larger. Seed 0 chooses, all seeds are reported.
+well on the smaller GPT, and their learning rate again on the larger. Seed 0 chooses, all seeds are reported; of images,
+whose losses differ more from seed to seed, all seeds choose.
 Runs are kept in `out/sweeps/`: the same command goes on where it was interrupted. Writes `training.json` and
-`training.png` to `benchmarks/results/`.
+`training.png` to `benchmarks/results/`, `training_digits.json` and so on for images.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 from measure import in_turn, machine, ratio
 from sweeps.charts import efficiency_picture
+from sweeps.command import parse
 from sweeps.contenders import OPTIMIZERS
 from sweeps.run import Hyper, Run, Setting
 from sweeps.runner import Runner, compiled, problem_of
@@ -36,6 +39,12 @@ SETTINGS = {
     "quick": [SMALL],
     "default": [SMALL, LARGE],
     "full": [Setting(256, 6, 2000, 64, 256), Setting(512, 6, 2000, 64, 256)],
+}
+IMAGES = Setting(64, 2, 60, 256)
+IMAGE_SETTINGS = {
+    "quick": [IMAGES],
+    "default": [IMAGES, dataclasses.replace(IMAGES, width=128)],
+    "full": [dataclasses.replace(IMAGES, width=width, depth=6, steps=2000) for width in (256, 512)],
 }
 
 
@@ -62,7 +71,12 @@ GRIDS = {
 
 
 def compare(
-    setting: Setting, entries: Mapping[str, Entry], names: Collection[str] | None, seeds: int, runner: Runner
+    setting: Setting,
+    entries: Mapping[str, Entry],
+    names: Collection[str] | None,
+    seeds: int,
+    judges: int,
+    runner: Runner,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Entry]]:
     """Tunes every optimizer, runs its best numbers with all seeds, and compares it with AdamW.
 
@@ -71,12 +85,13 @@ def compare(
       entries: the optimizers.
       names: the numbers to tune; `None`: all of them.
       seeds: how many runs of the best numbers.
+      judges: how many of the seeds choose the best numbers, by the median of their losses.
       runner: what runs them.
 
     Returns:
       Results, and entries whose search begins at what was best here.
     """
-    found = {name: tune(setting, entry, names, runner) for name, entry in entries.items()}
+    found = {name: tune(setting, entry, names, judges, runner) for name, entry in entries.items()}
     best = {name: entry for name, (entry, _) in found.items()}
     hypers = {name: Hyper(**values_of(entry.beginning, GRIDS)) for name, entry in best.items()}
     curves = {
@@ -103,19 +118,20 @@ def compare(
 
 
 def tune(
-    setting: Setting, entry: Entry, names: Collection[str] | None, runner: Runner
+    setting: Setting, entry: Entry, names: Collection[str] | None, judges: int, runner: Runner
 ) -> tuple[Entry, list[dict[str, float]]]:
-    """The entry at its best numbers with seed 0, and what was tried for them."""
-    tried: dict[Run, float] = {}
+    """The entry at its best numbers, and what was tried for them."""
+    tried: dict[Hyper, float] = {}
 
     def loss(values: Mapping[str, float]) -> float:
-        run = Run(setting, entry.optimizer, Hyper(**values))
-        if run not in tried:
-            tried[run] = runner.one(run).final
-        return tried[run]
+        hyper = Hyper(**values)
+        if hyper not in tried:
+            runs = (Run(setting, entry.optimizer, hyper, seed) for seed in range(judges))
+            tried[hyper] = statistics.median(curve.final for curve in runner(runs).values())
+        return tried[hyper]
 
     best = tuned(loss, entry.beginning, GRIDS, names)
-    trials = [{n: getattr(run.hyper, n) for n in best} | {"final_loss": value} for run, value in tried.items()]
+    trials = [{n: getattr(hyper, n) for n in best} | {"final_loss": value} for hyper, value in tried.items()]
     return Entry(entry.optimizer, best), trials
 
 
@@ -154,30 +170,26 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Runs the sweep, prints its tables, and writes its results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", dest="size", action="store_const", const="quick", default="default", help="minutes")
-    size.add_argument("--full", dest="size", action="store_const", const="full", help="hours, or a GPU")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each optimizer's best numbers (3)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (benchmarks/results)")
-    arguments = parser.parse_args()
-
+    command = parse(__doc__, RESULTS / "training")
+    settings, judges = SETTINGS[command.extent], 1
+    if command.task != "gpt":
+        settings = [dataclasses.replace(setting, task=command.task) for setting in IMAGE_SETTINGS[command.extent]]
+        judges = command.seeds
     # about eight learning rates and four values of every other number
-    expected = sum(8 + 4 * (len(entry.beginning) - 1) + arguments.seeds - 1 for entry in ENTRIES.values())
-    settings = SETTINGS[arguments.size]
+    tried = sum(8 + 4 * (len(entry.beginning) - 1) for entry in ENTRIES.values())
+    expected = tried * judges + len(ENTRIES) * command.seeds
     runner = Runner(CACHE, expected * len(settings))
-    record: dict[str, Any] = {"machine": machine(), "seeds": arguments.seeds, "comparisons": []}
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"machine": machine(), "seeds": command.seeds, "comparisons": []}
     entries: Mapping[str, Entry] = ENTRIES
     names = None
     for setting in settings:
-        results, entries = compare(setting, entries, names, arguments.seeds, runner)
+        results, entries = compare(setting, entries, names, command.seeds, judges, runner)
         names = ("learning_rate",)
         print("", setting.title, *table(results), sep="\n")
         record["comparisons"].append({"setting": dataclasses.asdict(setting), "optimizers": results})
         # after each setting, so that an interruption leaves what is finished
-        (arguments.out / "training.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        efficiency_picture(record, arguments.out / "training.png")
+        command.results.with_suffix(".json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        efficiency_picture(record, command.results.with_suffix(".png"))
 
 
 if __name__ == "__main__":

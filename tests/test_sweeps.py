@@ -1,18 +1,22 @@
 """The benchmarks of training: the search finds optima, sweeps resume, and the README says what was measured."""
 
+import dataclasses
 import json
 import math
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import ablations  # noqa: E402
 import learning_rate_transfer  # noqa: E402
 import training  # noqa: E402
+from sweeps.problem import shifted  # noqa: E402
 from sweeps.run import Curve, Hyper, Run, Setting  # noqa: E402
 from sweeps.runner import Runner, problem_of  # noqa: E402
 from sweeps.search import FACTOR, bracketed, learning_rate, tuned, values_of  # noqa: E402
@@ -99,6 +103,20 @@ def test_all_optimizers_see_the_same_bytes_and_seeds_see_others():
     assert problem.held_out.shape == (128, TINY.context + 1)
 
 
+def test_digits_are_shifted_and_those_that_are_validated_on_are_others():
+    problem = problem_of(dataclasses.replace(TINY, task="digits"))
+    images, labels = problem.batch(0, 3)
+    assert images.shape == (TINY.batch, 8, 8, 1)
+    assert labels.shape == (TINY.batch,)
+    assert (images == problem.batch(0, 3)[0]).all()
+    assert (images != problem.batch(1, 3)[0]).any()
+    held_out = {image.tobytes() for image in problem.held_out[0]}
+    assert not held_out & {image.tobytes() for position in range(200) for image in problem.batch(0, position)[0]}
+    one = np.arange(9.0).reshape(1, 3, 3, 1)
+    moved = shifted(one, np.array([1]), np.array([-1]))[0, :, :, 0]
+    assert moved.tolist() == [[0, 0, 0], [1, 2, 0], [4, 5, 0]]
+
+
 class Valleys:
     """Runs whose losses are known: a parabola in the learning rate for every width, whose bottom moves as it says."""
 
@@ -129,7 +147,7 @@ def test_a_moving_best_learning_rate_is_found_at_every_size():
 
 def test_tuning_says_what_it_tried():
     entry, trials = training.tune(
-        Setting(width=64, depth=2, steps=10), training.ENTRIES["modular"], None, Valleys({64: 5})
+        Setting(width=64, depth=2, steps=10), training.ENTRIES["modular"], None, 3, Valleys({64: 5})
     )
     assert entry.beginning == {"learning_rate": 5}
     assert {trial["learning_rate"] for trial in trials} == {learning_rate(i) for i in range(2, 7)}
@@ -140,14 +158,18 @@ def results(name):
 
 
 def test_the_readme_has_the_tables_of_the_committed_results():
-    lines = [line for c in results("training")["comparisons"] for line in training.table(c["optimizers"])]
-    lines += learning_rate_transfer.table(results("learning_rate_transfer")["growths"])
+    comparisons = [c for name in ("training", "training_digits") for c in results(name)["comparisons"]]
+    lines = [line for c in comparisons for line in training.table(c["optimizers"])]
+    for name in ("learning_rate_transfer", "learning_rate_transfer_digits"):
+        lines += learning_rate_transfer.table(results(name)["growths"])
+    lines += ablations.table(results("ablations")["groups"])
     assert lines
     assert not [line for line in lines if line not in README]
 
 
-def test_no_committed_best_learning_rate_lies_on_the_edge_of_what_was_tried():
-    for comparison in results("training")["comparisons"]:
+@pytest.mark.parametrize("data", ["", "_digits"])
+def test_no_committed_best_learning_rate_lies_on_the_edge_of_what_was_tried(data):
+    for comparison in results(f"training{data}")["comparisons"]:
         for name, result in comparison["optimizers"].items():
             best = result["hyper"]
             others = {key: value for key, value in best.items() if key != "learning_rate"}
@@ -155,7 +177,7 @@ def test_no_committed_best_learning_rate_lies_on_the_edge_of_what_was_tried():
                 trial["learning_rate"] for trial in result["trials"] if {key: trial[key] for key in others} == others
             ]
             assert min(rates) < best["learning_rate"] < max(rates), name
-    for content in results("learning_rate_transfer")["growths"].values():
+    for content in results(f"learning_rate_transfer{data}")["growths"].values():
         for result in content["optimizers"].values():
             for size in result["sizes"]:
                 rates = [point["learning_rate"] for point in size["points"]]

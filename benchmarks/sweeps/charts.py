@@ -39,9 +39,14 @@ def efficiency_picture(record: dict[str, Any], path: Path) -> None:
         time_axis.set_xlabel("time, as a share of AdamW's")
         steps_axis.legend(fontsize=8, title="final loss, median", title_fontsize=8)
     for axis in axes[:, 0]:
-        axis.set_ylabel("validation loss (nats per byte)")
+        axis.set_ylabel(loss_label(comparisons[0]["setting"]))
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def loss_label(setting: dict[str, Any]) -> str:
+    """What the loss of a setting is."""
+    return f"validation loss (nats per {'byte' if 'gpt' in setting['task'] else 'image'})"
 
 
 def transfer_picture(record: dict[str, Any], path: Path) -> None:
@@ -64,7 +69,14 @@ def transfer_picture(record: dict[str, Any], path: Path) -> None:
             axis.legend(fontsize=8)
             plain(axis)
         span_alike(row)
-        row[0].set_ylabel("validation loss (nats per byte)")
+        low, high = row[0].get_ylim()
+        if high > 4 * max(low, 0.0):
+            row[0].set_yscale("log")
+            low, high = row[0].get_ylim()
+            row[0].set_yticks([tick for tick in TICKS if low < tick < high])
+            row[0].yaxis.set_major_formatter("{x:g}")
+            row[0].minorticks_off()
+        row[0].set_ylabel(loss_label(record["setting"]))
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

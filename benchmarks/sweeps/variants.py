@@ -50,8 +50,8 @@ GROUPS: dict[str, dict[str, Contender]] = {
         "all 1": variant(inferred(masses={"embedding": 1.0, "gain": 1.0})),
         "embedding 1": variant(inferred(masses={"embedding": 1.0})),
         "gain 1": variant(inferred(masses={"gain": 1.0})),
-        "head 0.3": variant(inferred(masses={"head": 0.3})),
         "head 3": variant(inferred(masses={"head": 3.0})),
+        "head 0.3": variant(inferred(masses={"head": 0.3})),
     },
     "polynomial": {
         "four-step": DEFAULT,
