@@ -28,7 +28,7 @@ from gpt.results import finite, write_summary
 from lipschitz.training import Caps, Record, caps_for, train
 from train_gpt import prepare_directory, progress_bar
 
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.07
 
 
 def main(argv: list[str] | None = None) -> int:
