@@ -38,6 +38,13 @@ def long(request) -> bool:
     return request.config.getoption("--long")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go():
+    """A compiled program maps memory, of which Linux allows a process 65,530 pieces: thousands of tests would crash."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def compilation_cache(tmp_path_factory):
     """Lets all tests of a file, also in processes of their own, share what they compile; gives its settings."""
