@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._values import Dim, Dims, Label, Labels
+from modula_optax._infer._values import Dim, Dims, Label, Labels, labels_of, size_of
 
 
 class Piece(NamedTuple):
@@ -56,3 +57,27 @@ class Pieces:
         if ends[-1] != entries or any(start != end for (start, _), end in zip(pieces, ends, strict=False)):
             return ()
         return tuple(after - before for before, after in itertools.pairwise(ends))
+
+
+def folded(joined: Sequence[Dims], along: int, entries: Callable[[Label], int]) -> set[int]:
+    """Parameters whose slices are joined along an axis that was not sliced, and so gets longer than it is.
+
+    Args:
+      joined: axes of the arrays that are put one after the other.
+      along: the axis that this happens along.
+      entries: how long an axis of a parameter is.
+    """
+    lengths: Counter[Label] = Counter()
+    sliced: set[Label] = set()
+    for dims in joined:
+        for i, dim in enumerate(dims):
+            # of several factors, a parameter's axis may be any one
+            for label in labels_of(dim) if len(dim) == 1 else ():
+                if label[0] < 0:
+                    continue
+                if i == along:
+                    lengths[label] += size_of(dim)
+                elif size_of(dim) < entries(label):
+                    sliced.add(label)
+    too_long = {label for label, length in lengths.items() if length > entries(label)}
+    return {param for param, axis in too_long if any(param == other and axis != across for other, across in sliced)}

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 
+from modula_optax._infer._blocks import folded
 from modula_optax._infer._program import Op
 from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import (
@@ -130,7 +131,11 @@ def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     for value in ins[1:]:
         pairs = enumerate(zip(dims, value.dims, strict=True))
         dims = tuple(_append(a, b) if i == axis else join_dim(a, b) for i, (a, b) in pairs)
-    return combine(ins, (*dims[:axis], *unmarked(dims[axis : axis + 1]), *dims[axis + 1 :]))
+    combined = combine(ins, (*dims[:axis], *unmarked(dims[axis : axis + 1]), *dims[axis + 1 :]))
+    folded_params = folded([v.dims for v in ins if v.is_weight], axis, trace.entries)
+    how = "slices of it are joined along an axis that was not sliced"
+    parts = (part._replace(how=how) if part.param in folded_params else part for part in combined.parts)
+    return combined._replace(parts=tuple(parts))
 
 
 def _append(a: Dim, b: Dim) -> Dim:

@@ -63,9 +63,10 @@ Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
 class Trace:
     """State of the interpreter: what is known of each value, and what was seen."""
 
-    def __init__(self, program: Program, consumers: Mapping[int, int]):
+    def __init__(self, program: Program, consumers: Mapping[int, int], parameters: Sequence[int]):
         self.avals = program.avals
         self.consumers = consumers
+        self.parameters = parameters
         self.values: dict[int, Value] = {}
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
@@ -82,6 +83,11 @@ class Trace:
 
     def shape(self, position: int) -> tuple[int, ...]:
         return tuple(getattr(self.avals[position], "shape", ()))
+
+    def entries(self, label: Label) -> int:
+        """How long an axis of a parameter is."""
+        param, axis = label
+        return self.shape(self.parameters[param])[axis]
 
     def forget(self, op: Op, ins: Iterable[Value]) -> tuple[Value, ...]:
         """Outputs of an operation of which nothing is known but what they depend on."""
@@ -150,7 +156,7 @@ def run(
       parameters: positions of the parameters.
       inputs: positions that hold data.
     """
-    trace = Trace(program, consumers)
+    trace = Trace(program, consumers, parameters)
     values = trace.values
     for position in program.constants:
         shape = trace.shape(position)

@@ -129,3 +129,25 @@ def stack_of_tables():
         return jax.nn.relu(h @ p["w"] + p["b"]) @ p["o"]
 
     return apply, shapes(tables=(3, 10, 4), w=(17, 6), b=6, o=(6, 2)), (tokens(7, 3), array(7, 5))
+
+
+@zoo_model(truth={"folded": "unknown", "w": "linear 0 > 1"})
+def slices_joined_along_the_other_axis():
+    """The matrix that data meet has axes that the parameter does not have."""
+
+    def apply(p, x):
+        left, right = jnp.split(p["folded"], 2, axis=1)
+        return jax.nn.relu(x @ jnp.concatenate([left, right], 0)) @ p["w"]
+
+    return apply, shapes(folded=(4, 6), w=(3, 2)), (array(5, 8),)
+
+
+@zoo_model(truth=LINEAR)
+def blocks_put_back():
+    """A matrix that is cut into four blocks, one of them scaled, and put together again."""
+
+    def apply(p, x):
+        (a, b), (c, d) = (jnp.split(half, 2, axis=1) for half in jnp.split(p["w0"], 2, axis=0))
+        return jax.nn.relu(x @ jnp.block([[a, 0.5 * b], [c, d]])) @ p["w1"]
+
+    return apply, shapes(w0=(4, 6), w1=(6, 2)), (array(5, 4),)
