@@ -89,15 +89,11 @@ def polar_factors(
         else:
             results[i] = _iterate(y / sizes[i], polynomials, bound, arithmetic) / arithmetic.excess
     for members in groups.values():
-        grams = [gram_matrix(ys[i] / sizes[i]) for i in members]
-        stacks = [gram.reshape(-1, *gram.shape[-2:]) for gram in grams]
+        scaled = [ys[i] / sizes[i] for i in members]
+        stacks = [gram.reshape(-1, *gram.shape[-2:]) for gram in map(gram_matrix, scaled)]
         factors = map_slices(partial(_iterate_gram, polynomials=polynomials, bound=bound), stacks)
-        for i, factor in zip(members, factors, strict=True):
-            y = ys[i]
-            # half of the scale on either side of the product: of 1e-37 the reciprocal, times the product, is infinite
-            half = jnp.sqrt(sizes[i])
-            q = factor.reshape(*y.shape[:-2], *factor.shape[-2:]) / half
-            results[i] = on_smaller_side(q, y) / half
+        for i, y, factor in zip(members, scaled, factors, strict=True):
+            results[i] = on_smaller_side(factor.reshape(*y.shape[:-2], *factor.shape[-2:]), y)
     return [result.astype(x.dtype) for x, result in zip(xs, results, strict=True)]
 
 

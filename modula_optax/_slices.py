@@ -41,7 +41,9 @@ def map_slices(function: Callable[[Stack], Stack], stacks: Sequence[Stack]) -> l
 
 
 def _lane_length(count: int) -> int:
-    """A length near √count with the least to fill up."""
+    """A length near √count with the least to fill up; up to four are one lane, in as many kernels and less memory."""
+    if count <= 4:
+        return count
     root = math.isqrt(count - 1) + 1
     return min(range(-(-root // 2), 2 * root + 1), key=lambda length: (-count % length, abs(length - root)))
 
