@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 ENTRIES = {
     "modular": Entry("modular", {"learning_rate": 3}),
     "modular, RowL2 head": Entry("modular, RowL2 head", {"learning_rate": 3}),
-    "muon": Entry("muon", {"learning_rate": 2, "second_rate": 3, "weight_decay": 2, "b2": 1}),
+    "muon": Entry("muon", {"learning_rate": 2, "second_rate": 5, "weight_decay": 2, "b2": 1}),
     "adamw": Entry("adamw", {"learning_rate": -2, "b2": 3, "weight_decay": 1}),
     "scion": Entry("scion", {"learning_rate": 1}),
 }
@@ -66,7 +66,7 @@ GRIDS = {
     "b2": (0.6, 0.8, 0.9, 0.95, 0.98, 0.99),
     # 0 is no edge: there is nothing beyond it
     "weight_decay": (0.0, 0.1, 0.3, 1.0, 3.0),
-    "second_rate": (0.0625, 0.125, 0.25, 0.5, 1.0),
+    "second_rate": (0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0),
 }
 
 

@@ -153,22 +153,26 @@ def test_tuning_says_what_it_tried():
     assert {trial["learning_rate"] for trial in trials} == {learning_rate(i) for i in range(2, 7)}
 
 
+# text, and images: what the names of results end in
+DATA = ("", "_digits", "_images_of_fashion-mnist")
+
+
 def results(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def test_the_readme_has_the_tables_of_the_committed_results():
-    comparisons = [c for name in ("training", "training_digits") for c in results(name)["comparisons"]]
+    comparisons = [c for data in DATA for c in results(f"training{data}")["comparisons"]]
     lines = [line for c in comparisons for line in training.table(c["optimizers"])]
-    for name in ("learning_rate_transfer", "learning_rate_transfer_digits"):
-        lines += learning_rate_transfer.table(results(name)["growths"])
+    for data in DATA:
+        lines += learning_rate_transfer.table(results(f"learning_rate_transfer{data}")["growths"])
     lines += ablations.table(results("ablations")["groups"])
     assert lines
     assert not [line for line in lines if line not in README]
 
 
-@pytest.mark.parametrize("data", ["", "_digits"])
-def test_no_committed_best_learning_rate_lies_on_the_edge_of_what_was_tried(data):
+@pytest.mark.parametrize("data", DATA)
+def test_nothing_that_was_tuned_lies_on_the_edge_of_what_was_tried(data):
     for comparison in results(f"training{data}")["comparisons"]:
         for name, result in comparison["optimizers"].items():
             best = result["hyper"]
@@ -177,6 +181,10 @@ def test_no_committed_best_learning_rate_lies_on_the_edge_of_what_was_tried(data
                 trial["learning_rate"] for trial in result["trials"] if {key: trial[key] for key in others} == others
             ]
             assert min(rates) < best["learning_rate"] < max(rates), name
+            for key, value in others.items():
+                tried = [trial[key] for trial in result["trials"]]
+                # there is no decay below none; the wider network has the numbers of the narrower one
+                assert min(tried) < value < max(tried) or value == 0 or len(set(tried)) == 1, (name, key)
     for content in results(f"learning_rate_transfer{data}")["growths"].values():
         for result in content["optimizers"].values():
             for size in result["sizes"]:
