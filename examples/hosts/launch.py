@@ -59,30 +59,37 @@ def run_together(commands: list[list[str]], env: dict[str, str], logs: Path, tim
     """
     files = [logs / f"process_{i}.log" for i in range(len(commands))]
     processes = []
-    try:
-        for command, path in zip(commands, files, strict=True):
-            with path.open("wb") as log, signals_held():
-                processes.append(
-                    subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-                )
-        wait_for(processes, files, timeout)
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
+    with signals_held() as arrived:
+        try:
+            for command, path in zip(commands, files, strict=True):
+                with path.open("wb") as log:
+                    processes.append(
+                        subprocess.Popen(
+                            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                        )
+                    )
+            wait_for(processes, files, timeout, arrived)
+        finally:
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.wait()
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Signals that end this process do so afterwards: one that is just being started would be left running."""
-    arrived = []
+def signals_held() -> Iterator[list[int]]:
+    """Signals that end this process are collected, and do so afterwards.
+
+    One that came while another process is being started would leave that one running, and an exception raised from
+    within a callback of the garbage collector is ignored.
+    """
+    arrived: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: arrived.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield
+        yield arrived
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -90,10 +97,10 @@ def signals_held() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def wait_for(processes: list[subprocess.Popen], logs: list[Path], timeout: float) -> None:
-    """Returns when all have ended well; raises as soon as one has not."""
+def wait_for(processes: list[subprocess.Popen], logs: list[Path], timeout: float, arrived: list[int]) -> None:
+    """Returns when all have ended well or a signal has arrived; raises as soon as one has not ended well."""
     deadline = time.monotonic() + timeout
-    while True:
+    while not arrived:
         statuses = [process.poll() for process in processes]
         died = [
             f"process {i} of {len(processes)} {cause(status)}{last_line(log)}"
