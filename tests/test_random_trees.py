@@ -69,10 +69,12 @@ def mo_path(path):
     return "/".join(keys) or "(root)"
 
 
+# what a fallback makes of integers is another matter: Optax's Adam turned them into floats once
+FALLBACK = optax.identity()
 TRANSFORMATIONS = {
     "dualize": mo.dualize,
-    "modular": lambda specs: mo.modular(0.1, specs, weight_decay=0.1),
-    "scion": lambda specs: mo.scion(0.1, specs, constrained=True),
+    "modular": lambda specs: mo.modular(0.1, specs, weight_decay=0.1, fallback=FALLBACK),
+    "scion": lambda specs: mo.scion(0.1, specs, constrained=True, fallback=FALLBACK),
     "keep_params_projected": lambda specs: mo.keep_params_projected(specs, learning_rate=0.1),
 }
 MEASURES = {"leaf_norms": mo.leaf_norms, "modular_norm": mo.modular_norm, "dual_norm": mo.dual_norm}
