@@ -47,10 +47,9 @@ DIMENSIONS = {
 }
 DECAYED = {"layer": {"kernel": True, "bias": False}, "heads": True, "out": False}
 OURS, THEIRS = (inspect.signature(muon).parameters for muon in (mo.muon, optax.contrib.muon))
-older = pytest.mark.skipif(set(THEIRS) < set(OURS), reason="Muon of an older Optax has fewer arguments")
+OLDER = set(THEIRS) < set(OURS)
 
 
-@older
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -75,6 +74,9 @@ older = pytest.mark.skipif(set(THEIRS) < set(OURS), reason="Muon of an older Opt
     ids=lambda arguments: "-".join(arguments) or "defaults",
 )
 def test_muon_is_the_muon_of_optax(arguments, key):
+    # names of coefficients came with the last of the arguments
+    if set(arguments) - set(THEIRS) or (OLDER and isinstance(arguments.get("ns_coeffs"), str)):
+        pytest.skip("Muon of this Optax does not take these")
     loss, params = regression(key)
     ours, our_path = trajectory(mo.muon(0.02, **arguments), loss, params)
     theirs, their_path = trajectory(optax.contrib.muon(0.02, **arguments), loss, params)
@@ -86,7 +88,7 @@ def test_muon_is_the_muon_of_optax(arguments, key):
         assert ours[-1] < 0.8 * ours[0]
 
 
-@older
+@pytest.mark.skipif(OLDER, reason="Muon of this Optax has fewer arguments")
 def test_muon_has_the_arguments_of_the_muon_of_optax():
     assert list(OURS) == list(THEIRS)
     assert {n: p.default for n, p in OURS.items()} == {n: p.default for n, p in THEIRS.items()}
