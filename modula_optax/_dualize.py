@@ -80,12 +80,11 @@ def _dualize_all(specs: list[NormSpec], slopes: list[Slope], axes: tuple[str, ..
         groups[specs[i].norm, None if w is None else specs[i].constraint].append(i)
     results = list(slopes)
     for (norm, manifold), members in groups.items():
-        stacks = [jax.tree.map(lambda x, spec=specs[i]: stacked(canonical(x, spec)), slopes[i]) for i in members]
-        duals = spread(_dual_map(norm, manifold), stacks, axes if norm.expensive else ())
-        for i, (dual, _) in zip(members, duals, strict=True):
+        atoms = [jax.tree.map(lambda x, spec=specs[i]: canonical(x, spec), slopes[i]) for i in members]
+        duals = spread(_dual_map(norm, manifold), jax.tree.map(stacked, atoms), axes if norm.expensive else ())
+        for i, (layout, _), (dual, _) in zip(members, atoms, duals, strict=True):
             g, w = slopes[i]
-            dual = dual.reshape(canonical(g, specs[i]).shape)
-            results[i] = restored(specs[i].target * dual, specs[i], g), w
+            results[i] = restored(specs[i].target * dual.reshape(layout.shape), specs[i], g), w
     return results
 
 

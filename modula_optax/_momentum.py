@@ -1,11 +1,12 @@
 """Momentum: the average that a gradient goes through before its direction is taken."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import DTypeLike
+from jaxtyping import Array, DTypeLike
 
 
 class MomentumState(NamedTuple):
@@ -52,9 +53,15 @@ def scale_by_momentum(
         now = 1 / (1 - b1**count)
         if nesterov:
             of_mu, of_gradient = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) * now
-            averaged = jax.tree.map(lambda m, g: (of_mu * m + of_gradient * g).astype(g.dtype), mu, updates)
+            averaged = jax.tree.map(partial(_ahead, of_mu, of_gradient), mu, updates)
         else:
             averaged = jax.tree.map(lambda m, g: (now * m).astype(g.dtype), mu, updates)
         return averaged, MomentumState(count, optax.tree.cast(mu, accumulator_dtype))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+# `jit`: of many leaves of one shape only the first is traced step by step
+@jax.jit
+def _ahead(of_mu: Array, of_gradient: Array, mu: Array, gradient: Array) -> Array:
+    return (of_mu * mu + of_gradient * gradient).astype(gradient.dtype)

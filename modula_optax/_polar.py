@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from modula_optax._bounds import Bound, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
-from modula_optax._slices import map_slices
+from modula_optax._slices import joined, map_slices
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
@@ -75,26 +75,53 @@ def polar_factors(
     polynomials = resolve_coefficients(coefficients, steps)
     bound = resolve_scaling(scaling, coefficients)
     arithmetic = resolve_products(products, polynomials)
-    ys = [x.astype(working_dtype(x.dtype)) for x in xs]
-    # 1e-25 squared is 0 in float32: scale before anything is squared
-    sizes = [largest_entry(y, (-2, -1)) for y in ys]
-    if scaling == "aol":
-        ys, sizes = [_equalized(y / size) for y, size in zip(ys, sizes, strict=True)], [1.0] * len(ys)
 
-    results = list(ys)
+    def factors(xs: Sequence[Matrices]) -> list[Matrices]:
+        ys = [_scaled(x) for x in xs]
+        if scaling == "aol":
+            ys = [_equalized(y) for y in ys]
+        in_gram_form = [i for i, y in enumerate(ys) if products is None and _gram_form_pays(y, polynomials)]
+        iterate = partial(_iterate_gram, polynomials=polynomials, bound=bound)
+        results = dict(zip(in_gram_form, _by_gram_matrices(iterate, [ys[i] for i in in_gram_form]), strict=True))
+        for i in set(range(len(ys))) - results.keys():
+            results[i] = _iterate(ys[i], polynomials, bound, arithmetic) / arithmetic.excess
+        return [results[i].astype(x.dtype) for i, x in enumerate(xs)]
+
+    return joined(factors, xs)
+
+
+def _by_gram_matrices(function: Callable[[Gram], Gram], xs: Sequence[Matrices]) -> list[Matrices]:
+    """Products with `function` of their Gram matrices, one call for all that are of one size."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, y in enumerate(ys):
-        if y.size and products is None and _gram_form_pays(y, polynomials):
-            groups[y.dtype.itemsize, math.prod(y.shape[:-2]), min(y.shape[-2:])].append(i)
-        else:
-            results[i] = _iterate(y / sizes[i], polynomials, bound, arithmetic) / arithmetic.excess
+    for i, x in enumerate(xs):
+        groups[x.dtype.itemsize, min(x.shape[-2:])].append(i)
+    results = list(xs)
     for members in groups.values():
-        scaled = [ys[i] / sizes[i] for i in members]
-        stacks = [gram.reshape(-1, *gram.shape[-2:]) for gram in map(gram_matrix, scaled)]
-        factors = map_slices(partial(_iterate_gram, polynomials=polynomials, bound=bound), stacks)
-        for i, y, factor in zip(members, scaled, factors, strict=True):
-            results[i] = on_smaller_side(factor.reshape(*y.shape[:-2], *factor.shape[-2:]), y)
-    return [result.astype(x.dtype) for x, result in zip(xs, results, strict=True)]
+        factors = map_slices(function, [_gram_matrices(xs[i]) for i in members])
+        for i, factor in zip(members, factors, strict=True):
+            results[i] = _times_gram_factor(factor, xs[i])
+    return results
+
+
+# Why `jit` inside of what is compiled anyway: of many leaves of one shape only the first is traced step by step.
+
+
+@jax.jit
+def _scaled(x: Matrices) -> Matrices:
+    """In the dtype of the computation, over the largest entry: 1e-25 squared is 0 in float32."""
+    y = x.astype(working_dtype(x.dtype))
+    return y / largest_entry(y, (-2, -1))
+
+
+@jax.jit
+def _gram_matrices(x: Matrices) -> Float[Array, "atoms k k"]:
+    gram = gram_matrix(x)
+    return gram.reshape(-1, *gram.shape[-2:])
+
+
+@jax.jit
+def _times_gram_factor(factor: Float[Array, "atoms k k"], x: Matrices) -> Matrices:
+    return on_smaller_side(factor.reshape(*x.shape[:-2], *factor.shape[-2:]), x)
 
 
 class Arithmetic(NamedTuple):
@@ -113,8 +140,8 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
         gram = arithmetic.gram_matrix(x)
         square = arithmetic.matmul(gram, gram)
         if i == 0:
-            largest = one_where_zero(bound(gram, square))
-            gram, square, x = gram / largest**2, square / largest**4, x / largest
+            inverse = 1 / one_where_zero(bound(gram, square))
+            gram, square, x = gram * inverse**2, square * inverse**4, x * inverse
         # a x apart from the product, which may be rounded
         x = a * x + arithmetic.matmul(matrix_polynomial((0.0, *higher), gram, square), x)
     return x
@@ -127,17 +154,19 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     side.
     """
     square = matmul(gram, gram)
-    largest = one_where_zero(bound(gram, square))
-    gram, square = gram / largest**2, square / largest**4
+    inverse = 1 / one_where_zero(bound(gram, square))
+    gram, square = gram * inverse**2, square * inverse**4
     product = step = matrix_polynomial(polynomials[0], gram, square)
     for polynomial in polynomials[1:]:
         gram = matmul(matmul(step, gram), step)
         step = matrix_polynomial(polynomial, gram, matmul(gram, gram))
         product = matmul(step, product)
-    return product / largest
+    return product * inverse
 
 
 def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
+    if x.size == 0:
+        return False
     # The Gram matrix knows small singular values only to the square root of the rounding, and the iteration amplifies
     # that error like their square: beyond 1/2, noise would grow to singular values of its own. Quintics of matrices
     # that are nearly square gain nothing for that loss.
