@@ -19,13 +19,12 @@ from typing import Any
 from measure import machine
 from sweeps.charts import transfer_picture
 from sweeps.command import parse
-from sweeps.run import Hyper, Run, Setting
+from sweeps.run import OF_IMAGES, Hyper, Run, Setting
 from sweeps.runner import Runner
 from sweeps.search import bracketed, learning_rate
 from sweeps.summary import basin, spread
 
 RESULTS = Path(__file__).parent / "results"
-CACHE = Path("out/sweeps")
 
 BEGINNINGS = {"modular": 3, "modular, RowL2 head": 3, "adamw": -2}
 REACH = 1  # learning rates to each side of the smallest size's best
@@ -37,8 +36,6 @@ SIZES = {
     "default": (PILOT, {"width": [16, 32, 64, 128], "depth": [2, 4, 8, 16]}),
     "full": (LONG, {"width": [64, 128, 256, 512, 1024], "depth": [2, 4, 8, 16, 32]}),
 }
-# what is different where images are classified
-OF_IMAGES = {"steps": 60, "batch": 256}
 
 
 def swept(settings: list[Setting], growth: str, name: str, seeds: int, runner: Runner) -> dict[str, Any]:
@@ -102,7 +99,7 @@ def main() -> None:
     if command.task != "gpt":
         pilot = dataclasses.replace(pilot, **OF_IMAGES, task=command.task)
     sizes = sum(map(len, growths.values()))
-    runner = Runner(CACHE, sizes * len(BEGINNINGS) * (2 * REACH + 1) * command.seeds)
+    runner = Runner(command.cache, sizes * len(BEGINNINGS) * (2 * REACH + 1) * command.seeds)
     record: dict[str, Any] = {"machine": machine(), "seeds": command.seeds, "setting": dataclasses.asdict(pilot)}
     record["growths"] = {growth: {"optimizers": {}} for growth in growths}
     for growth, values in growths.items():

@@ -26,13 +26,12 @@ from measure import in_turn, machine, ratio
 from sweeps.charts import efficiency_picture
 from sweeps.command import parse
 from sweeps.contenders import OPTIMIZERS
-from sweeps.run import Hyper, Run, Setting
+from sweeps.run import OF_IMAGES, Hyper, Run, Setting
 from sweeps.runner import Runner, compiled, problem_of
 from sweeps.search import tuned, values_of
 from sweeps.summary import at, spread
 
 RESULTS = Path(__file__).parent / "results"
-CACHE = Path("out/sweeps")
 
 SMALL, LARGE = Setting(64, 2, 200, 16, 32), Setting(128, 2, 200, 16, 32)
 SETTINGS = {
@@ -40,7 +39,7 @@ SETTINGS = {
     "default": [SMALL, LARGE],
     "full": [Setting(256, 6, 2000, 64, 256), Setting(512, 6, 2000, 64, 256)],
 }
-IMAGES = Setting(64, 2, 60, 256)
+IMAGES = Setting(64, 2, **OF_IMAGES)
 IMAGE_SETTINGS = {
     "quick": [IMAGES],
     "default": [IMAGES, dataclasses.replace(IMAGES, width=128)],
@@ -178,7 +177,7 @@ def main() -> None:
     # about eight learning rates and four values of every other number
     tried = sum(8 + 4 * (len(entry.beginning) - 1) for entry in ENTRIES.values())
     expected = tried * judges + len(ENTRIES) * command.seeds
-    runner = Runner(CACHE, expected * len(settings))
+    runner = Runner(command.cache, expected * len(settings))
     record: dict[str, Any] = {"machine": machine(), "seeds": command.seeds, "comparisons": []}
     entries: Mapping[str, Entry] = ENTRIES
     names = None

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt.errors import UserError
 from sweeps.problem import add_images
 
 
@@ -15,12 +16,14 @@ class Command(NamedTuple):
       task: a key of `problem.TASKS`.
       seeds: how many runs are reported.
       results: path of the results, without a suffix.
+      cache: where runs are kept; of files, in a directory that goes by what is in them.
     """
 
     extent: str
     task: str
     seeds: int
     results: Path
+    cache: Path
 
 
 def parse(description: str | None, results: Path) -> Command:
@@ -40,10 +43,14 @@ def parse(description: str | None, results: Path) -> Command:
     parser.add_argument("--seeds", type=int, help="runs of what is reported (3, of images 9)")
     parser.add_argument("--out", type=Path, default=results.parent, help="where results go (benchmarks/results)")
     arguments = parser.parse_args()
-    task = arguments.task or "gpt"
+    task, cache = arguments.task or "gpt", Path("out/sweeps")
     if arguments.data is not None:
-        task = add_images(arguments.data)
+        try:
+            task, identity = add_images(arguments.data)
+        except UserError as error:
+            parser.error(str(error))
+        cache /= identity
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = results.name if task == "gpt" else f"{results.name}_{task.replace(' ', '_')}"
     seeds = arguments.seeds or (3 if task == "gpt" else 9)
-    return Command(arguments.extent or "default", task, seeds, arguments.out / name)
+    return Command(arguments.extent or "default", task, seeds, arguments.out / name, cache)

@@ -1,5 +1,6 @@
 """The networks and data that are trained on."""
 
+import hashlib
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -153,8 +154,15 @@ TASKS: dict[str, Callable[[Setting], Problem]] = {
 }
 
 
-def add_images(directory: Path) -> str:
-    """Makes the images in a directory a task, and gives its name."""
-    name = f"images of {directory.name}"
+def add_images(directory: Path) -> tuple[str, str]:
+    """Makes the images in a directory a task; gives its name, and what tells them from others of that name.
+
+    Raises:
+      UserError: files are missing, damaged, or do not belong together.
+    """
+    data, digest = images(directory), hashlib.sha256()
+    for array in (data.images, data.labels, data.test_images, data.test_labels):
+        digest.update(array.tobytes())
+    name = f"images of {directory.resolve().name}"
     TASKS[name] = partial(image_classifier, directory)
-    return name
+    return name, digest.hexdigest()[:20]

@@ -51,6 +51,10 @@ class Setting:
         return f"{self.task}, width {self.width}, depth {self.depth}: {self.steps} steps of {size}"
 
 
+# how long and on how many a classifier of images is trained
+OF_IMAGES = {"steps": 60, "batch": 256}
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training run.
