@@ -21,12 +21,13 @@ from sweeps.run import Hyper, Run, Setting
 from sweeps.runner import Runner
 from sweeps.search import bracketed, learning_rate
 from sweeps.summary import spread
-from sweeps.variants import GROUPS, SENSITIVITIES, WEIGHT_DECAYS
+from sweeps.variants import GROUPS, HIDDEN_MASSES, SENSITIVITIES, WEIGHT_DECAYS
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path("out/sweeps")
 
 SETTING = Setting(width=32, depth=2, steps=150, batch=16, context=32, evaluations=3)
+DEEP = dataclasses.replace(SETTING, depth=16)
 SCALED = dataclasses.replace(SETTING, task="scaled gpt")
 QUICK = ("norms", "polynomial")
 BEGINNING = 3  # index of the learning rate that is tried first
@@ -50,6 +51,8 @@ def choices(groups: tuple[str, ...] | None) -> Iterator[Choice]:
             for name in variants:
                 yield Choice(group, name, SETTING, registered(group, name, variants[name]))
     if groups is None:
+        for name, contender in HIDDEN_MASSES.items():
+            yield Choice("hidden mass, depth 16", name, DEEP, registered("hidden mass", name, contender))
         for name, contender in SENSITIVITIES.items():
             yield Choice("sensitivity", name, SCALED, registered("sensitivity", name, contender))
         for decay in WEIGHT_DECAYS:
@@ -105,7 +108,7 @@ def main() -> None:
         groups.setdefault(choice.group, {})[choice.name] = measure(choice, seeds, runner)
     print("", *table(groups), sep="\n")
     record = {"machine": machine(), "seeds": seeds, "setting": dataclasses.asdict(SETTING)}
-    record |= {"scaled": dataclasses.asdict(SCALED), "groups": groups}
+    record |= {"deep": dataclasses.asdict(DEEP), "scaled": dataclasses.asdict(SCALED), "groups": groups}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "ablations.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 

@@ -14,6 +14,8 @@ Stack = Float[Array, "n m m"]
 
 # How much a slice may hold: on CPUs what stays in their caches, elsewhere what keeps the device busy.
 _SLICE_BYTES = {"cpu": 2**21, "otherwise": 2**28}
+# How many matrices of the size of each the functions hold at a time.
+_TEMPORARIES = 5
 
 # What costs less to copy than to work on by itself.
 _SMALL_BYTES = 2**16
@@ -42,7 +44,7 @@ def joined(function: Callable[[list[Array]], list[Array]], arrays: Sequence[Arra
 
 def map_slices(function: Callable[[Stack], Stack], stacks: Sequence[Stack]) -> list[Stack]:
     """`function` of stacks of matrices of one size: of all at once, or in slices where that would take much memory."""
-    if _fit(sum(stack.nbytes for stack in stacks)):
+    if _fit(_TEMPORARIES * sum(stack.nbytes for stack in stacks)):
         ends = np.cumsum([len(stack) for stack in stacks])
         return jnp.split(function(jnp.concatenate(stacks)), ends[:-1])
     alike: dict[int, list[int]] = defaultdict(list)

@@ -74,10 +74,43 @@ def test_the_masses_that_transfer_are_the_default():
     def apply(p, idx):
         return (p["table"][idx] * p["gain"] + p["bias"]) @ p["w"]
 
-    params = shapes(table=(11, 4), gain=4, bias=4, w=(4, 2))
-    masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
-    assert masses == {"table": 2.0, "gain": 0.1, "bias": 1.0, "w": 1.0}
+    # a head onto two classes, and one that scores the rows of the table
+    for outputs, head in ((2, 1.0), (11, 0.5)):
+        params = shapes(table=(11, 4), gain=4, bias=4, w=(4, outputs))
+        masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
+        assert masses == {"table": 2.0, "gain": 0.1, "bias": 1.0, "w": head}
     assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
+
+
+def stack_of(layers, x):
+    for w in layers:
+        x = jnp.tanh(x @ w)
+    return x
+
+
+def test_hidden_layers_that_follow_each_other_share_their_mass():
+    def unrolled(p, x):
+        return stack_of(p["layers"], x @ p["first"]) @ p["head"]
+
+    def scanned(p, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x @ p["first"], p["layers"])[0] @ p["head"]
+
+    def recurrent(p, x):
+        return jax.lax.fori_loop(0, 128, lambda i, x: jnp.tanh(x @ p["layers"]), x @ p["first"]) @ p["head"]
+
+    def side_by_side(p, x):
+        return sum(jnp.tanh(x @ p["first"] @ w) for w in p["layers"]) @ p["head"]
+
+    def masses(apply, layers):
+        params = {**shapes(first=(4, 6), head=(6, 2)), "layers": layers}
+        specs = mo.infer_specs(apply, params, X)
+        assert specs["first"].mass == specs["head"].mass == 1.0
+        return {spec.mass for spec in jax.tree.leaves(specs["layers"])}
+
+    for depth, mass in ((1, 1.0), (8, 1.0), (128, 0.5)):
+        assert masses(unrolled, [array(6, 6)] * depth) == masses(scanned, array(depth, 6, 6)) == {mass}
+    # one matrix, used in every turn, and many that no value goes through two of
+    assert masses(recurrent, array(6, 6)) == masses(side_by_side, [array(6, 6)] * 20) == {1.0}
 
 
 def test_tare_takes_the_place():

@@ -96,6 +96,8 @@ OPTIMIZERS: dict[str, Contender] = {
     "adamw": Contender(adamw),
     # the head's ball 60 times that of all other matrices, as in Scion's paper
     "scion": Contender(
-        scion, inferred(head=mo.Sign(), masses={"head": 60.0, "embedding": 1.0}), start_at_norm_one=True
+        scion,
+        inferred(head=mo.Sign(), masses={"head": 60.0, "embedding": 1.0, "hidden": 1.0, "gain": 0.1}),
+        start_at_norm_one=True,
     ),
 }

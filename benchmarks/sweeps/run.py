@@ -52,7 +52,7 @@ class Setting:
 
 
 # how long and on how many a classifier of images is trained
-OF_IMAGES = {"steps": 60, "batch": 256}
+OF_IMAGES: dict[str, Any] = {"steps": 60, "batch": 256}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,12 +46,12 @@ GROUPS: dict[str, dict[str, Contender]] = {
         "Sign for the head": variant(inferred(head=mo.Sign())),
     },
     "masses": {
-        "embedding 2, gain 0.1": DEFAULT,
-        "all 1": variant(inferred(masses={"embedding": 1.0, "gain": 1.0})),
+        "embedding 2, gain 0.1, head 0.5": DEFAULT,
+        "all 1": variant(inferred(masses={"embedding": 1.0, "gain": 1.0, "head": 1.0})),
         "embedding 1": variant(inferred(masses={"embedding": 1.0})),
         "gain 1": variant(inferred(masses={"gain": 1.0})),
-        "head 3": variant(inferred(masses={"head": 3.0})),
-        "head 0.3": variant(inferred(masses={"head": 0.3})),
+        "head 1": variant(inferred(masses={"head": 1.0})),
+        "head 0.25": variant(inferred(masses={"head": 0.25})),
     },
     "polynomial": {
         "four-step": DEFAULT,
@@ -69,6 +69,12 @@ GROUPS: dict[str, dict[str, Contender]] = {
 SENSITIVITIES: dict[str, Contender] = {
     "unit": DEFAULT,
     "traced": variant(inferred(sensitivity="traced")),
+}
+
+# on a GPT of 64 hidden matrices, one after the other
+HIDDEN_MASSES: dict[str, Contender] = {
+    "(8 / depth)^(1/4)": DEFAULT,
+    "1": variant(inferred(masses={"hidden": 1.0, "gain": 0.1})),
 }
 
 WEIGHT_DECAYS = (0.0, 0.1, 1.0)

@@ -1,7 +1,8 @@
 """From a finding to a spec: the norm, the axes and the mass of a role, and what a user says instead."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from modula_optax._axes import Axes
 from modula_optax._infer._finding import CERTAIN, MATRICES, Finding
@@ -21,11 +22,39 @@ NORMS: dict[str, Norm] = {
     "gain": Diagonal(),
     "unused": Unnormed(),
 }
-# What keeps the best learning rate of a transformer where it is from depth 2 to 16 (`benchmarks/`); 1 for all else. At
-# mass 1, gains are first to become unstable as it gets deeper: a unit step moves each by its sign, and no other entry
-# averages the noise of that sign out, as those of a matrix do. Twice the mass makes tables what bounds the learning
-# rate at any depth: alone, the layers of a shallow network would bear more than those of a deep one.
+# What keeps the best learning rate where it is as a transformer gets wider and deeper (`benchmarks/`). At mass 1, gains
+# are first to become unstable: a unit step moves each by its sign, and no other entry averages the noise of that sign
+# out, as those of a matrix do. Twice the mass makes tables what bounds the learning rate at any depth: alone, the
+# layers of a shallow network would bear more than those of a deep one.
 MASSES: dict[str, float] = {"embedding": 2.0, "gain": 0.1}
+
+# A head that scores the rows of a table, as that of a language model: a unit step moves its many outputs for every
+# direction of the input alike, also those that hold noise only. Heads onto a few classes look at a few directions.
+VOCABULARY_HEAD = 0.5
+
+# Steps of layers that follow each other add up. Up to this many (two blocks of a transformer) need not be smaller for
+# it; beyond, the fourth root keeps the best learning rate. Without it, deep networks bear less above the best one, and
+# those for images end higher; the square root would raise it with depth.
+SHALLOW = 8
+
+
+def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]], depth: int) -> list[float]:
+    """Masses of the parameters of a network with so many hidden layers, where the user says nothing."""
+    hidden = min(1.0, (SHALLOW / max(depth, 1)) ** 0.25)
+
+    def size(axes: tuple[int, ...], shape: tuple[int, ...]) -> int:
+        return math.prod(shape[axis] for axis in axes)
+
+    tables = {size(f.fan_in, shape) for f, shape in zip(findings, shapes, strict=True) if f.role == "embedding"}
+
+    def usual(finding: Finding, shape: tuple[int, ...]) -> float:
+        if finding.role not in ("linear", "conv", "depthwise"):
+            return MASSES.get(finding.role, 1.0)
+        if finding.place == "head" and size(finding.fan_out, shape) in tables:
+            return VOCABULARY_HEAD
+        return hidden if finding.place == "hidden" else 1.0
+
+    return [usual(finding, shape) for finding, shape in zip(findings, shapes, strict=True)]
 
 
 def spec_of(
@@ -34,7 +63,7 @@ def spec_of(
     defaults: Mapping[str, Norm | None],
     head: Norm | None,
     masses: Mapping[str, float],
-    usual: Mapping[str, float],
+    usual: float,
 ) -> NormSpec | None:
     """The spec of one parameter; `None` if its role is unknown and nothing else says what its norm is.
 
@@ -44,7 +73,7 @@ def spec_of(
       defaults: the norm of every role.
       head: the norm of a head; `None` for that of its role.
       masses: what the user says of masses.
-      usual: masses of roles; 1 for all else.
+      usual: its mass where the user says nothing.
     """
     if rule is not None:
         axes = rule.axes or axes_for(finding, rule.norm)
@@ -74,9 +103,9 @@ def spec_of(
     )
 
 
-def _mass(finding: Finding, masses: Mapping[str, float], usual: Mapping[str, float]) -> float:
+def _mass(finding: Finding, masses: Mapping[str, float], usual: float) -> float:
     names = [finding.place, finding.role] if finding.role in MATRICES else [finding.role, finding.place]
-    return next((masses[name] for name in names if name in masses), usual.get(finding.role, 1.0))
+    return next((masses[name] for name in names if name in masses), usual)
 
 
 def check_masses(masses: Mapping[str, float]) -> None:

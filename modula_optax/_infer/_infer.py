@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align_new
-from modula_optax._infer._choose import MASSES, NORMS, check_masses, check_norms, spec_of
+from modula_optax._infer._choose import NORMS, check_masses, check_norms, spec_of, usual_masses
 from modula_optax._infer._classify import classify
+from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
 from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn
@@ -62,9 +63,10 @@ def infer_specs(
       *example_inputs: what a call gets after the parameters: arrays or `jax.ShapeDtypeStruct`, which are traced, and
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
-      masses: mass of each leaf by role or place, such as `{"head": 0.5, "bias": 0.1}`; of all others 2 for
-        embeddings, 0.1 for gains and 1 for the rest; with traced sensitivities, 1. Of a matrix the place counts first,
-        of anything else the role.
+      masses: mass of each leaf by role or place, such as `{"head": 0.3, "bias": 0.1}`; of a matrix the place counts
+        first, of anything else the role. Of all others: 2 for embeddings, 0.1 for gains, 0.5 for a head that scores
+        the rows of a table, (8 / depth)^(1/4) for hidden matrices where more than eight follow each other, and 1 for
+        the rest; with traced sensitivities, 1.
       head: norm of linear layers whose output no other matrix follows, such as `RowL2()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
       unknown: norm of parameters whose role is unknown, taken with the axes that it has by default.
@@ -103,11 +105,13 @@ def infer_specs(
     refuse_all_unused(findings)
     rules = [_override(overrides, path) for path in model.paths]
     defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
+    shapes = [leaf.shape for leaf in model.leaves]
+    depth = depth_of(program, findings, shapes, matrices_by_output(trace.uses))
     # what is traced says itself how much each parameter moves the output
-    usual = MASSES if sensitivity == "unit" else {}
+    usual = [1.0] * len(findings) if sensitivity == "traced" else usual_masses(findings, shapes, depth)
     chosen = [
-        spec_of(finding, rule, defaults, head, masses or {}, usual)
-        for finding, rule in zip(findings, rules, strict=True)
+        spec_of(finding, rule, defaults, head, masses or {}, mass)
+        for finding, rule, mass in zip(findings, rules, usual, strict=True)
     ]
     refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
     specs = [spec for spec in chosen if spec is not None]
