@@ -109,8 +109,8 @@ def test_ended_from_outside_it_leaves_nothing_behind(number, status, script, tem
     process = script()
     pids = wait_for_group(process)
     process.send_signal(number)
-    process.communicate(timeout=SOON)
-    assert process.returncode == status
+    _, errors = process.communicate(timeout=SOON)
+    assert process.returncode == status, errors
     assert not any(map(is_running, pids))
     assert not list(temporary.iterdir())
 
