@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from modula_optax._axes import Axes
-from modula_optax._infer._finding import CERTAIN, MATRICES, Finding
+from modula_optax._infer._finding import CERTAIN, LAYERS, MATRICES, Finding
 from modula_optax._infer._messages import why
 from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
 from modula_optax._specs import PLACES, ROLES, NormSpec, check_mass
@@ -48,7 +48,7 @@ def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]],
     tables = {size(f.fan_in, shape) for f, shape in zip(findings, shapes, strict=True) if f.role == "embedding"}
 
     def usual(finding: Finding, shape: tuple[int, ...]) -> float:
-        if finding.role not in ("linear", "conv", "depthwise"):
+        if finding.role not in LAYERS:
             return MASSES.get(finding.role, 1.0)
         if finding.place == "head" and size(finding.fan_out, shape) in tables:
             return VOCABULARY_HEAD

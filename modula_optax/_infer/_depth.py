@@ -4,7 +4,8 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._finding import Finding
+from modula_optax._axes import Axes, batch_axes
+from modula_optax._infer._finding import LAYERS, Finding
 from modula_optax._infer._program import Block, Loop, Program
 
 # number of layers that an operation is of, by where its first output is
@@ -38,13 +39,13 @@ def depth_of(
 
 
 def _is_hidden(finding: Finding) -> bool:
-    return finding.place == "hidden" and finding.role in ("linear", "conv", "depthwise")
+    return finding.place == "hidden" and finding.role in LAYERS
 
 
 def _stacked(finding: Finding, shape: tuple[int, ...]) -> int:
     """How many matrices a parameter is a stack of."""
-    of_each = finding.fan_in + finding.fan_out + finding.taps
-    return math.prod(size for axis, size in enumerate(shape) if axis not in of_each)
+    axes = Axes(finding.fan_in, finding.fan_out, finding.taps)
+    return math.prod(shape[axis] for axis in batch_axes(axes, len(shape)))
 
 
 def _forwards(block: Block, found: dict[int, int], atoms: Layers) -> None:

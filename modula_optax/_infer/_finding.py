@@ -7,7 +7,8 @@ from modula_optax._infer._trace import Use
 from modula_optax._infer._values import Label
 
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
-MATRICES = ("linear", "conv", "depthwise", "embedding", "tied")
+LAYERS = ("linear", "conv", "depthwise")
+MATRICES = (*LAYERS, "embedding", "tied")
 _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 
 
