@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +75,16 @@ def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+@contextmanager
+def handled_by(number: int, handler: Any) -> Iterator[None]:
+    """Processes started within ignore a signal if this handler does, whatever started the tests: a shell may."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 
 
@@ -106,7 +119,8 @@ def test_death_of_one_process_ends_all_soon(victim, script, temporary):
 @needs_proc
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_ended_from_outside_it_leaves_nothing_behind(number, status, script, temporary):
-    process = script()
+    with handled_by(number, signal.default_int_handler):
+        process = script()
     pids = wait_for_group(process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=SOON)
@@ -149,6 +163,15 @@ def test_processes_that_hang_are_given_up(tmp_path):
     with pytest.raises(UserError, match=r"2 processes had not finished after 0.5 seconds"):
         launch.run_together([python("import time; time.sleep(60)")] * 2, dict(os.environ), tmp_path, 0.5)
     assert time.monotonic() - begin < SOON
+
+
+def test_interruption_that_is_ignored_ends_nothing(tmp_path):
+    end = tmp_path / "end"
+    interrupt = f"import os, signal; os.kill({os.getpid()}, signal.SIGINT)"
+    finish = f"import time; time.sleep(0.5); open({str(end)!r}, 'w')"
+    with handled_by(signal.SIGINT, signal.SIG_IGN):
+        launch.run_together([python(f"{interrupt}; {finish}")], dict(os.environ), tmp_path, SOON)
+    assert end.exists()
 
 
 def test_last_words_of_a_process_are_shown(tmp_path):

@@ -81,12 +81,14 @@ def signals_held() -> Iterator[list[int]]:
     """Signals that end this process are collected, and do so afterwards.
 
     One that came while another process is being started would leave that one running, and an exception raised from
-    within a callback of the garbage collector is ignored.
+    within a callback of the garbage collector is ignored. Those that a shell has this process ignore, as of what it
+    runs in the background, stay ignored.
     """
     arrived: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: arrived.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield arrived
@@ -94,12 +96,7 @@ def signals_held() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         for number in arrived:
-            handler = before[signal.Signals(number)]
-            if callable(handler):
-                # from here: a signal that is raised anew may come within a callback, too
-                handler(number, None)
-            else:
-                signal.raise_signal(number)
+            signal.raise_signal(number)
 
 
 def wait_for(processes: list[subprocess.Popen], logs: list[Path], timeout: float, arrived: list[int]) -> None:
