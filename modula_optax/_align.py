@@ -102,9 +102,9 @@ def _prefixes(path: str) -> Sequence[str]:
 
 def _misfit(spec: Any, value: Any) -> str | None:
     """Why a spec cannot be that of an array, and what to write instead; `None` if it can."""
-    if isinstance(spec, Norm):
-        return f"its spec is {spec!r}; write NormSpec({spec!r})"
     if not isinstance(spec, NormSpec):
+        if isinstance(spec, Norm):
+            return f"its spec is {spec!r}; write NormSpec({spec!r})"
         got = "an array" if hasattr(spec, "shape") else repr(spec)
         return f"its spec is {got}; specs are made by infer_specs, NormRegistry.resolve or NormSpec"
     if not spec.is_normed:

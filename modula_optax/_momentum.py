@@ -42,26 +42,27 @@ def scale_by_momentum(
     References:
       Dozat, Incorporating Nesterov Momentum into Adam, 2016.
     """
+    # `jit`, here and below: of many leaves of one shape only the first is traced step by step
+    average = jax.jit(partial(optax.tree.update_moment, decay=b1, order=1))
 
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        mu = jax.tree.map(average, updates, state.mu, is_leaf=lambda x: x is None)
         count = optax.safe_increment(state.count)
-        now = 1 / (1 - b1**count)
+        debiasing = 1 - b1**count
         if nesterov:
-            of_mu, of_gradient = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) * now
+            of_mu, of_gradient = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) / debiasing
             averaged = jax.tree.map(partial(_ahead, of_mu, of_gradient), mu, updates)
         else:
-            averaged = jax.tree.map(lambda m, g: (now * m).astype(g.dtype), mu, updates)
+            averaged = jax.tree.map(lambda m, g: (m / debiasing).astype(g.dtype), mu, updates)
         return averaged, MomentumState(count, optax.tree.cast(mu, accumulator_dtype))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-# `jit`: of many leaves of one shape only the first is traced step by step
 @jax.jit
 def _ahead(of_mu: Array, of_gradient: Array, mu: Array, gradient: Array) -> Array:
     return (of_mu * mu + of_gradient * gradient).astype(gradient.dtype)
