@@ -1,7 +1,7 @@
 """Compiling one update: GPT-2 small of 12 and of 48 layers, and many small matrices, beside `optax.contrib.muon`.
 
     python benchmarks/compile_time.py                # 2 minutes
-    python benchmarks/compile_time.py --leaves 2000  # 15 minutes, nearly all of it the other's compilation
+    python benchmarks/compile_time.py --leaves 2000  # half an hour, nearly all of it the other's compilation
 
 Compilations alternate, each with empty caches and tracing included, after one that warms JAX up. Writes
 `compile_time.json` and `compile_time.png` to `benchmarks/results/`.
@@ -65,7 +65,7 @@ def draw(figures: dict[str, dict[str, Any]], path: Path) -> None:
         for f in figures.values()
     ]
     bars = axis.barh(list(figures), medians, xerr=np.transpose(spread), color="tab:blue")
-    axis.bar_label(bars, fmt="%.2f", fontsize=8, label_type="center", color="white")
+    axis.bar_label(bars, fmt="%.2f", fontsize=8, padding=3)
     axis.axvline(1.0, color="grey", linewidth=0.8)
     axis.invert_yaxis()
     axis.set_xlabel(f"{OURS}, relative to {THEIRS}")

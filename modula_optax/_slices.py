@@ -3,19 +3,25 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+Square = Float[Array, "... m m"]
 Stack = Float[Array, "n m m"]
+Rows = Float[Array, "_ m"]
+# matrices again, each as one line of numbers
+Lines = Float[Array, "_ mm"]
 
-# How much a slice may hold: on CPUs what stays in their caches, elsewhere what keeps the device busy.
-_SLICE_BYTES = {"cpu": 2**21, "otherwise": 2**28}
+# How much a turn may hold: on CPUs what stays in their caches, elsewhere what keeps the device busy.
+_SLICE_BYTES = {"cpu": 2**21, "otherwise": 2**30}
 # How many matrices of the size of each the functions hold at a time.
 _TEMPORARIES = 5
+# How many results a lane has that they are cut out of.
+_LANE = 4
 
 # What costs less to copy than to work on by itself.
 _SMALL_BYTES = 2**16
@@ -42,80 +48,75 @@ def joined(function: Callable[[list[Array]], list[Array]], arrays: Sequence[Arra
     return [of_each[i] for i in range(len(arrays))]
 
 
-def map_slices(function: Callable[[Stack], Stack], stacks: Sequence[Stack]) -> list[Stack]:
-    """`function` of stacks of matrices of one size: of all at once, or in slices where that would take much memory."""
-    if _fit(_TEMPORARIES * sum(stack.nbytes for stack in stacks)):
-        ends = np.cumsum([len(stack) for stack in stacks])
-        return jnp.split(function(jnp.concatenate(stacks)), ends[:-1])
+def map_slices(function: Callable[[Stack], Stack], arrays: Sequence[Square]) -> list[Square]:
+    """`function` of stacks of matrices of one size, of as many matrices at a time as memory allows."""
     alike: dict[int, list[int]] = defaultdict(list)
-    for i, stack in enumerate(stacks):
-        alike[len(stack)].append(i)
-    results = list(stacks)
-    for members in alike.values():
-        for i, result in zip(members, _map_lanes(function, [stacks[i] for i in members]), strict=True):
-            results[i] = result
+    for i, x in enumerate(arrays):
+        alike[math.prod(x.shape[:-2])].append(i)
+    # rows of matrices, which XLA puts together by copies of memory: along a new axis it would compile a loop for each
+    rows = jnp.concatenate([_rows(arrays[i]) for members in alike.values() for i in members])
+    lines = _in_turns(function, rows).reshape(-1, rows.shape[-1] ** 2)
+    results, start = list(arrays), 0
+    for size, members in alike.items():
+        for i, piece in zip(members, _cut(lines, start, size, len(members)), strict=True):
+            results[i] = piece.reshape(arrays[i].shape)
+        start += size * len(members)
     return results
 
 
-def _map_lanes(function: Callable[[Stack], Stack], stacks: Sequence[Stack]) -> list[Stack]:
-    """`function` of stacks of one shape, in place, by a loop that holds the temporaries of one slice only.
+def _in_turns(function: Callable[[Stack], Stack], rows: Rows) -> Rows:
+    """`function` of matrices one below the other, in place, by a loop that holds the temporaries of one turn only.
 
-    The stacks are laid out in lanes, and every turn of the loop takes one stack from each lane. Lanes keep compilation
-    short: XLA compiles a kernel for every offset at which a result is cut out, but one for all lanes, so that n results
-    need about 2√n kernels instead of n.
+    Behind them comes what fills the last turn.
     """
-    if len(stacks) == 1:
-        return [_in_slices(function, stacks[0])]
-    length = _lane_length(len(stacks))
-    count = -(-len(stacks) // length)
-    # what fills the last lane must vary over devices as the stacks do, which zeros would not
-    filled = [*stacks, *[stacks[-1]] * (count * length - len(stacks))]
-    lanes = [jnp.stack(filled[i * length : (i + 1) * length]) for i in range(count)]
+    side = rows.shape[-1]
+    matrices = len(rows) // side
+    turns = -(-matrices // max(1, _slice_bytes() // (_TEMPORARIES * side * side * rows.dtype.itemsize)))
+    if turns == 1:
+        return _rows(function(rows.reshape(matrices, side, side)))
+    size = -(-matrices // turns)
+    rows = jnp.pad(rows, ((0, turns * size * side - len(rows)), (0, 0)))
 
-    def turn(i: Array, lanes: list[Array]) -> list[Array]:
-        stack = jnp.concatenate([_taken(lane, i, 1)[0] for lane in lanes])
-        results = jnp.split(_in_slices(function, stack), count)
-        return [_put(lane, result[None], i) for lane, result in zip(lanes, results, strict=True)]
+    def turn(i: Array, rows: Rows) -> Rows:
+        # an unsigned index: a signed one is first asked, in kernels of its own, whether it counts from the end
+        start = (i * jnp.uint32(size * side), jnp.uint32(0))
+        part = lax.dynamic_slice(rows, start, (size * side, side))
+        return lax.dynamic_update_slice(rows, _rows(function(part.reshape(size, side, side))), start)
 
-    lanes = lax.fori_loop(jnp.uint32(0), jnp.uint32(length), turn, lanes)
-    return [lanes[i // length][i % length] for i in range(len(stacks))]
-
-
-def _lane_length(count: int) -> int:
-    """A length near √count with the least to fill up; up to four are one lane, in as many kernels and less memory."""
-    if count <= 4:
-        return count
-    root = math.isqrt(count - 1) + 1
-    return min(range(-(-root // 2), 2 * root + 1), key=lambda length: (-count % length, abs(length - root)))
+    return lax.fori_loop(jnp.uint32(0), jnp.uint32(turns), turn, rows)
 
 
-def _in_slices(function: Callable[[Stack], Stack], stack: Stack) -> Stack:
-    matrix_bytes = math.prod(stack.shape[1:]) * stack.dtype.itemsize
-    size = max(d for d in range(1, len(stack) + 1) if len(stack) % d == 0 and (d == 1 or _fit(d * matrix_bytes)))
-    if size == len(stack):
-        return function(stack)
+def _cut(lines: Lines, start: int, size: int, count: int) -> list[Lines]:
+    """As many pieces of `size` lines each as `count` says, from `start` on."""
+    if count <= _LANE:
+        return jnp.split(lines[start : start + count * size], count)
 
-    def turn(i: Array, stack: Stack) -> Stack:
-        start = i * jnp.uint32(size)
-        return _put(stack, function(_taken(stack, start, size)), start)
+    # XLA compiles a kernel for every offset that something is cut out at. Pieces are dealt to lanes first, by a kernel
+    # that all lanes share, and lanes need as many as pieces are in one.
+    def deal(i: Array, state: tuple[list[Lines], list[Array]]) -> tuple[list[Lines], list[Array]]:
+        lanes, numbers = state
+        lanes = [_dealt(lane, lines, start, n, i, size) for lane, n in zip(lanes, numbers, strict=True)]
+        return lanes, [n + 1 for n in numbers]
 
-    return lax.fori_loop(jnp.uint32(0), jnp.uint32(len(stack) // size), turn, stack)
-
-
-def _fit(nbytes: int) -> bool:
-    return nbytes <= _SLICE_BYTES["cpu" if jax.default_backend() == "cpu" else "otherwise"]
-
-
-# Counters are unsigned: a signed index is first asked, in kernels of its own, whether it counts from the end.
-
-
-def _taken(stack: Array, start: Array, size: int) -> Array:
-    return lax.dynamic_slice(stack, (start, *_origin(stack)), (size, *stack.shape[1:]))
+    lanes = [lines[: _LANE * size]] * -(-count // _LANE)
+    # floats, since XLA takes integer counters for one and an offset each, which would be a kernel each again
+    numbers = [jnp.float32(_LANE * lane) for lane in range(len(lanes))]
+    lanes, _ = lax.fori_loop(jnp.uint32(0), jnp.uint32(_LANE), deal, (lanes, numbers))
+    return [piece for lane in lanes for piece in jnp.split(lane, _LANE)][:count]
 
 
-def _put(stack: Array, part: Array, start: Array) -> Array:
-    return lax.dynamic_update_slice(stack, part, (start, *_origin(stack)))
+@partial(jax.jit, static_argnames=("start", "size"))
+def _dealt(lane: Lines, lines: Lines, start: int, number: Array, i: Array, size: int) -> Lines:
+    """A lane whose piece `i` is the one of this number; those past the end are asked for by nobody."""
+    zero = jnp.uint32(0)
+    first = jnp.uint32(start) + number.astype(jnp.uint32) * jnp.uint32(size)
+    piece = lax.dynamic_slice(lines, (first, zero), (size, lines.shape[1]))
+    return lax.dynamic_update_slice(lane, piece, (i * jnp.uint32(size), zero))
 
 
-def _origin(stack: Array) -> list[Array]:
-    return [jnp.uint32(0)] * (stack.ndim - 1)
+def _rows(x: Square) -> Rows:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _slice_bytes() -> int:
+    return _SLICE_BYTES["cpu" if jax.default_backend() == "cpu" else "otherwise"]

@@ -188,6 +188,19 @@ def test_a_stack_larger_than_a_slice_is_the_polar_factor_of_each(key):
     np.testing.assert_allclose(mo.polar(x)[3], mo.polar(x[3]), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "shape"), [([1, 2, 1, 1, 2, 1, 1, 2, 1, 2, 2, 3], (150, 320)), ([1] * 41, (64, 64))]
+)
+def test_stacks_of_any_lengths_that_take_several_turns_come_back_in_order(lengths, shape, key):
+    xs = [
+        jnp.eye(*shape)[None] + 0.03 * jax.random.normal(jax.random.fold_in(key, i), (length, *shape))
+        for i, length in enumerate(lengths)
+    ]
+    for x, together in zip(xs, jax.jit(polar_factors)(xs), strict=True):
+        u, _, v = np.linalg.svd(x, full_matrices=False)
+        np.testing.assert_allclose(together, u @ v, atol=1e-3)
+
+
 def test_coefficients_may_be_an_array(key):
     x, rows = jax.random.normal(key, (4, 7)), COEFFICIENTS["five-step"]
     np.testing.assert_array_equal(mo.polar(x, np.array(rows)), mo.polar(x, rows))
