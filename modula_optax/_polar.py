@@ -111,7 +111,7 @@ def _by_size(function: Callable[[Gram], Gram], xs: Sequence[Gram]) -> list[Gram]
     return results
 
 
-# Why `jit` inside of what is compiled anyway: of many leaves of one shape only the first is traced step by step.
+# `jit`, here and below, although all is compiled anyway: of many leaves of one shape only the first is traced in full.
 
 
 @jax.jit

@@ -98,6 +98,7 @@ def _cut(lines: Lines, start: int, size: int, count: int) -> list[Lines]:
         lanes = [_dealt(lane, lines, start, n, i, size) for lane, n in zip(lanes, numbers, strict=True)]
         return lanes, [n + 1 for n in numbers]
 
+    # of the right size and sharding; what they hold is overwritten
     lanes = [lines[: _LANE * size]] * -(-count // _LANE)
     # floats, since XLA takes integer counters for one and an offset each, which would be a kernel each again
     numbers = [jnp.float32(_LANE * lane) for lane in range(len(lanes))]
