@@ -71,7 +71,7 @@ def _in_turns(function: Callable[[Stack], Stack], rows: Rows) -> Rows:
     """
     side = rows.shape[-1]
     matrices = len(rows) // side
-    turns = -(-matrices // max(1, _slice_bytes() // (_TEMPORARIES * side * side * rows.dtype.itemsize)))
+    turns = -(-matrices // max(1, slice_bytes() // (_TEMPORARIES * side * side * rows.dtype.itemsize)))
     if turns == 1:
         return _rows(function(rows.reshape(matrices, side, side)))
     size = -(-matrices // turns)
@@ -119,5 +119,6 @@ def _rows(x: Square) -> Rows:
     return x.reshape(-1, x.shape[-1])
 
 
-def _slice_bytes() -> int:
+def slice_bytes() -> int:
+    """How much is worked on at a time on one device."""
     return _SLICE_BYTES["cpu" if jax.default_backend() == "cpu" else "otherwise"]

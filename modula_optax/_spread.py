@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
+
+from modula_optax._slices import slice_bytes
 
 Trees = list[Any]
 
@@ -62,51 +64,108 @@ def spread(function: Callable[[Trees], Trees], trees: Trees, axes: tuple[str, ..
 
     Returns:
       Trees like `trees`. Those of equal shape travel together: one exchange takes every matrix to its device, and one
-      brings it back into the sharding it came in.
+      brings it back into the sharding it came in. What is more than a device should hold is done in rounds.
     """
     if not axes:
         return function(trees)
-    results = in_stacks(partial(_shared_out, function, axes), trees)
+    results, done = list(trees), jnp.bool_(True)
+    for members in _rounds(trees, axes):
+        stacks, apart = _joined_alike([_once(done, trees[i]) for i in members])
+        stacks, done = _shared_out(function, axes, stacks)
+        for i, result in zip(members, apart(stacks), strict=True):
+            results[i] = result
     return jax.tree.map(lambda result, x: shard_alike(result, x)[0], results, trees)
 
 
 def in_stacks(function: Callable[[Trees], Trees], trees: Trees) -> Trees:
     """`function` of fewer trees: those whose arrays agree in dtype and in all axes but the first become one."""
+    stacks, apart = _joined_alike(trees)
+    return apart(function(stacks))
+
+
+def _joined_alike(trees: Trees) -> tuple[Trees, Callable[[Trees], Trees]]:
+    """Trees that are alike as one, and what takes results apart again."""
+    groups = _alike(trees)
+    stacks = [jax.tree.map(lambda *x: jnp.concatenate(x), *(trees[i] for i in members)) for members in groups]
+
+    def apart(stacks: Trees) -> Trees:
+        results = list(trees)
+        for members, stack in zip(groups, stacks, strict=True):
+            ends = np.cumsum([len(jax.tree.leaves(trees[i])[0]) for i in members])
+            for i, start, end in zip(members, [0, *ends[:-1]], ends, strict=True):
+                results[i] = jax.tree.map(lambda x, start=start, end=end: x[start:end], stack)
+        return results
+
+    return stacks, apart
+
+
+def _alike(trees: Trees) -> list[list[int]]:
+    """Numbers of the trees whose arrays agree in dtype and in all axes but the first."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, tree in enumerate(trees):
         leaves, treedef = jax.tree.flatten(tree)
         groups[treedef, tuple((x.shape[1:], x.dtype) for x in leaves)].append(i)
-    stacks = [jax.tree.map(lambda *x: jnp.concatenate(x), *(trees[i] for i in members)) for members in groups.values()]
-    results = list(trees)
-    for members, stack in zip(groups.values(), function(stacks), strict=True):
-        ends = np.cumsum([len(jax.tree.leaves(trees[i])[0]) for i in members])
-        for i, start, end in zip(members, [0, *ends[:-1]], ends, strict=True):
-            results[i] = jax.tree.map(lambda x, start=start, end=end: x[start:end], stack)
-    return results
+    return list(groups.values())
 
 
-def _shared_out(function: Callable[[Trees], Trees], axes: tuple[str, ...], stacks: Trees) -> Trees:
-    """`function` of stacks, as many of their first axis on every device along `axes`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    devices = math.prod(mesh.shape[name] for name in axes)
+def _rounds(trees: Trees, axes: tuple[str, ...]) -> list[list[int]]:
+    """Numbers of the trees that are exchanged at a time: those that are alike, and more while there is room."""
+    room = slice_bytes() * _devices(axes)
+    rounds, held = [[]], 0
+    for members in _alike(trees):
+        size = sum(x.nbytes for i in members for x in jax.tree.leaves(trees[i]))
+        if rounds[-1] and held + size > room:
+            rounds.append([])
+            held = 0
+        rounds[-1] += members
+        held += size
+    return rounds
+
+
+def _once(done: Bool[Array, ""], tree: Any) -> Any:
+    """The same tree, which is not made before the round that says so is done.
+
+    Compilers would exchange everything at once and hold it until its turn; `optimization_barrier` does not keep them
+    from it, as the one for CPUs drops it before it orders what is left.
+    """
+    return jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), tree)
+
+
+def _shared_out(
+    function: Callable[[Trees], Trees], axes: tuple[str, ...], stacks: Trees
+) -> tuple[Trees, Bool[Array, ""]]:
+    """`function` of stacks, as many of their first axis on every device along `axes`; and that it is done, for `_once`."""
+
+    def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
+        results = function(stacks)
+        entries = jnp.stack([x[(0,) * x.ndim].astype(jnp.float32) for x in jax.tree.leaves(results)])
+        # true, but known by nobody before the results are: no number is both NaN and positive
+        return results, ~jnp.any(jnp.isnan(entries) & (entries > 0.0), keepdims=True)
+
     whole = stacks
+    devices = _devices(axes)
     stacks = jax.tree.map(lambda x: jnp.pad(x, ((0, -len(x) % devices), *[(0, 0)] * (x.ndim - 1))), stacks)
     # one axis after the other: the compiler exchanges along one, but gathers everything to move two at once
     ways = [axes[:n] for n in range(len(axes) + 1)]
     for way in ways:
         stacks = _batch_over(stacks, way)
-    on_each = jax.shard_map(
-        function,
+    spread_out = jax.shard_map(
+        on_each,
         in_specs=(PartitionSpec(axes),),
         out_specs=PartitionSpec(axes),
         axis_names=set(axes),
         # every result differs from device to device: constraints need not say so of each number in their loops
         check_vma=False,
     )
-    stacks = on_each(stacks)
+    stacks, done = spread_out(stacks)
     for way in reversed(ways):
         stacks = _batch_over(stacks, way)
-    return jax.tree.map(lambda x, before: x[: len(before)], stacks, whole)
+    return jax.tree.map(lambda x, before: x[: len(before)], stacks, whole), jnp.all(done)
+
+
+def _devices(axes: tuple[str, ...]) -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in axes)
 
 
 def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
