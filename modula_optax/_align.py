@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes, to_canonical
+from modula_optax._canonical import stacked
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
@@ -166,10 +167,33 @@ def count_atoms(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:
 
 def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in fan_out"]:
     """A parameter as its norm wants it: canonical layout, at least float32."""
-    x = jnp.asarray(value, working_dtype(value.dtype))
-    return to_canonical(x, resolve_axes(spec, value.shape))
+    return _canonical(value, resolve_axes(spec, value.shape))
 
 
-def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any) -> Array:
-    """Inverse of `canonical`: the layout, shape and dtype of the parameter `like`."""
-    return from_canonical(w, resolve_axes(spec, like.shape), like.shape).astype(like.dtype)
+def atoms(value: Array, spec: NormSpec) -> Float[Array, "n taps fan_in fan_out"]:
+    """The same with all atoms along one axis."""
+    return _atoms(value, resolve_axes(spec, value.shape))
+
+
+def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0) -> Array:
+    """Inverse of `canonical` and of `atoms`, scaled: the layout, shape and dtype of the parameter `like`."""
+    return _restored(w, resolve_axes(spec, like.shape), tuple(like.shape), like.dtype, scale)
+
+
+# `jit`, although all is compiled anyway: of many parameters of one shape only the first is traced step by step
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _canonical(value: Array, axes: Axes) -> Array:
+    return to_canonical(jnp.asarray(value, working_dtype(value.dtype)), axes)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _atoms(value: Array, axes: Axes) -> Array:
+    return stacked(to_canonical(jnp.asarray(value, working_dtype(value.dtype)), axes))
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
+def _restored(w: Array, axes: Axes, shape: tuple[int, ...], dtype: DTypeLike, scale: float) -> Array:
+    # a product with the commonest mass would cost as much to compile as one with any other
+    return from_canonical(w if scale == 1.0 else scale * w, axes, shape).astype(dtype)

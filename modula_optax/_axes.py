@@ -1,6 +1,7 @@
 """Axes: how a parameter array becomes canonical, `[*batch, taps, fan_in, fan_out]`, and back."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -61,6 +62,7 @@ def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(entries)
 
 
+@functools.cache
 def normalize_axes(axes: Axes, shape: tuple[int, ...]) -> Axes:
     """The same axes counted from the front, checked against the shape of a parameter.
 
@@ -105,12 +107,12 @@ def to_canonical(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*batch tap
 def from_canonical(
     y: Float[Array, "*batch taps fan_in fan_out"], axes: Axes, shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Inverse of `to_canonical` for a parameter of this shape."""
+    """Inverse of `to_canonical` for a parameter of this shape; the batch axes may have become one."""
     axes = normalize_axes(axes, shape)
     order, batch, (taps, fan_in, fan_out) = _canonical_order(axes, shape)
     if axes.groups > 1:
         n = len(batch)
-        y = y.transpose(*range(n), n + 1, n + 2, n, n + 3)
+        y = y.reshape(*batch, axes.groups, *y.shape[-3:]).transpose(*range(n), n + 1, n + 2, n, n + 3)
     inverse = sorted(range(len(shape)), key=order.__getitem__)
     return y.reshape(*batch, *taps, *fan_in, *fan_out).transpose(inverse)
 

@@ -11,7 +11,7 @@ from modula_optax._canonical import gram_is_within, identity_like
 from modula_optax._coefficients import Polynomial, polar_express
 from modula_optax._norms import orthogonalized
 from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, on_smaller_side, polar
-from modula_optax._slices import map_slices
+from modula_optax._slices import map_alike
 
 Matrices = Float[Array, "*batch m n"]
 Symmetric = Float[Array, "*batch k k"]
@@ -78,7 +78,7 @@ _ROUNDS = 6
 
 def _capped_nearby(xs: list[Matrices], grams: list[Symmetric]) -> list[Matrices]:
     """`capped` for singular values up to `_NEAR`: what a step of training leaves behind."""
-    roots = map_slices(_capping_factor, [a / _JUST_BELOW**2 for a in grams])
+    roots = map_alike(_capping_factor, [a / _JUST_BELOW**2 for a in grams], rank=2)
     return [on_smaller_side(root, x) for root, x in zip(roots, xs, strict=True)]
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from modula_optax._align import Leaf, canonical, restored
-from modula_optax._canonical import stacked
+from modula_optax._align import Leaf, atoms, restored
 from modula_optax._constraints import Manifold
 from modula_optax._norms import Norm
 from modula_optax._registry import resolve
@@ -80,11 +79,11 @@ def _dualize_all(specs: list[NormSpec], slopes: list[Slope], axes: tuple[str, ..
         groups[specs[i].norm, None if w is None else specs[i].constraint].append(i)
     results = list(slopes)
     for (norm, manifold), members in groups.items():
-        atoms = [jax.tree.map(lambda x, spec=specs[i]: canonical(x, spec), slopes[i]) for i in members]
-        duals = spread(_dual_map(norm, manifold), jax.tree.map(stacked, atoms), axes if norm.expensive else ())
-        for i, (layout, _), (dual, _) in zip(members, atoms, duals, strict=True):
+        stacks = [jax.tree.map(partial(atoms, spec=specs[i]), slopes[i]) for i in members]
+        duals = spread(_dual_map(norm, manifold), stacks, axes if norm.expensive else ())
+        for i, (dual, _) in zip(members, duals, strict=True):
             g, w = slopes[i]
-            results[i] = restored(specs[i].target * dual.reshape(layout.shape), specs[i], g), w
+            results[i] = restored(dual, specs[i], like=g, scale=specs[i].target), w
     return results
 
 

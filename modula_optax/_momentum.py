@@ -42,27 +42,30 @@ def scale_by_momentum(
     References:
       Dozat, Incorporating Nesterov Momentum into Adam, 2016.
     """
-    # `jit`, here and below: of many leaves of one shape only the first is traced step by step
-    average = jax.jit(partial(optax.tree.update_moment, decay=b1, order=1))
 
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
 
+    # `jit`: of many leaves of one shape only the first is traced step by step
+    @partial(jax.jit, inline=True)
+    def average(of_mu: Array, of_gradient: Array, gradient: Array, mu: Array) -> tuple[Array, Array]:
+        mu = jnp.asarray(optax.tree.update_moment(gradient, mu, b1, 1))
+        # a factor for all, since XLA compiles the sum of two products once for the first leaf and again for all others
+        averaged = of_gradient * (gradient + of_mu / of_gradient * mu) if nesterov else of_mu * mu
+        return averaged.astype(gradient.dtype), mu if accumulator_dtype is None else mu.astype(accumulator_dtype)
+
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        mu = jax.tree.map(average, updates, state.mu, is_leaf=lambda x: x is None)
         count = optax.safe_increment(state.count)
         debiasing = 1 - b1**count
-        if nesterov:
-            of_mu, of_gradient = b1 / (1 - b1 ** optax.safe_increment(count)), (1 - b1) / debiasing
-            averaged = jax.tree.map(partial(_ahead, of_mu, of_gradient), mu, updates)
-        else:
-            averaged = jax.tree.map(lambda m, g: (m / debiasing).astype(g.dtype), mu, updates)
-        return averaged, MomentumState(count, optax.tree.cast(mu, accumulator_dtype))
+        of_mu = b1 / (1 - b1 ** optax.safe_increment(count)) if nesterov else 1 / debiasing
+        of_gradient = (1 - b1) / debiasing
+        gradients, treedef = jax.tree.flatten(updates)
+        averages = [
+            average(of_mu, of_gradient, gradient, mu)
+            for gradient, mu in zip(gradients, treedef.flatten_up_to(state.mu), strict=True)
+        ]
+        averaged, mu = (treedef.unflatten([pair[i] for pair in averages]) for i in (0, 1))
+        return averaged, MomentumState(count, mu)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-@jax.jit
-def _ahead(of_mu: Array, of_gradient: Array, mu: Array, gradient: Array) -> Array:
-    return (of_mu * mu + of_gradient * gradient).astype(gradient.dtype)

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Scalar
 
-from modula_optax._align import canonical
-from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain, stacked
+from modula_optax._align import atoms
+from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain
 from modula_optax._norms import Norm, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent, listing
 from modula_optax._polar import one_where_zero
@@ -170,7 +170,7 @@ def _first_directions(specs: dict[str, NormSpec], weights: dict[str, Array]) -> 
     """Where power iterations start: for the singular values of weights that are matrices, and of spectral updates."""
     directions = {}
     for path, spec in specs.items():
-        w = stacked(canonical(weights[path], spec))
+        w = atoms(weights[path], spec)
         directions[path] = {"weight": leading_direction(w)} if min(w.shape[-2:]) > 1 else {}
         if isinstance(spec.norm, Spectral | SpectralNormalized):
             directions[path] = {"weight": leading_direction(w), "update": leading_direction(w, 0)}
@@ -186,11 +186,11 @@ def _measure(
 ) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
     """All measurements of all parameters, and where power iterations go on."""
 
-    def atoms(path: str) -> tuple[Stack, Stack, Stack]:
-        w, g, u = (stacked(canonical(tree[path], specs[path])) for tree in (weights, grads, updates))
+    def of_parameter(path: str) -> tuple[Stack, Stack, Stack]:
+        w, g, u = (atoms(tree[path], specs[path]) for tree in (weights, grads, updates))
         return w, g.astype(w.dtype), u.astype(w.dtype)
 
-    stacks = {path: atoms(path) for path in specs}
+    stacks = {path: of_parameter(path) for path in specs}
     alike: dict[Norm, list[str]] = defaultdict(list)
     for path, spec in specs.items():
         alike[spec.norm].append(path)

@@ -1,7 +1,7 @@
 """The polar factors of stacks of matrices, by odd polynomials that need matrix products only."""
 
+import dataclasses
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,10 +12,11 @@ from jaxtyping import Array, DTypeLike, Float
 
 from modula_optax._bounds import Bound, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
-from modula_optax._slices import joined, map_slices
+from modula_optax._slices import map_alike
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
+Scale = float | Float[Array, "*batch 1 1"]
 
 
 def polar(
@@ -60,65 +61,48 @@ def polar(
       Jordan et al., Muon, 2024. Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265. Amsel et
       al., The Polar Express, arXiv:2505.16932.
     """
-    return polar_factors([x], coefficients, steps=steps, scaling=scaling, products=products)[0]
+    return map_alike(polar_of_stack(coefficients, steps, scaling, products), [x], rank=2)[0]
 
 
-def polar_factors(
-    xs: Sequence[Matrices],
-    coefficients: Coefficients = "four-step",
-    *,
-    steps: int | None = None,
-    scaling: str | None = None,
-    products: str | None = None,
-) -> list[Matrices]:
-    """`polar` of several stacks, whose Gram matrices of equal size share one iteration, whatever the longer sides."""
+def polar_of_stack(
+    coefficients: Coefficients, steps: int | None, scaling: str | None, products: str | None
+) -> Callable[[Matrices], Matrices]:
+    """`polar` of these arguments, which it checks at once, as a function of all matrices of a stack at a time."""
     polynomials = resolve_coefficients(coefficients, steps)
-    bound = resolve_scaling(scaling, coefficients)
-    arithmetic = resolve_products(products, polynomials)
-
-    def factors(xs: Sequence[Matrices]) -> list[Matrices]:
-        ys = [_scaled(x) for x in xs]
-        if scaling == "aol":
-            ys = [_equalized(y) for y in ys]
-        of_gram_matrices = partial(_iterate_gram, polynomials=polynomials, bound=bound)
-        of_themselves = partial(_iterate, polynomials=polynomials, bound=bound, arithmetic=arithmetic)
-        by_gram = [i for i, y in enumerate(ys) if products is None and _gram_form_pays(y, polynomials)]
-        results = dict(zip(by_gram, _by_gram_matrices(of_gram_matrices, [ys[i] for i in by_gram]), strict=True))
-        square = [i for i, y in enumerate(ys) if i not in results and y.size and y.shape[-2] == y.shape[-1]]
-        results |= zip(square, _by_size(of_themselves, [ys[i] for i in square]), strict=True)
-        for i in set(range(len(ys))) - results.keys():
-            results[i] = of_themselves(ys[i])
-        return [results[i].astype(x.dtype) for i, x in enumerate(xs)]
-
-    return joined(factors, xs)
+    return PolarFactors(
+        polynomials, resolve_scaling(scaling, coefficients), scaling == "aol", resolve_products(products, polynomials)
+    )
 
 
-def _by_gram_matrices(function: Callable[[Gram], Gram], xs: Sequence[Matrices]) -> list[Matrices]:
-    """Products with `function` of their Gram matrices, one call for all that are of one size."""
-    factors = _by_size(function, [gram_matrix(x) for x in xs])
-    return [on_smaller_side(factor, x) for factor, x in zip(factors, xs, strict=True)]
+@dataclasses.dataclass(frozen=True)
+class PolarFactors:
+    """A function of stacks of matrices, equal to others that do the same."""
+
+    polynomials: tuple[Polynomial, ...]
+    bound: Bound
+    by_row: bool
+    arithmetic: "Arithmetic"
+
+    def __call__(self, x: Matrices) -> Matrices:
+        y = _scaled(x, self.by_row)
+        if self.arithmetic is _FLOAT32 and _gram_form_pays(y, self.polynomials):
+            factors = on_smaller_side(_iterate_gram(gram_matrix(y), self.polynomials, self.bound), y)
+        else:
+            factors = _iterate(y, self.polynomials, self.bound, self.arithmetic)
+        return factors.astype(x.dtype)
 
 
-def _by_size(function: Callable[[Gram], Gram], xs: Sequence[Gram]) -> list[Gram]:
-    """`function` of square matrices, one call for all that are of one size."""
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, x in enumerate(xs):
-        groups[x.dtype.itemsize, x.shape[-1]].append(i)
-    results = list(xs)
-    for members in groups.values():
-        for i, result in zip(members, map_slices(function, [xs[i] for i in members]), strict=True):
-            results[i] = result
-    return results
+def _scaled(x: Matrices, by_row: bool) -> Matrices:
+    """In the dtype of the computation, over the largest entry: 1e-25 squared is 0 in float32.
 
-
-# `jit`, here and below, although all is compiled anyway: of many leaves of one shape only the first is traced in full.
-
-
-@jax.jit
-def _scaled(x: Matrices) -> Matrices:
-    """In the dtype of the computation, over the largest entry: 1e-25 squared is 0 in float32."""
+    By row: every one, along the shorter side, also over a bound of its own ("almost orthogonal layers").
+    """
     y = x.astype(working_dtype(x.dtype))
-    return y / largest_entry(y, (-2, -1))
+    y = y / largest_entry(y, (-2, -1))
+    if not by_row:
+        return y
+    bounds = one_where_zero(jnp.sqrt(jnp.sum(jnp.abs(gram_matrix(y)), axis=-1, keepdims=True)))
+    return y / (bounds.mT if is_tall(y) else bounds)
 
 
 class Arithmetic(NamedTuple):
@@ -126,6 +110,8 @@ class Arithmetic(NamedTuple):
 
     gram_matrix: Callable[[Matrices], Gram]
     matmul: Callable[[Matrices, Matrices], Matrices]
+    # X to p(R) X, where p(R) = a + b R + c R² + … and a are given
+    step: Callable[[Gram, Scale, Matrices], Matrices]
     excess: float
 
 
@@ -133,14 +119,11 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
     """The polynomials of the matrices themselves."""
     if is_tall(x):
         return _iterate(x.mT, polynomials, bound, arithmetic).mT
-    for i, (a, *higher) in enumerate(polynomials):
+    for i, polynomial in enumerate(polynomials):
         gram = arithmetic.gram_matrix(x)
         square = arithmetic.matmul(gram, gram)
-        if i == 0:
-            inverse = 1 / one_where_zero(bound(gram, square))
-            gram, square, x = gram * inverse**2, square * inverse**4, x * inverse
-        # a x apart from the product, which may be rounded
-        x = a * x + arithmetic.matmul(matrix_polynomial((0.0, *higher), gram, square), x)
+        scale = 1 / one_where_zero(bound(gram, square)) if i == 0 else 1.0
+        x = arithmetic.step(_multiplier(polynomial, gram, square, scale), scale * polynomial[0], x)
     return x / arithmetic.excess
 
 
@@ -151,9 +134,7 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     side.
     """
     square = matmul(gram, gram)
-    inverse = 1 / one_where_zero(bound(gram, square))
-    # the first step takes X to X / bound, so that R need not be scaled
-    product = step = inverse * matrix_polynomial(polynomials[0], gram * inverse**2, square * inverse**4)
+    product = step = _multiplier(polynomials[0], gram, square, 1 / one_where_zero(bound(gram, square)))
     for polynomial in polynomials[1:]:
         gram = matmul(matmul(step, gram), step)
         step = matrix_polynomial(polynomial, gram, matmul(gram, gram))
@@ -161,14 +142,15 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     return product
 
 
-# Up to here square matrices go without their Gram matrices, in 14 products instead of 17. Larger ones share the loop of
-# all others that are as wide: one of their own takes 0.1 s to compile.
-_SMALL_SIDE = 64
+def _multiplier(polynomial: Polynomial, gram: Gram, square: Gram, scale: Scale) -> Gram:
+    """What takes X to the polynomial of scale · X, so that neither X nor R needs to be scaled."""
+    return scale * matrix_polynomial(polynomial, gram * scale**2, square * scale**4)
 
 
 def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
     short, long = sorted(x.shape[-2:])
-    if x.size == 0 or short == long <= _SMALL_SIDE:
+    # squares go without their Gram matrices, in 14 products instead of 17
+    if short == long:
         return False
     # The Gram matrix knows small singular values only to the square root of the rounding, and the iteration amplifies
     # that error like their square: beyond 1/2, noise would grow to singular values of its own. Quintics of matrices
@@ -190,7 +172,6 @@ def matrix_polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gra
     return jnp.where(diagonal, result + a, result)
 
 
-@jax.jit
 def gram_matrix(x: Matrices) -> Gram:
     """XXᵀ or XᵀX, whichever is smaller."""
     # a product with x.mT would write the transpose to memory first
@@ -199,7 +180,6 @@ def gram_matrix(x: Matrices) -> Gram:
     return jax.lax.dot_general(x, x, ((longer, longer), (batch, batch)), precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.jit
 def on_smaller_side(q: Gram, x: Matrices) -> Matrices:
     """Product with a symmetric matrix that is as large as `gram_matrix(x)`."""
     return matmul(x, q) if is_tall(x) else matmul(q, x)
@@ -240,7 +220,7 @@ def _matmul_in_bfloat16(x: Float[Array, "*batch k m"], y: Float[Array, "*batch m
 def resolve_products(products: str | None, polynomials: Sequence[Polynomial]) -> Arithmetic:
     """The arithmetic of a name."""
     if products is None:
-        return Arithmetic(gram_matrix, matmul, 1.0)
+        return _FLOAT32
     if products != "bfloat16":
         raise ValueError(f"Unknown products {products!r}. Write 'bfloat16', or None for those in float32.")
     if max(map(len, polynomials)) > 3:
@@ -248,12 +228,15 @@ def resolve_products(products: str | None, polynomials: Sequence[Polynomial]) ->
             "Products in bfloat16 lose the terms that cancel in polynomials of degree above five. Write "
             "coefficients='six-step', or triples."
         )
-    # rounding was seen to add 1.4 % where singular values near 0.01 lie close together, whatever their number
-    return Arithmetic(lambda x: _matmul_in_bfloat16(x, x.mT), _matmul_in_bfloat16, 1 + 2**-6)
+    return _BFLOAT16
 
 
-def _equalized(x: Matrices) -> Matrices:
-    """Every row, along the shorter side, divided by a bound of its own ("almost orthogonal layers")."""
-    if is_tall(x):
-        return _equalized(x.mT).mT
-    return x / one_where_zero(jnp.sqrt(jnp.sum(jnp.abs(gram_matrix(x)), axis=-1, keepdims=True)))
+def _step_in_bfloat16(multiplier: Gram, a: Scale, x: Matrices) -> Matrices:
+    # a X apart from the product, which is rounded
+    diagonal = jnp.eye(multiplier.shape[-1], dtype=bool)
+    return a * x + _matmul_in_bfloat16(jnp.where(diagonal, multiplier - a, multiplier), x)
+
+
+_FLOAT32 = Arithmetic(gram_matrix, matmul, lambda multiplier, _, x: matmul(multiplier, x), 1.0)
+# rounding was seen to add 1.4 % where singular values near 0.01 lie close together, whatever their number
+_BFLOAT16 = Arithmetic(lambda x: _matmul_in_bfloat16(x, x.mT), _matmul_in_bfloat16, _step_in_bfloat16, 1 + 2**-6)

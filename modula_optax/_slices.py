@@ -1,5 +1,6 @@
-"""One function of many stacks of matrices, a bounded number at a time."""
+"""One function of many arrays: those of one shape together, a bounded number at a time."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -7,118 +8,99 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-Square = Float[Array, "... m m"]
-Stack = Float[Array, "n m m"]
-Rows = Float[Array, "_ m"]
-# matrices again, each as one line of numbers
-Lines = Float[Array, "_ mm"]
+Stack = Float[Array, "n *item"]
+Rows = Float[Array, "_ width"]
 
-# How much a turn may hold: on CPUs what stays in their caches, elsewhere what keeps the device busy.
-_SLICE_BYTES = {"cpu": 2**21, "otherwise": 2**30}
-# How many matrices of the size of each the functions hold at a time.
-_TEMPORARIES = 5
-# How many results a lane has that they are cut out of.
-_LANE = 4
-
-# What costs less to copy than to work on by itself.
-_SMALL_BYTES = 2**16
-# How many of these are one: as many kernels are compiled to cut them out again, whatever the number of leaves.
-_JOINED = 8
+# How much a turn may hold: on CPUs what stays in caches, which the devices of a host share; elsewhere what keeps the
+# device busy.
+_SLICE_BYTES = {"cpu": 2**22, "otherwise": 2**30}
 
 
-def joined(function: Callable[[list[Array]], list[Array]], arrays: Sequence[Array]) -> list[Array]:
-    """`function` of fewer arrays: every eight small ones of one shape and dtype are one along a new first axis."""
+def map_alike(function: Callable[[Stack], Stack], arrays: Sequence[Array], rank: int) -> list[Array]:
+    """`function` of all that agree in dtype and the last `rank` axes as one stack, in turns that memory allows.
+
+    Args:
+      function: from stacks of items to stacks like them, each index of the first axis by itself; hashable, since it is
+        traced anew for every function that is not equal to an earlier one.
+      arrays: `[*batch, *item]`, where an item has `rank` axes, the last two of them those of a matrix.
+      rank: at least 2.
+    """
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for i, x in enumerate(arrays):
-        if x.nbytes <= _SMALL_BYTES:
-            alike[x.shape, x.dtype].append(i)
-    together = [
-        members[start : start + _JOINED]
-        for members in alike.values()
-        for start in range(0, len(members) - _JOINED + 1, _JOINED)
-    ]
-    alone = sorted(set(range(len(arrays))) - {i for members in together for i in members})
-    results = function([jnp.stack([arrays[i] for i in members]) for members in together] + [arrays[i] for i in alone])
-    of_each = dict(zip(alone, results[len(together) :], strict=True))
-    for members, result in zip(together, results, strict=False):
-        of_each.update(zip(members, result, strict=True))
-    return [of_each[i] for i in range(len(arrays))]
-
-
-def map_slices(function: Callable[[Stack], Stack], arrays: Sequence[Square]) -> list[Square]:
-    """`function` of stacks of matrices of one size, of as many matrices at a time as memory allows."""
-    alike: dict[int, list[int]] = defaultdict(list)
-    for i, x in enumerate(arrays):
-        alike[math.prod(x.shape[:-2])].append(i)
-    # rows of matrices, which XLA puts together by copies of memory: along a new axis it would compile a loop for each
-    rows = jnp.concatenate([_rows(arrays[i]) for members in alike.values() for i in members])
-    lines = _in_turns(function, rows).reshape(-1, rows.shape[-1] ** 2)
-    results, start = list(arrays), 0
-    for size, members in alike.items():
-        for i, piece in zip(members, _cut(lines, start, size, len(members)), strict=True):
-            results[i] = piece.reshape(arrays[i].shape)
-        start += size * len(members)
+        if x.size:
+            alike[x.shape[-rank:], x.dtype].append(i)
+    results = list(arrays)
+    for members in alike.values():
+        stack = [arrays[i] for i in members]
+        for i, result in zip(members, _map_stack(function, stack, stack[0].shape[-rank:]), strict=True):
+            results[i] = result
     return results
 
 
-def _in_turns(function: Callable[[Stack], Stack], rows: Rows) -> Rows:
-    """`function` of matrices one below the other, in place, by a loop that holds the temporaries of one turn only.
-
-    Behind them comes what fills the last turn.
-    """
-    side = rows.shape[-1]
-    matrices = len(rows) // side
-    turns = -(-matrices // max(1, slice_bytes() // (_TEMPORARIES * side * side * rows.dtype.itemsize)))
-    if turns == 1:
-        return _rows(function(rows.reshape(matrices, side, side)))
-    size = -(-matrices // turns)
-    rows = jnp.pad(rows, ((0, turns * size * side - len(rows)), (0, 0)))
+# `inline`, here and below: what is traced once is copied where it is used again, and outside of `jit` compiled once
+@partial(jax.jit, static_argnames=("function", "item"), inline=True)
+def _map_stack(function: Callable[[Stack], Stack], arrays: list[Array], item: tuple[int, ...]) -> list[Array]:
+    """`function` of arrays of these items, in place, by a loop that holds the temporaries of one turn only."""
+    count = sum(x.size for x in arrays) // math.prod(item)
+    turns = -(-count // max(1, slice_bytes() // _held_bytes(item)))
+    size = -(-count // turns)
+    height = math.prod(item[:-1])
+    # One below the other, by copies of memory: along a new axis XLA would compile a loop for each. Behind them comes
+    # what fills the last turn.
+    filler = jnp.zeros(((turns * size - count) * height, item[-1]), arrays[0].dtype)
+    rows = jnp.concatenate([*map(_rows, arrays), *([filler] if len(filler) else [])])
 
     def turn(i: Array, rows: Rows) -> Rows:
         # an unsigned index: a signed one is first asked, in kernels of its own, whether it counts from the end
-        start = (i * jnp.uint32(size * side), jnp.uint32(0))
-        part = lax.dynamic_slice(rows, start, (size * side, side))
-        return lax.dynamic_update_slice(rows, _rows(function(part.reshape(size, side, side))), start)
+        start = (i * jnp.uint32(size * height), jnp.uint32(0))
+        part = lax.dynamic_slice(rows, start, (size * height, item[-1]))
+        return lax.dynamic_update_slice(rows, _rows(function(part.reshape(size, *item))), start)
 
-    return lax.fori_loop(jnp.uint32(0), jnp.uint32(turns), turn, rows)
-
-
-def _cut(lines: Lines, start: int, size: int, count: int) -> list[Lines]:
-    """As many pieces of `size` lines each as `count` says, from `start` on."""
-    if count <= _LANE:
-        return jnp.split(lines[start : start + count * size], count)
-
-    # XLA compiles a kernel for every offset that something is cut out at. Pieces are dealt to lanes first, by a kernel
-    # that all lanes share, and lanes need as many as pieces are in one.
-    def deal(i: Array, state: tuple[list[Lines], list[Array]]) -> tuple[list[Lines], list[Array]]:
-        lanes, numbers = state
-        lanes = [_dealt(lane, lines, start, n, i, size) for lane, n in zip(lanes, numbers, strict=True)]
-        return lanes, [n + 1 for n in numbers]
-
-    # of the right size and sharding; what they hold is overwritten
-    lanes = [lines[: _LANE * size]] * -(-count // _LANE)
-    # floats, since XLA takes integer counters for one and an offset each, which would be a kernel each again
-    numbers = [jnp.float32(_LANE * lane) for lane in range(len(lanes))]
-    lanes, _ = lax.fori_loop(jnp.uint32(0), jnp.uint32(_LANE), deal, (lanes, numbers))
-    return [piece for lane in lanes for piece in jnp.split(lane, _LANE)][:count]
+    if turns == 1:
+        rows = _rows(function(rows.reshape(size, *item)))
+    else:
+        rows = lax.fori_loop(jnp.uint32(0), jnp.uint32(turns), turn, rows)
+    return _cut(rows, arrays)
 
 
-@partial(jax.jit, static_argnames=("start", "size"))
-def _dealt(lane: Lines, lines: Lines, start: int, number: Array, i: Array, size: int) -> Lines:
-    """A lane whose piece `i` is the one of this number; those past the end are asked for by nobody."""
-    zero = jnp.uint32(0)
-    first = jnp.uint32(start) + number.astype(jnp.uint32) * jnp.uint32(size)
-    piece = lax.dynamic_slice(lines, (first, zero), (size, lines.shape[1]))
-    return lax.dynamic_update_slice(lane, piece, (i * jnp.uint32(size), zero))
+def _held_bytes(item: tuple[int, ...]) -> int:
+    """What a polar factor has in memory at a time: two more of its size, and five of its Gram matrix, in float32."""
+    m, n = item[-2:]
+    return math.prod(item[:-2]) * (2 * m * n + 5 * min(m, n) ** 2) * 4
 
 
-def _rows(x: Square) -> Rows:
+def _cut(rows: Rows, like: Sequence[Array]) -> list[Array]:
+    """Arrays of these shapes, one after the other."""
+    lengths = [math.prod(x.shape[:-1]) for x in like]
+    starts = [np.uint32(start) for start in itertools.accumulate(lengths[:-1], initial=0)]
+    if len(like) > 1:
+        # XLA compiles a kernel for every offset that something is cut out at, unless offsets are known at run time only
+        starts = lax.cond(never(rows), lambda: [np.uint32(0)] * len(starts), lambda: starts)
+    return [_piece(rows, start, x.shape) for start, x in zip(starts, like, strict=True)]
+
+
+@partial(jax.jit, static_argnames="shape", inline=True)
+def _piece(rows: Rows, start: Array, shape: tuple[int, ...]) -> Array:
+    length, width = math.prod(shape[:-1]), shape[-1]
+    return lax.dynamic_slice(rows, (start, jnp.uint32(0)), (length, width)).reshape(shape)
+
+
+def never(x: Float[Array, "..."]) -> Bool[Array, ""]:
+    """False, which no compiler knows before `x` is there: no number is both NaN and positive."""
+    entry = x[(0,) * x.ndim]
+    return jnp.isnan(entry) & (entry > 0.0)
+
+
+def _rows(x: Array) -> Rows:
     return x.reshape(-1, x.shape[-1])
 
 
 def slice_bytes() -> int:
     """How much is worked on at a time on one device."""
-    return _SLICE_BYTES["cpu" if jax.default_backend() == "cpu" else "otherwise"]
+    if jax.default_backend() == "cpu":
+        return _SLICE_BYTES["cpu"] // jax.local_device_count()
+    return _SLICE_BYTES["otherwise"]

@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool
 
-from modula_optax._slices import slice_bytes
+from modula_optax._slices import never, slice_bytes
 
 Trees = list[Any]
 
@@ -110,7 +109,8 @@ def _alike(trees: Trees) -> list[list[int]]:
 
 def _rounds(trees: Trees, axes: tuple[str, ...]) -> list[list[int]]:
     """Numbers of the trees that are exchanged at a time: those that are alike, and more while there is room."""
-    room = slice_bytes() * _devices(axes)
+    # as they come, as they are worked on, and as they go
+    room = slice_bytes() * _devices(axes) / 3
     rounds, held = [[]], 0
     for members in _alike(trees):
         size = sum(x.nbytes for i in members for x in jax.tree.leaves(trees[i]))
@@ -134,13 +134,11 @@ def _once(done: Bool[Array, ""], tree: Any) -> Any:
 def _shared_out(
     function: Callable[[Trees], Trees], axes: tuple[str, ...], stacks: Trees
 ) -> tuple[Trees, Bool[Array, ""]]:
-    """`function` of stacks, as many of their first axis on every device along `axes`; and that it is done, for `_once`."""
+    """`function` of stacks, as many of their first axis on every device along `axes`; and that it is done."""
 
     def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
         results = function(stacks)
-        entries = jnp.stack([x[(0,) * x.ndim].astype(jnp.float32) for x in jax.tree.leaves(results)])
-        # true, but known by nobody before the results are: no number is both NaN and positive
-        return results, ~jnp.any(jnp.isnan(entries) & (entries > 0.0), keepdims=True)
+        return results, ~jnp.any(jnp.stack([never(x) for x in jax.tree.leaves(results)]), keepdims=True)
 
     whole = stacks
     devices = _devices(axes)

@@ -7,7 +7,6 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
-from modula_optax._polar import polar_factors
 from tests.cases import SPECTRA, enable_x64, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -176,11 +175,11 @@ def test_a_stack_is_the_polar_factor_of_each(key):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 12])
-def test_matrices_of_one_shorter_side_share_an_iteration_and_come_back_in_order(count, key):
-    shapes = [(4, 4 + 3 * i) if i % 2 else (4 + 3 * i, 4) for i in range(count)]
-    xs = [jax.random.normal(jax.random.fold_in(key, i), shape) for i, shape in enumerate(shapes)]
-    for x, together in zip(xs, polar_factors(xs), strict=True):
-        np.testing.assert_allclose(together, mo.polar(x), atol=1e-5)
+def test_matrices_of_one_shape_are_iterated_together_and_come_back_in_order(count, key):
+    shapes = [[(1, 1, 4, 7), (2, 1, 7, 4), (3, 1, 4, 4), (1, 3, 4, 7)][i % 4] for i in range(count)]
+    gs = [jax.random.normal(jax.random.fold_in(key, i), shape) for i, shape in enumerate(shapes)]
+    for g, together in zip(gs, mo.Spectral().dualize_all(gs), strict=True):
+        np.testing.assert_allclose(together, mo.Spectral().dualize(g), atol=1e-5)
 
 
 def test_a_stack_larger_than_a_slice_is_the_polar_factor_of_each(key):
@@ -192,13 +191,14 @@ def test_a_stack_larger_than_a_slice_is_the_polar_factor_of_each(key):
     ("lengths", "shape"), [([1, 2, 1, 1, 2, 1, 1, 2, 1, 2, 2, 3], (150, 320)), ([1] * 41, (64, 64))]
 )
 def test_stacks_of_any_lengths_that_take_several_turns_come_back_in_order(lengths, shape, key):
-    xs = [
-        jnp.eye(*shape)[None] + 0.03 * jax.random.normal(jax.random.fold_in(key, i), (length, *shape))
+    gs = [
+        jnp.eye(*shape)[None, None] + 0.03 * jax.random.normal(jax.random.fold_in(key, i), (length, 1, *shape))
         for i, length in enumerate(lengths)
     ]
-    for x, together in zip(xs, jax.jit(polar_factors)(xs), strict=True):
-        u, _, v = np.linalg.svd(x, full_matrices=False)
-        np.testing.assert_allclose(together, u @ v, atol=1e-3)
+    gain = np.sqrt(shape[1] / shape[0])
+    for g, together in zip(gs, jax.jit(mo.Spectral().dualize_all)(gs), strict=True):
+        u, _, v = np.linalg.svd(g, full_matrices=False)
+        np.testing.assert_allclose(together, gain * u @ v, atol=1e-3 * gain)
 
 
 def test_coefficients_may_be_an_array(key):

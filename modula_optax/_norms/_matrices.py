@@ -21,7 +21,8 @@ from modula_optax._checks import check_count
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
-from modula_optax._polar import one_where_zero, polar_factors, resolve_products
+from modula_optax._polar import one_where_zero, polar_of_stack, resolve_products
+from modula_optax._slices import map_alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,11 @@ class Spectral(Norm):
         return self.dualize_all([g])[0]
 
     def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
-        options = {"steps": self.steps, "scaling": self.scaling, "products": self.products}
-        factors = polar_factors(gs, self.coefficients, **options)
-        return [spectral_gain(g) * factor for g, factor in zip(gs, factors, strict=True)]
+        return map_alike(self._dualize_stack, gs, rank=3)
+
+    def _dualize_stack(self, g: Canonical) -> Canonical:
+        polar_factors = polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
+        return spectral_gain(g) * polar_factors(g)
 
     def project(self, w: Canonical) -> Canonical:
         return spectral_gain(w) * orthogonalized(w / spectral_gain(w))
