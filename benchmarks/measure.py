@@ -35,7 +35,7 @@ class Compiled(NamedTuple):
     run: Callable[[], Any]
     compile_seconds: float
     temporary_megabytes: float
-    gigaflops: float
+    program: Any
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
@@ -45,8 +45,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
     seconds = time.perf_counter() - lowered_at
     analysis = program.memory_analysis()
     memory = analysis.temp_size_in_bytes / 1e6 if analysis else float("nan")
-    flops = (program.cost_analysis() or {}).get("flops", float("nan")) / 1e9
-    return Compiled(lambda: jax.block_until_ready(program(*arguments)), seconds, memory, flops)
+    return Compiled(lambda: jax.block_until_ready(program(*arguments)), seconds, memory, program)
 
 
 def in_turn(programs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

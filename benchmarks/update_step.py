@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from counting import counted
 from measure import compiled, gaussian, gpt2, in_turn, machine, ratio
 from rollfast.optim.prism import prism
 
@@ -63,7 +64,7 @@ def costs(layers: int, repeats: int) -> dict[str, dict[str, Any]]:
             "compile": program.compile_seconds / theirs.compile_seconds,
             "temporary_megabytes": program.temporary_megabytes,
             "memory": program.temporary_megabytes / theirs.temporary_megabytes,
-            "gigaflops": program.gigaflops,
+            "gigaflops": counted(program.program).get("gigaflops", 0.0),
         }
         for name, program in programs.items()
     }

@@ -93,6 +93,15 @@ def test_leaves_of_one_norm_go_through_its_dual_map_together_and_come_back_in_or
         np.testing.assert_allclose(together[name], step(g, specs[name]), atol=1e-5)
 
 
+def test_the_program_has_the_products_of_each_shape_once_however_many_layers(key):
+    def products(layers):
+        grads = {f"layer{i}": {"up": jnp.ones((8, 16)), "down": jnp.ones((16, 8))} for i in range(layers)}
+        tx = mo.dualize(mo.NormSpec(mo.Spectral()))
+        return str(jax.make_jaxpr(tx.update)(grads, tx.init(grads))).count("dot_general")
+
+    assert products(1) == products(20) > 0
+
+
 def test_unnormed_updates_pass_through_untouched():
     grads = {"count": jnp.arange(3), "w": jnp.eye(2)}
     specs = {"count": mo.NormSpec(mo.Unnormed()), "w": mo.NormSpec(mo.Spectral())}
