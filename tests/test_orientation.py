@@ -162,7 +162,6 @@ DOUBTFUL = {
     r"plain_nets.(continuous_position_bias: c.|coordinates_made_inside: w[02]|wavenet: w|matrix_as_shift: v)": MANY,
     r"plain_nets.transformer_xl: r|plain_papers.(hyena: (f0|w1)|spatial_gating: v|modulated_convolution: rgb)": MANY,
     r"plain_papers.convolution_by_patches: .|plain_varied.(batch_ensemble: v|slot_attention: o)": MANY,
-    r"linen.gpt_(scan|remat_bfloat16): .*/(query|key)/kernel": "values inside of jax.checkpoint are not seen",
     r"plain.fourier_neural_operator: i": "its outputs are complex, which are not looked at",
     r"plain_papers.learned_object_queries: (cq|s[ov])": "its inputs are zero, or another parameter",
     r"plain_papers.one_step_of_a_gru: u[nz]": "its inputs are zero",
@@ -170,14 +169,18 @@ DOUBTFUL = {
     r"plain_papers.quantised_straight_through: w": "rounding jumps",
     r"plain_varied.synthesizer: r": "a softmax of a weight moves all its rows' entries at once",
 }
+# Values inside of jax.checkpoint are not seen, and what comes after them is near enough to the noise that some processors
+# show these leaves right and others do not.
+UNDECIDED = r"linen.gpt_(scan|remat_bfloat16): .*/(query|key)/kernel"
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_the_inputs_of_a_linear_leaf_run_along_its_fan_in(name):
     model = ZOO[name]()
     shown = contrasts(model, infer(model))
-    wrong = [path for path, value in shown.items() if value <= 0]
-    assert wrong == [path for path in shown if any(re.fullmatch(leaf, f"{name}: {path}") for leaf in DOUBTFUL)]
+    decided = [path for path in shown if not re.fullmatch(UNDECIDED, f"{name}: {path}")]
+    wrong = [path for path in decided if shown[path] <= 0]
+    assert wrong == [path for path in decided if any(re.fullmatch(leaf, f"{name}: {path}") for leaf in DOUBTFUL)]
 
 
 TRANSPOSED = ["linen.mlp", "equinox.scan_mlp", "haiku.mlp", "plain.heads_first", "plain_varied.latent_attention"]
