@@ -169,8 +169,8 @@ DOUBTFUL = {
     r"plain_papers.quantised_straight_through: w": "rounding jumps",
     r"plain_varied.synthesizer: r": "a softmax of a weight moves all its rows' entries at once",
 }
-# Values inside of jax.checkpoint are not seen, and what comes after them is near enough to the noise that some processors
-# show these leaves right and others do not.
+# Values inside of jax.checkpoint are not seen, and what comes after them is near enough to the noise that some
+# processors show these leaves right and others do not.
 UNDECIDED = r"linen.gpt_(scan|remat_bfloat16): .*/(query|key)/kernel"
 
 
