@@ -172,7 +172,7 @@ def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in 
 
 def atoms(value: Array, spec: NormSpec) -> Float[Array, "n taps fan_in fan_out"]:
     """The same with all atoms along one axis."""
-    return _atoms(value, resolve_axes(spec, value.shape))
+    return stacked(canonical(value, spec))
 
 
 def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0) -> Array:
@@ -186,11 +186,6 @@ def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like
 @partial(jax.jit, static_argnums=1, inline=True)
 def _canonical(value: Array, axes: Axes) -> Array:
     return to_canonical(jnp.asarray(value, working_dtype(value.dtype)), axes)
-
-
-@partial(jax.jit, static_argnums=1, inline=True)
-def _atoms(value: Array, axes: Axes) -> Array:
-    return stacked(to_canonical(jnp.asarray(value, working_dtype(value.dtype)), axes))
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)

@@ -214,7 +214,7 @@ def test_constraints_are_kept_on_eight_devices_as_on_one(layout, kind, key):
 
 
 def test_a_device_needs_less_than_a_quarter_of_the_memory_and_gives_the_same(key):
-    """More than is exchanged at a time, 2 MiB a device on CPUs, so that it is done in rounds."""
+    """More than is exchanged at a time, so that it is done in rounds."""
     sizes = {"qkv": (256, 768), "out": (256, 256), "up": (256, 1024), "down": (1024, 256)}
     grads = {f"{name}{i}": random_like(key, size) for name, size in sizes.items() for i in range(8)}
     tx = mo.modular(0.02, mo.NormSpec(mo.Spectral()))
