@@ -48,21 +48,21 @@ def scale_by_momentum(
 
     # `jit`: of many leaves of one shape only the first is traced step by step
     @partial(jax.jit, inline=True)
-    def average(of_mu: Array, of_gradient: Array, gradient: Array, mu: Array) -> tuple[Array, Array]:
+    def average(scale: Array, of_mu: Array, gradient: Array, mu: Array) -> tuple[Array, Array]:
         mu = jnp.asarray(optax.tree.update_moment(gradient, mu, b1, 1))
         # a factor for all, since XLA compiles the sum of two products once for the first leaf and again for all others
-        averaged = of_gradient * (gradient + of_mu / of_gradient * mu) if nesterov else of_mu * mu
+        averaged = scale * (gradient + of_mu * mu) if nesterov else scale * mu
         return averaged.astype(gradient.dtype), mu if accumulator_dtype is None else mu.astype(accumulator_dtype)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
         count = optax.safe_increment(state.count)
         debiasing = 1 - b1**count
-        of_mu = b1 / (1 - b1 ** optax.safe_increment(count)) if nesterov else 1 / debiasing
-        of_gradient = (1 - b1) / debiasing
+        scale = (1 - b1) / debiasing if nesterov else 1 / debiasing
+        of_mu = b1 / (1 - b1 ** optax.safe_increment(count)) / scale
         gradients, treedef = jax.tree.flatten(updates)
         averages = [
-            average(of_mu, of_gradient, gradient, mu)
+            average(scale, of_mu, gradient, mu)
             for gradient, mu in zip(gradients, treedef.flatten_up_to(state.mu), strict=True)
         ]
         averaged, mu = (treedef.unflatten([pair[i] for pair in averages]) for i in (0, 1))
