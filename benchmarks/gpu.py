@@ -5,12 +5,13 @@
 
 The peak is that of a large matrix product measured here, in the dtype that an optimizer multiplies in. The overhead is
 the time of an update over that of the gradient of 512k tokens, which is taken to reach 40 % of the bfloat16 peak at 6
-operations per weight and token. Writes `gpu.json` and `gpu.png` to `benchmarks/results/`.
+operations per weight and token. Writes `gpu-<device>.json` and `gpu-<device>.png` to `benchmarks/results/`.
 """
 
 import argparse
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,9 @@ def main() -> None:
                 )
     RESULTS.mkdir(exist_ok=True)
     record = {"machine": machine(), "peaks": peaks, "polar_error": error, "results": results}
-    (RESULTS / "gpu.json").write_text(json.dumps(record, indent=2) + "\n")
-    draw(results, RESULTS / "gpu.png")
+    device = re.sub(r"\W+", "-", machine()["device"]).lower()
+    (RESULTS / f"gpu-{device}.json").write_text(json.dumps(record, indent=2) + "\n")
+    draw(results, RESULTS / f"gpu-{device}.png")
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
