@@ -5,6 +5,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import modula_optax as mo
 
@@ -69,3 +70,8 @@ def with_spectrum(seed: int, shape: tuple[int, int], spectrum: np.ndarray):
 
 def random_like(key, shape, dtype=jnp.float32):
     return jax.random.normal(key, shape, jnp.float32).astype(dtype)
+
+
+def lowered_for_accelerators(function, *arguments):
+    """What their compilers would be given; refused if an operation in it is known to CPUs only."""
+    return export.export(jax.jit(function), platforms=("cuda", "rocm", "tpu"))(*arguments)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import enable_x64
+from tests.cases import enable_x64, lowered_for_accelerators
 from tests.transformations import FACTORIES, GRADS, PARAMS, TRANSFORMATIONS, assert_close, parameters
 
 every_transformation = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
@@ -197,3 +197,8 @@ def test_toy_targets_are_reached(name, target, end):
     start = jnp.array([[-1.0, 10.0], [0.0, 1.0]]) if target is parabola else jnp.array([[0.0, 0.0], [0.0, 0.5]])
     w = jax.jit(lambda w: jax.lax.scan(step, (w, tx.init(w)), length=3000)[0][0])(start)
     np.testing.assert_allclose(w, jnp.array(end), rtol=3e-2, atol=3e-2)
+
+
+@every_transformation
+def test_a_step_lowers_for_accelerators(tx):
+    assert lowered_for_accelerators(tx.update, GRADS, tx.init(PARAMS), PARAMS).platforms == ("cuda", "rocm", "tpu")

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import LEAVES, NORMS, SPECTRA, random_like, with_spectrum
+from tests.cases import LEAVES, NORMS, SPECTRA, lowered_for_accelerators, random_like, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -99,6 +99,14 @@ def test_projection_lands_in_the_set_and_stays(constraint, key):
     for path in once:
         a, b = (np.asarray(tree[path], np.float32) for tree in (once, twice))
         np.testing.assert_allclose(a, b, atol=rounding(once[path]) * np.max(np.abs(a)), err_msg=path)
+
+
+@pytest.mark.parametrize("constraint", ALL, ids=name)
+def test_steps_along_it_and_back_to_it_lower_for_accelerators(constraint, key):
+    specs, _ = tree_of(constraint)
+    params = random_tree(constraint, key)
+    tx = optax.chain(mo.dualize(specs), mo.keep_params_projected(specs, learning_rate=0.1))
+    assert lowered_for_accelerators(tx.update, params, jax.jit(tx.init)(params), params).platforms[0] == "cuda"
 
 
 @pytest.mark.parametrize("constraint", [*BALLS, *IDLE], ids=name)

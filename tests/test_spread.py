@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
-from tests.cases import random_like
+from tests.cases import lowered_for_accelerators, random_like
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -73,6 +73,7 @@ def test_eight_devices_give_what_one_gives_where_it_came_from(layout, kind, key)
     with jax.set_mesh(mesh):
         spread_out = laid_out(grads, mesh, LAYOUTS[layout][1])
         together, _ = jax.jit(tx.update)(spread_out, tx.init(spread_out))
+        assert lowered_for_accelerators(tx.update, spread_out, tx.init(spread_out)).nr_devices == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
     for after, before in zip(jax.tree.leaves(together), jax.tree.leaves(spread_out), strict=True):
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
