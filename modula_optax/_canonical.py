@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from modula_optax._definite import is_positive_definite
 from modula_optax._polar import gram_matrix, largest_entry, matmul
 
 Canonical = Float[Array, "*batch taps fan_in fan_out"]
@@ -92,14 +93,11 @@ def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Boo
 
 
 def gram_is_within(a: Float[Array, "*batch taps rank rank"], bound: float = 1.0) -> Bool[Array, "*batch taps"]:
-    """Whether no eigenvalue is above bound², but for rounding: then bound² - A has a Cholesky factor."""
+    """Whether no eigenvalue is above bound², but for rounding: then bound² - A is positive definite."""
     largest = (1 + 100 * float(jnp.finfo(a.dtype).eps)) ** 2 * bound**2
-
-    def has_factor(a: Float[Array, "rank rank"]) -> Bool[Array, ""]:
-        return jnp.all(jnp.isfinite(jnp.linalg.cholesky(largest * identity_like(a) - a, symmetrize_input=False)))
-
     # one by one: on CPUs two batches of Cholesky factors at a time wait for each other's threads, for ever
-    return jax.lax.map(has_factor, a.reshape(-1, *a.shape[-2:])).reshape(a.shape[:-2])
+    margins = (largest * identity_like(a) - a).reshape(-1, *a.shape[-2:])
+    return jax.lax.map(is_positive_definite, margins).reshape(a.shape[:-2])
 
 
 def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:

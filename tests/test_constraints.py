@@ -199,9 +199,10 @@ def test_the_cap_is_the_minimum_of_singular_values_and_radius(shape, name, radiu
     np.testing.assert_allclose(capped, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(12, 12), (12, 30), (30, 12)])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 30), (30, 12), (300, 250)])
 def test_what_a_step_leaves_above_the_cap_comes_down_to_it_and_not_below(shape):
     values = np.array([1.049, 1.02, 1.001, 1.0001, 1.00001, 1.0, 0.9999, 0.999, 0.9, 0.5, 0.01, 0.0])
+    values = np.resize(values, min(shape))
     w, u, v = with_spectrum(0, shape, 3 * values)
     spec = spectral(mo.SpectralCap(3.0))
     capped = project(jnp.asarray(gain(shape) * w, jnp.float32), spec)
@@ -209,6 +210,17 @@ def test_what_a_step_leaves_above_the_cap_comes_down_to_it_and_not_below(shape):
     assert np.linalg.norm(np.asarray(capped, np.float64) - expected, 2) <= 3 * gain(shape) * 7e-5
     assert float(mo.leaf_norms(capped, spec)) <= 3 * (1 + 2e-5)
     np.testing.assert_array_equal(project(capped, spec), capped)
+
+
+@pytest.mark.parametrize("size", [193, 300])
+@pytest.mark.parametrize("place", [0, 150, -1])
+def test_a_single_singular_value_above_the_cap_is_found_wherever_it_is(size, place):
+    """Matrices of this size are looked through block by block."""
+    spec = spectral(mo.SpectralCap(1.0))
+    inside = jnp.full(size, 0.999).at[place].set(1.0)
+    np.testing.assert_array_equal(project(jnp.diag(inside), spec), jnp.diag(inside))
+    capped = project(jnp.diag(inside.at[place].set(1.0002)), spec)
+    np.testing.assert_allclose(capped, jnp.diag(inside), atol=7e-5)
 
 
 def test_large_matrices_of_several_shapes_are_capped_at_once(key):
