@@ -1,6 +1,5 @@
 """Singular values capped at 1, by matrix products alone."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,25 +10,20 @@ from modula_optax._canonical import gram_is_within, identity_like
 from modula_optax._coefficients import Polynomial, polar_express
 from modula_optax._norms import orthogonalized
 from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, on_smaller_side, polar
-from modula_optax._slices import map_alike
 
 Matrices = Float[Array, "*batch m n"]
 Symmetric = Float[Array, "*batch k k"]
+Inside = Bool[Array, "*batch"]
 
 
-def capped_all(xs: Sequence[Float[Array, "n _ _"]]) -> list[tuple[Float[Array, "n _ _"], Bool[Array, " n"]]]:
-    """Stacks of matrices with Gram matrices of one size, capped, and which of them had nothing above 1."""
-    grams = [gram_matrix(x) for x in xs]
-    inside = [gram_is_within(a) for a in grams]
-    no_cap = jnp.all(jnp.stack(inside))
-    nearby = jax.lax.cond(no_cap, lambda: True, lambda: jnp.all(jnp.stack([gram_is_within(a, _NEAR) for a in grams])))
-
-    def far(xs: list[Matrices], _: list[Symmetric]) -> list[Matrices]:
-        return [_capped_in_rounds(x, done) for x, done in zip(xs, inside, strict=True)]
-
-    branches = [lambda xs, _: xs, _capped_nearby, far]
-    results = jax.lax.switch(jnp.where(no_cap, 0, jnp.where(nearby, 1, 2)), branches, list(xs), grams)
-    return list(zip(results, inside, strict=True))
+def capped_and_inside(x: Matrices) -> tuple[Matrices, Inside]:
+    """Matrices with singular values above 1 set to 1, and which of them had none: those may be off by rounding."""
+    gram = gram_matrix(x)
+    inside = gram_is_within(gram)
+    no_cap = jnp.all(inside)
+    nearby = jax.lax.cond(no_cap, lambda: True, lambda: jnp.all(gram_is_within(gram, _NEAR)))
+    branches = [lambda: x, lambda: _capped_nearby(x, gram), lambda: _capped_in_rounds(x, inside)]
+    return jax.lax.switch(jnp.where(no_cap, 0, jnp.where(nearby, 1, 2)), branches), inside
 
 
 def capped(x: Matrices) -> Matrices:
@@ -54,12 +48,12 @@ _SIGN = polar_express(8, 3e-4)
 
 
 class _Capping(NamedTuple):
-    x: Float[Array, "n _ _"]
-    inside: Bool[Array, " n"]
+    x: Matrices
+    inside: Inside
     rounds: Int[Array, ""]
 
 
-def _capped_in_rounds(x: Float[Array, "n _ _"], inside: Bool[Array, " n"]) -> Float[Array, "n _ _"]:
+def _capped_in_rounds(x: Matrices, inside: Inside) -> Matrices:
     """`capped` until rounding leaves nothing above 1: rare once training runs, and twice the price."""
 
     def goes_on(carry: _Capping) -> Array:
@@ -76,13 +70,12 @@ def _capped_in_rounds(x: Float[Array, "n _ _"], inside: Bool[Array, " n"]) -> Fl
 _ROUNDS = 6
 
 
-def _capped_nearby(xs: list[Matrices], grams: list[Symmetric]) -> list[Matrices]:
+def _capped_nearby(x: Matrices, gram: Symmetric) -> Matrices:
     """`capped` for singular values up to `_NEAR`: what a step of training leaves behind."""
-    roots = map_alike(_capping_factor, [a / _JUST_BELOW**2 for a in grams], rank=2)
-    return [on_smaller_side(root, x) for root, x in zip(roots, xs, strict=True)]
+    return on_smaller_side(_capping_factor(gram / _JUST_BELOW**2), x)
 
 
-def _capping_factor(a: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
+def _capping_factor(a: Symmetric) -> Symmetric:
     r""":math:`\max(A, 1)^{-1/2} = 1 + \tfrac12 (1 + Z)(A^{-1/2} - 1)` with Z the sign of A - 1.
 
     That is the sign of :math:`A^4 - 1`, too, which is four times as steep at 1, for two products; three more would buy

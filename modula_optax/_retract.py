@@ -60,7 +60,7 @@ def retract(
 
     stacks = {path: held(path, stacked(w)) for path, w in weights.items()}
     for (norm, constraint), paths in _groups(specs).items():
-        put_back = partial(in_stacks, partial(_put_back, norm, constraint))
+        put_back = partial(_put_back, norm, constraint)
         shared_axes = axes if constraint.is_expensive(norm) else ()
         stacks.update(zip(paths, spread(put_back, [stacks[path] for path in paths], shared_axes), strict=True))
     kept = {path: stacks[path].weights.reshape(w.shape) for path, w in weights.items()}

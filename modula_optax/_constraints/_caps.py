@@ -1,7 +1,6 @@
 """Caps on singular values: those above the radius come down to it."""
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
-from modula_optax._cap import capped_all
+from modula_optax._cap import capped_and_inside
 from modula_optax._checks import check_positive
 from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm
 from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side
+from modula_optax._slices import map_alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +56,12 @@ class SpectralCap(Constraint):
     def retract_all(
         self, norm: Norm, ws: Sequence[Stack], memories: Sequence[Any], steps: Sequence[Step]
     ) -> list[tuple[Stack, Any]]:
-        bounds = [self.radius * spectral_gain(w) for w in ws]
-        xs = [w.reshape(-1, *w.shape[-2:]) / bound for w, bound in zip(ws, bounds, strict=True)]
-        together: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for i, x in enumerate(xs):
-            together[x.dtype.itemsize, len(x), min(x.shape[-2:])].append(i)
-        results = list(ws)
-        for members in together.values():
-            for i, (x, inside) in zip(members, capped_all([xs[i] for i in members]), strict=True):
-                inside = inside.reshape(ws[i].shape[:-2])[..., None, None]
-                results[i] = jnp.where(inside, ws[i], bounds[i] * x.reshape(ws[i].shape))
-        return list(zip(results, memories, strict=True))
+        return list(zip(map_alike(self._cap, ws, rank=3), memories, strict=True))
+
+    def _cap(self, w: Stack) -> Stack:
+        bound = self.radius * spectral_gain(w)
+        x, inside = capped_and_inside(w / bound)
+        return jnp.where(inside[..., None, None], w, bound * x)
 
 
 @dataclasses.dataclass(frozen=True)

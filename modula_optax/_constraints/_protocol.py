@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack
 from modula_optax._norms import RMS, Diagonal, Norm, Spectral, SpectralNormalized
+from modula_optax._spread import in_stacks
 
 
 class Step(NamedTuple):
@@ -46,8 +47,12 @@ class Constraint(Protocol):
     def retract_all(
         self, norm: Norm, ws: Sequence[Stack], memories: Sequence[Any], steps: Sequence[Step]
     ) -> list[tuple[Stack, Any]]:
-        """`retract` of stacks of several shapes; for constraints to which together means faster."""
-        return [self.retract(norm, *of_one_shape) for of_one_shape in zip(ws, memories, steps, strict=True)]
+        """`retract` of the atoms of several parameters, here those of one shape as one stack."""
+
+        def retract_stacks(stacks: list[Any]) -> list[Any]:
+            return [self.retract(norm, *of_one_shape) for of_one_shape in stacks]
+
+        return in_stacks(retract_stacks, list(zip(ws, memories, steps, strict=True)))
 
     def is_expensive(self, norm: Norm) -> bool:
         """Whether `retract` costs more than moving matrices to another device."""
