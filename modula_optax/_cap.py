@@ -20,10 +20,12 @@ def capped_and_inside(x: Matrices) -> tuple[Matrices, Inside]:
     """Matrices with singular values above 1 set to 1, and which of them had none: those may be off by rounding."""
     gram = gram_matrix(x)
     inside = gram_is_within(gram)
-    no_cap = jnp.all(inside)
-    nearby = jax.lax.cond(no_cap, lambda: True, lambda: jnp.all(gram_is_within(gram, _NEAR)))
-    branches = [lambda: x, lambda: _capped_nearby(x, gram), lambda: _capped_in_rounds(x, inside)]
-    return jax.lax.switch(jnp.where(no_cap, 0, jnp.where(nearby, 1, 2)), branches), inside
+
+    def brought_inside() -> Matrices:
+        nearby = jnp.all(gram_is_within(gram, _NEAR))
+        return jax.lax.cond(nearby, lambda: _capped_nearby(x, gram), lambda: _capped_in_rounds(x, inside))
+
+    return jax.lax.cond(jnp.all(inside), lambda: x, brought_inside), inside
 
 
 def capped(x: Matrices) -> Matrices:

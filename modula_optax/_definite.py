@@ -21,12 +21,10 @@ def is_positive_definite(a: Symmetric) -> Bool[Array, ""]:
     """
     if len(a) <= 2 * _BLOCK:
         return jnp.all(jnp.isfinite(_cholesky_factor(a)))
-    blocks = -(-len(a) // _BLOCK)
-    filler = jnp.arange(blocks * _BLOCK) >= len(a)
-    a = jnp.pad(a, (0, len(filler) - len(a))) + jnp.diag(filler.astype(a.dtype))
+    a = jax.scipy.linalg.block_diag(a, jnp.eye(-len(a) % _BLOCK, dtype=a.dtype))
 
     def goes_on(carry: _Elimination) -> Array:
-        return (carry.done < blocks) & jnp.isfinite(carry.rest[-1, -1])
+        return (carry.done < len(a) // _BLOCK) & jnp.isfinite(carry.rest[-1, -1])
 
     return jnp.isfinite(jax.lax.while_loop(goes_on, _eliminate, _Elimination(jnp.uint32(0), a)).rest[-1, -1])
 
@@ -47,13 +45,11 @@ def _eliminate(carry: _Elimination) -> _Elimination:
     pivot = jax.lax.dynamic_slice(columns, (start, jnp.uint32(0)), (_BLOCK, _BLOCK))
     identity = jnp.eye(_BLOCK, dtype=rest.dtype)
     # its lower left is the inverse of the pivot's factor, transposed; solving with a factor would take threads, too
-    factor = _cholesky_factor(jnp.block([[pivot, identity], [identity, _LARGE * identity]]))
+    # where what stands below the identity is larger than the inverse of any pivot that is definite to rounding
+    large = float(jnp.finfo(rest.dtype).eps) ** -2
+    factor = _cholesky_factor(jnp.block([[pivot, identity], [identity, large * identity]]))
     eliminated = matmul(columns, factor[_BLOCK:, :_BLOCK])
     return _Elimination(carry.done + jnp.uint32(1), rest - matmul(eliminated, eliminated.mT))
-
-
-# above the entries of the inverse of any block that is definite to rounding
-_LARGE = 1e12
 
 
 def _cholesky_factor(a: Symmetric) -> Symmetric:

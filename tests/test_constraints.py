@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import LEAVES, NORMS, SPECTRA, lowered_for_accelerators, random_like, with_spectrum
+from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, lowered_for_accelerators, random_like, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -212,7 +212,7 @@ def test_what_a_step_leaves_above_the_cap_comes_down_to_it_and_not_below(shape):
     np.testing.assert_array_equal(project(capped, spec), capped)
 
 
-@pytest.mark.parametrize("size", [193, 300])
+@pytest.mark.parametrize("size", [193, 288])
 @pytest.mark.parametrize("place", [0, 150, -1])
 def test_a_single_singular_value_above_the_cap_is_found_wherever_it_is(size, place):
     """Matrices of this size are looked through block by block."""
@@ -221,6 +221,12 @@ def test_a_single_singular_value_above_the_cap_is_found_wherever_it_is(size, pla
     np.testing.assert_array_equal(project(jnp.diag(inside), spec), jnp.diag(inside))
     capped = project(jnp.diag(inside.at[place].set(1.0002)), spec)
     np.testing.assert_allclose(capped, jnp.diag(inside), atol=7e-5)
+
+
+def test_what_is_inside_stays_as_it_is_in_float64_too():
+    with enable_x64(True):
+        w = jnp.diag(jnp.ones(200))
+        np.testing.assert_array_equal(mo.project(w, spectral(mo.SpectralCap(1.0))), w)
 
 
 def test_large_matrices_of_several_shapes_are_capped_at_once(key):
