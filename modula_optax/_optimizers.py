@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import DTypeLike
 
+from modula_optax._checks import is_traced
 from modula_optax._dualize import dualize
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
@@ -131,6 +133,7 @@ def with_fallback(
     specs: Any,
     normed: Callable[[Any], optax.GradientTransformation],
     fallback: optax.GradientTransformation,
+    resolve: Callable[[Any, Any], Any] = resolve_tree,
 ) -> optax.GradientTransformationExtraArgs:
     """Sends parameters that have a norm to `normed(specs)` and `Unnormed` ones to `fallback`.
 
@@ -139,7 +142,7 @@ def with_fallback(
     """
 
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
-        spec_tree = resolve_tree(specs, tree)
+        spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
         # as a function: Optax would call labels that are shaped like an Equinox module
         return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, lambda _: labels)
@@ -154,7 +157,22 @@ def with_fallback(
 
 
 def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return optax.identity()
-    return optax.add_decayed_weights(weight_decay, mask)
+    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay.
+
+    Of a traced decay only the program knows whether it is 0: without parameters, any other makes NaN.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask)
+
+    def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
+        # the state is the same for every number, which may be 0 when it is made and traced when it is used
+        if params is not None:
+            return decay.update(updates, state, params)
+        if is_traced(weight_decay):
+            return jax.tree.map(lambda u: jnp.where(weight_decay == 0.0, u, jnp.nan), updates), state
+        if weight_decay == 0.0:
+            return updates, state
+        raise ValueError(
+            "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
+        )
+
+    return optax.GradientTransformation(decay.init, update)
