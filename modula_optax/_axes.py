@@ -5,6 +5,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -56,7 +57,7 @@ class Axes:
 
 
 def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
-    entries = indices if isinstance(indices, Sequence) or np.ndim(indices) else (indices,)
+    entries: Any = indices if isinstance(indices, Sequence) or np.ndim(indices) else (indices,)
     try:
         axes = tuple(operator.index(i) for i in entries)
     except TypeError:

@@ -9,7 +9,9 @@ import jax
 import optax
 
 from modula_optax._align import Leaf, atoms, restored
+from modula_optax._arguments import check_specs
 from modula_optax._constraints import Manifold
+from modula_optax._guard import guarded
 from modula_optax._norms import Norm
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
@@ -52,6 +54,7 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_specs(specs, "mo.dualize(specs)")
 
     def init(params: optax.Params) -> optax.EmptyState:
         resolve(specs, params)
@@ -69,7 +72,7 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
             results[i] = dual
         return treedef.unflatten(results), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def _dualize_all(specs: list[NormSpec], slopes: list[Slope], axes: tuple[str, ...]) -> list[Slope]:

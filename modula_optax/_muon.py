@@ -11,6 +11,7 @@ from jaxtyping import DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from modula_optax._align import Leaf, resolve_axes
+from modula_optax._arguments import check_numbers, check_rate
 from modula_optax._axes import Axes, normalize_axes
 from modula_optax._dualize import dualize
 from modula_optax._momentum import scale_by_momentum
@@ -86,6 +87,12 @@ def muon(
     References:
       Jordan et al., Muon, 2024; Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982.
     """
+    check_rate("muon", "learning_rate", learning_rate)
+    check_rate("muon", "weight_decay", weight_decay)
+    check_rate("muon", "adam_weight_decay", adam_weight_decay)
+    check_rate("muon", "adam_learning_rate", adam_learning_rate)
+    check_numbers("muon", beta=beta, eps=eps, adam_b1=adam_b1, adam_b2=adam_b2, adam_eps_root=adam_eps_root)
+    check_numbers("muon", consistent_rms=1.0 if consistent_rms is None else consistent_rms)
     norms = muon_norms(ns_coeffs, ns_steps, preconditioning)
 
     def specs(params: Any) -> Any:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import DTypeLike
 
+from modula_optax._arguments import check_numbers, check_rate, check_specs, check_transformation
 from modula_optax._checks import is_traced
 from modula_optax._dualize import dualize
+from modula_optax._guard import guarded
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._registry import resolve_tree
@@ -56,6 +58,10 @@ def modular(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
       Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_rate("modular", "learning_rate", learning_rate)
+    check_rate("modular", "weight_decay", weight_decay)
+    check_numbers("modular", b1=b1)
+    check_specs(specs)
 
     def normed(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
@@ -114,6 +120,9 @@ def scion(
     References:
       Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
     """
+    check_rate("scion", "learning_rate", learning_rate)
+    check_numbers("scion", momentum=momentum)
+    check_specs(specs, "mo.scion(0.05, specs)")
 
     def normed(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
@@ -140,6 +149,7 @@ def with_fallback(
     Specs are resolved on the whole tree, before `optax.partition` masks any of it: a function that traces the model
     needs all parameters.
     """
+    check_transformation("fallback", fallback, "fallback=optax.adam(1e-3)")
 
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve(specs, tree)
@@ -153,7 +163,7 @@ def with_fallback(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return partition(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:

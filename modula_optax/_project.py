@@ -9,7 +9,9 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, canonical, restored
-from modula_optax._paths import describe, listing
+from modula_optax._arguments import check_rate, check_specs
+from modula_optax._guard import guarded
+from modula_optax._paths import describe, listing, nested, unnested
 from modula_optax._registry import resolve
 from modula_optax._retract import Memory, remember, retract
 from modula_optax._specs import NormSpec
@@ -60,7 +62,7 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
 
 
 class ProjectionState(NamedTuple):
-    """Number of updates so far, and what constraints remember of the parameters of these paths."""
+    """Number of updates so far, and what constraints remember of parameters, in dictionaries nested as their paths."""
 
     count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
     memory: dict[str, Any]
@@ -100,6 +102,9 @@ def keep_params_projected(
       >>> abs(tx.update(updates, tx.init(params), params)[0]).round(3)
       Array([[0., 0.]], dtype=float32)
     """
+    check_specs(specs, "mo.keep_params_projected(specs)")
+    check_rate("keep_params_projected", "learning_rate", learning_rate)
+    check_rate("keep_params_projected", "weight_decay", weight_decay)
 
     def init(params: optax.Params) -> ProjectionState:
         leaves, _ = resolve(specs, params)
@@ -107,7 +112,7 @@ def keep_params_projected(
         weights = _of(held, {leaf.path: leaf.value for leaf in leaves})
         # a few vectors, on every device
         memory = replicated(lambda weights: remember(held, _canonical(held, weights)))(weights)
-        return ProjectionState(jnp.zeros([], jnp.int32), memory)
+        return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, held))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         leaves, treedef = resolve(specs, updates)
@@ -128,18 +133,20 @@ def keep_params_projected(
 
         flat = {leaf.path: leaf.value for leaf in leaves}
         weights = dict(zip(flat, treedef.flatten_up_to(params), strict=True))
+        memory = unnested(state.memory, held)
         rates = [jnp.asarray(_now(0.0 if r is None else r, state.count)) for r in (rate, weight_decay)]
         moved, memory = automatic(
             put_back,
             _of(held, flat),
             _of(held, weights),
-            state.memory,
+            memory,
             *rates,
-            shardings=shardings_of((_of(held, flat), state.memory)),
+            shardings=shardings_of((_of(held, flat), memory)),
         )
-        return treedef.unflatten([moved.get(path, u) for path, u in flat.items()]), ProjectionState(count, memory)
+        changed = treedef.unflatten([moved.get(path, u) for path, u in flat.items()])
+        return changed, ProjectionState(count, nested(memory, held))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def _held(leaves: list[Leaf]) -> dict[str, NormSpec]:
