@@ -182,7 +182,7 @@ def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.Gra
         if weight_decay == 0.0:
             return updates, state
         raise ValueError(
-            "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
+            "Weight decay needs the parameters: write tx.update(grads, state, params), or weight_decay=0.0."
         )
 
     return optax.GradientTransformation(decay.init, update)
