@@ -136,11 +136,11 @@ class Stiefel(Manifold):
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         _, fan_in, fan_out = shape
+        if min(fan_in, fan_out) == 1 < max(fan_in, fan_out):
+            return f"{self!r} is about matrices, and this is vectors (axes say); write UnitSphere()"
         if not isinstance(norm, Spectral):
             instead = "UnitSphere()" if isinstance(norm, RMS | Diagonal) else "Spectral() or Orthogonal()"
             return f"{self!r} steps under the norm of Spectral(), not under {norm!r}; write {instead}"
-        if min(fan_in, fan_out) == 1 < max(fan_in, fan_out):
-            return f"{self!r} is about matrices, and this is vectors (axes say); write UnitSphere()"
         return None
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
