@@ -10,8 +10,8 @@ from modula_optax._norms import Embedding, RowL2, Sign
 from modula_optax._paths import flatten_with_paths, is_absent, listing
 from modula_optax._specs import NormSpec
 
-# What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass over
-# decay: the gains' mass is small, and the rows of tables are looked up unequally often.
+# What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass
+# over decay: the gains' mass is small, and the rows of tables are looked up unequally often.
 WEIGHT_DECAY = 0.03
 _LAYERS = ("linear", "conv", "depthwise")
 
@@ -45,21 +45,19 @@ def decaying(weight_decay: optax.ScalarOrSchedule, mask: Any, specs: Any, params
         decay other than the default where no spec is of a hidden matrix.
     """
     flat, treedef = flatten_with_paths(specs)
-    paths = [path for path, spec in flat if not is_absent(spec)]
+    present = {path: spec for path, spec in flat if not is_absent(spec)}
     if is_constant(weight_decay, 0.0):
-        chosen = dict.fromkeys(paths, False)
+        chosen = dict.fromkeys(present, False)
     elif mask is None:
-        chosen = {path: is_hidden_matrix(spec) for path, spec in flat if not is_absent(spec)}
+        chosen = {path: is_hidden_matrix(spec) for path, spec in present.items()}
     else:
-        chosen = _of_user(mask, params, paths)
-    chosen = {path: chosen[path] and spec.is_normed for path, spec in flat if path in chosen}
+        marks = _of_user(mask, params, [path for path, _ in flat], set(present))
+        chosen = {path: marks[path] and spec.is_normed for path, spec in present.items()}
     # of a masked tree nobody knows what the mask hides
-    is_whole = not any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat)
-    if paths and is_whole and not any(chosen.values()):
-        _refuse_idle(
-            weight_decay, mask, [f"{path or '(root)'}  {spec.norm!r}" for path, spec in flat if path in chosen]
-        )
-    return treedef.unflatten([chosen.get(path, leaf) for path, leaf in flat])
+    is_whole = not any(isinstance(spec, optax.MaskedNode) for _, spec in flat)
+    if present and is_whole and not any(chosen.values()):
+        _refuse_idle(weight_decay, mask, [f"{path or '(root)'}  {spec.norm!r}" for path, spec in present.items()])
+    return treedef.unflatten([chosen.get(path, spec) for path, spec in flat])
 
 
 def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
@@ -67,8 +65,8 @@ def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
     return isinstance(weight_decay, int | float) and weight_decay == value
 
 
-def _of_user(mask: Any, params: Any, paths: list[str]) -> dict[str, bool]:
-    """What a user's mask says of each path."""
+def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dict[str, bool]:
+    """What a user's mask says of the paths that are present."""
     # a tree that is shaped like an Equinox module can be called too, but is no leaf
     if jax.tree_util.all_leaves([mask]) and callable(mask):
         mask = mask(params)
@@ -78,12 +76,14 @@ def _of_user(mask: Any, params: Any, paths: list[str]) -> dict[str, bool]:
         one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
         raise ValueError(listing(one, many, wrong, "Write True for what decays and False for what does not."))
     owners = {path: next((p for p in _prefixes(path) if p in marks), None) for path in paths}
+    absent = set(paths) - present
     parts = []
-    if missing := [path for path, owner in owners.items() if owner is None]:
+    if missing := [path for path in paths if path in present and owners[path] is None]:
         parts.append(
             listing("parameter is not in weight_decay_mask", "parameters are not in weight_decay_mask", missing)
         )
-    if idle := sorted(marks.keys() - set(owners.values())):
+    unused = marks.keys() - set(owners.values())
+    if idle := sorted(path for path in unused if absent.isdisjoint(_prefixes(path))):
         parts.append(
             listing(
                 "entry of weight_decay_mask is no parameter", "entries of weight_decay_mask are no parameters", idle
@@ -95,7 +95,7 @@ def _of_user(mask: Any, params: Any, paths: list[str]) -> dict[str, bool]:
             "makes one, such as weight_decay_mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)."
         )
         raise ValueError("\n".join([*parts, advice]))
-    return {path: bool(marks[owner]) for path, owner in owners.items() if owner is not None}
+    return {path: bool(marks[owner]) for path, owner in owners.items() if owner is not None and path in present}
 
 
 def _prefixes(path: str) -> list[str]:

@@ -15,6 +15,7 @@ from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
 from modula_optax._registry import resolve_tree
+from modula_optax._specs import NormSpec
 
 
 def modular(
@@ -32,8 +33,8 @@ def modular(
 
     .. math:: w_i \leftarrow w_i - \eta \left( \frac{m_i}{s_i} \, \text{dualize}_i(\mu_i) + \lambda_i w_i \right)
 
-    Its defaults, with the masses of `infer_specs`, were chosen together on a panel of networks; what is left to choose is
-    the learning rate. Start with 0.05, warmed up over some percent of the steps and falling to zero.
+    Its defaults, with the masses of `infer_specs`, were chosen together on a panel of networks; what is left to choose
+    is the learning rate. Start with 0.05, warmed up over some percent of the steps and falling to zero.
 
     Args:
       learning_rate: modular norm moved per step, or a schedule of it; not Adam's, which are a hundred times smaller.
@@ -41,11 +42,11 @@ def modular(
         parameters to a spec tree. Constraints are kept after every step.
       b1: decay of the momentum.
       nesterov: whether the momentum looks ahead.
-      weight_decay: decoupled decay :math:`\lambda`, multiplied with the learning rate. Where it is not 0, `update` needs
-        the parameters.
+      weight_decay: decoupled decay :math:`\lambda`, multiplied with the learning rate. Where anything decays,
+        `update` needs the parameters.
       weight_decay_mask: which parameters decay: a tree of booleans, a prefix of one (`True` for everything), or a
-        function from parameters to either, as in `optax.adamw`. `None`: hidden matrices, by the `role` and the `place` of
-        their specs, or, where these say nothing, by a norm that is meant for them, such as `Spectral`. `Unnormed`
+        function from parameters to either, as in `optax.adamw`. `None`: hidden matrices, by the `role` and the `place`
+        of their specs, or, where these say nothing, by a norm that is meant for them, such as `Spectral`. `Unnormed`
         parameters never do.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
@@ -78,8 +79,8 @@ def modular(
             # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
             scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
             dualize(specs),
-            # after the dual map, so that decay is not normalised away; as a function, since Optax would call a mask that
-            # is shaped like an Equinox module
+            # after the dual map, so that decay is not normalised away; as a function, since Optax would call a mask
+            # that is shaped like an Equinox module
             decayed(decay, lambda _: decays),
             optax.scale_by_learning_rate(learning_rate),
             # last, since any later link would lead out of the constraints
@@ -107,9 +108,10 @@ def kept(
     """The links that keep constraints, each told the decay that its parameters have: some of them may have none."""
 
     def of(decay: bool) -> Any:
-        return jax.tree.map(
-            lambda spec, d: spec if d is decay else dataclasses.replace(spec, constraint=None), specs, decays
-        )
+        def held(spec: NormSpec, decays: bool) -> NormSpec:
+            return spec if decays is decay else dataclasses.replace(spec, constraint=None)
+
+        return jax.tree.map(held, specs, decays)
 
     links = [keep_params_projected(of(False), learning_rate=learning_rate)]
     if any(spec.constraint is not None for spec in jax.tree.leaves(of(True))):

@@ -26,9 +26,9 @@ NORMS: dict[str, Norm] = {
 # one step of a matrix would move all along the few directions that they share.
 HEAD = RowL2()
 
-# What a panel of networks trained best with at one learning rate (`benchmarks/panel.py`). A unit step moves each gain by
-# its sign, and a bias along one direction, and no other entry averages the noise of these out, as those of a matrix do:
-# they are first to become unstable.
+# What a panel of networks trained best with at one learning rate (`benchmarks/panel.py`). A unit step moves each gain
+# by its sign, and a bias along one direction, and no other entry averages the noise of these out, as those of a matrix
+# do: they are first to become unstable.
 MASSES: dict[str, float] = {"embedding": 1.0, "positional": 0.5, "bias": 0.1, "gain": 0.1}
 
 # A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one is hardly along a row, so
