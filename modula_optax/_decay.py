@@ -120,17 +120,24 @@ def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[st
         raise ValueError(listing("parameter, and it is no hidden matrix that could decay", many, lines, advice))
 
 
-def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
-    if is_constant(weight_decay, 0.0):
-        return optax.identity()
-    decay = optax.with_extra_args_support(optax.add_decayed_weights(weight_decay, mask))
+def decayed_where(decays: Any, weight_decay: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Adds decay where a tree of booleans says so; its state is the same whatever the tree says."""
+    # as a function: Optax would call a mask that is shaped like an Equinox module
+    decay = decayed(weight_decay, lambda _: decays)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        if not any(jax.tree.leaves(decays)):
+            # nor are parameters asked for where there is nothing to decay
+            return updates, state
         if params is None:
             raise ValueError(
                 "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
             )
-        return decay.update(updates, state, params, **extra_args)
+        return optax.with_extra_args_support(decay).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(decay.init, update)
+
+
+def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
+    return optax.identity() if is_constant(weight_decay, 0.0) else optax.add_decayed_weights(weight_decay, mask)

@@ -9,7 +9,7 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
-from modula_optax._decay import WEIGHT_DECAY, decayed, decaying
+from modula_optax._decay import WEIGHT_DECAY, decayed, decayed_where, decaying
 from modula_optax._dualize import dualize
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
@@ -65,8 +65,8 @@ def modular(
       >>> tx = modular(0.5, NormRegistry(Rule(r".*/kernel", Spectral()), default=Unnormed()))
       >>> params = {"dense": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
-      >>> (-updates["dense"]["kernel"][0, 0]).round(2)
-      Array(0.5, dtype=float32)
+      >>> (-updates["dense"]["kernel"][0, 0]).round(3)  # 0.5 (1 + 0.03)
+      Array(0.515, dtype=float32)
 
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
@@ -74,17 +74,18 @@ def modular(
     """
 
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
-        decay = weight_decay if any(jax.tree.leaves(decays)) else 0.0
         return optax.chain(
             # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
             scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
             dualize(specs),
-            # after the dual map, so that decay is not normalised away; as a function, since Optax would call a mask
-            # that is shaped like an Equinox module
-            decayed(decay, lambda _: decays),
+            # after the dual map, so that decay is not normalised away
+            decayed_where(decays, weight_decay),
             optax.scale_by_learning_rate(learning_rate),
             # last, since any later link would lead out of the constraints
-            *kept(specs, decays, learning_rate, decay),
+            keep_params_projected(constrained(specs, decays, False), learning_rate=learning_rate),
+            keep_params_projected(
+                constrained(specs, decays, True), learning_rate=learning_rate, weight_decay=weight_decay
+            ),
         )
 
     def chain(tree: Any) -> optax.GradientTransformationExtraArgs:
@@ -102,21 +103,13 @@ def modular(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def kept(
-    specs: Any, decays: Any, learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule
-) -> list[optax.GradientTransformationExtraArgs]:
-    """The links that keep constraints, each told the decay that its parameters have: some of them may have none."""
+def constrained(specs: Any, decays: Any, which: bool) -> Any:
+    """The specs, with the constraints only of what decays, or of what does not: each have to know how much they do."""
 
-    def of(decay: bool) -> Any:
-        def held(spec: NormSpec, decays: bool) -> NormSpec:
-            return spec if decays is decay else dataclasses.replace(spec, constraint=None)
+    def held(spec: NormSpec, does: bool) -> NormSpec:
+        return spec if does is which else dataclasses.replace(spec, constraint=None)
 
-        return jax.tree.map(held, specs, decays)
-
-    links = [keep_params_projected(of(False), learning_rate=learning_rate)]
-    if any(spec.constraint is not None for spec in jax.tree.leaves(of(True))):
-        links.append(keep_params_projected(of(True), learning_rate=learning_rate, weight_decay=weight_decay))
-    return links
+    return jax.tree.map(held, specs, decays)
 
 
 def scion(
