@@ -1,4 +1,4 @@
-"""The panel of tasks that the defaults are chosen on and judged by: whole runs, each once, from a cache that is committed.
+"""The panel of tasks that the defaults are chosen on and judged by: whole runs, each once, from a committed cache.
 
     python benchmarks/panel.py --task "usual gpt" --contender modular --rates 0.033 0.05 0.075
     python benchmarks/panel.py --task "usual gpt" --contender muon --rates 0.05 --decays 0.03 0.1 --seeds 100-107
@@ -7,9 +7,9 @@
     python benchmarks/panel.py --report    # the tables, from the cache alone
 
 Every contender of `sweeps/entrants.py` on every task of `sweeps/panel.py`, over the grid of the numbers that are given.
-Seeds up to 99 are for choosing numbers, those from 100 on for reporting. Runs are kept in `benchmarks/results/panel/`, a
-line of JSON each: the same command goes on where it was interrupted, also on another machine. `--data FILE` is another
-text, `--data DIR` other images, such as Debian's `dataset-fashion-mnist` in /usr/share/datasets/fashion-mnist.
+Seeds up to 99 are for choosing numbers, those from 100 on for reporting. Runs are kept in `benchmarks/results/panel/`,
+a line of JSON each: the same command goes on where it was interrupted, also on another machine. `--data FILE` is
+another text, `--data DIR` other images, such as Fashion-MNIST (Debian: `dataset-fashion-mnist`).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Runs that were trained, a line of JSON for each: small enough to commit, so that another machine goes on from them."""
+"""Runs that were trained, a line of JSON each: small enough to commit, so that another machine goes on from them."""
 
 import hashlib
 import json

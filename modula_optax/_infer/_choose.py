@@ -50,20 +50,24 @@ def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]],
             return MASSES.get(finding.role, 1.0)
         if _is_linear_head(finding) and isinstance(head, RowL2):
             return HEAD_MASS
-        return narrowing(finding, shape) * (hidden if finding.place == "hidden" else 1.0)
+        return for_typical_inputs(finding, shape) * (hidden if finding.place == "hidden" else 1.0)
 
     return [usual(finding, shape) for finding, shape in zip(findings, shapes, strict=True)]
 
 
-def narrowing(finding: Finding, shape: tuple[int, ...]) -> float:
+def for_typical_inputs(finding: Finding, shape: tuple[int, ...]) -> float:
     r"""What makes up for the inputs that a matrix does not see, as a mass.
 
-    The norm's factor :math:`\sqrt{d_{out} / d_{in}}` is for the worst of inputs. Of a typical one, a matrix with more
-    inputs than outputs sees :math:`d_{out}` of :math:`d_{in}` directions, so that a step of norm 1 moves what comes out
-    by that factor less than 1. A group of a convolution, an expert, a layer of a stack are matrices of their own.
+    The norm minds the worst of inputs. Of a typical one, a matrix with more inputs than outputs sees :math:`d_{out}` of
+    :math:`d_{in}` directions, and the taps of a convolution see inputs that differ, so that what they put out adds up
+    as numbers of either sign do: a step of norm 1 moves it by the root of :math:`\min(1, d_{out} / d_{in})` over the
+    number of taps. A patch is then moved as much by a convolution as by the same kernel as a linear layer. A group of a
+    convolution, an expert, a layer of a stack are matrices of their own.
     """
-    fan_in, fan_out = (math.prod(shape[axis] for axis in axes) for axes in (finding.fan_in, finding.fan_out))
-    return math.sqrt(max(1.0, fan_in * finding.groups / max(fan_out, 1)))
+    fan_in, fan_out, taps = (
+        math.prod(shape[axis] for axis in axes) for axes in (finding.fan_in, finding.fan_out, finding.taps)
+    )
+    return math.sqrt(taps * max(1.0, fan_in * finding.groups / max(fan_out, 1)))
 
 
 def _is_linear_head(finding: Finding) -> bool:
