@@ -32,16 +32,6 @@ def defaults():
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def barely_optimized():
-    """Nearly all the time that small models take is that of compiling them."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
 IMAGES = ("image_linen", "image_nnx", "image_haiku", "image_ninjax", "image_equinox", "image_plain", "hello_mnist")
 
 
