@@ -11,15 +11,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Scalar
 
-from modula_optax._align import atoms
+from modula_optax._align import atoms, is_abstract
 from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain
+from modula_optax._mesh import replicated
 from modula_optax._norms import Norm, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent, listing
 from modula_optax._polar import one_where_zero
 from modula_optax._registry import resolve
 from modula_optax._sketch import sketch_singular_values
 from modula_optax._specs import NormSpec
-from modula_optax._spread import in_stacks, replicated
+from modula_optax._stacks import apply_alike
 
 # how one number for a parameter is made of those of its atoms: the first three as the modular norm and its dual do
 _OVER_ATOMS = {
@@ -90,6 +91,9 @@ def monitor(
             # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
             return MonitorState(inner_state, *[jnp.zeros(())] * 2)  # pyright: ignore[reportArgumentType]
         measured, (weights,) = _normed(specs, params)
+        if any(map(is_abstract, weights.values())):
+            # shapes have no directions yet: power iterations begin with the first update
+            weights = {path: jnp.zeros(x.shape, x.dtype) for path, x in weights.items()}
         return MonitorState(inner_state, *replicated(partial(_nothing_measured, measured))(weights))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
@@ -99,7 +103,9 @@ def monitor(
         if is_absent(updates):
             return changed, state._replace(inner_state=inner_state)
         measured, arrays = _normed(specs, updates, params, extra_args.get("grad", updates), changed)
-        return changed, MonitorState(inner_state, *replicated(partial(_measure, measured))(*arrays, state.directions))
+        # for people: a derivative with respect to what nobody optimizes would only bring its singularities along
+        arrays, directions = jax.lax.stop_gradient((arrays, state.directions))
+        return changed, MonitorState(inner_state, *replicated(partial(_measure, measured))(*arrays, directions))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -163,7 +169,9 @@ def _nothing_measured(
 ) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
     directions = _first_directions(specs, weights)
     shapes, _ = jax.eval_shape(partial(_measure, specs), weights, weights, weights, directions)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), directions
+    # every measurement is a number, and under `shard_map` varies as its weight does
+    zeros = {path: jnp.zeros_like(w, jnp.float32, shape=()) for path, w in weights.items()}
+    return {path: dict.fromkeys(shapes[path], zeros[path]) for path in specs}, directions
 
 
 def _first_directions(specs: dict[str, NormSpec], weights: dict[str, Array]) -> dict[str, dict[str, Array]]:
@@ -196,15 +204,10 @@ def _measure(
         alike[spec.norm].append(path)
     results = {}
     for norm, paths in alike.items():
-        measured = in_stacks(partial(_measure_atoms, norm), [(*stacks[path], directions[path]) for path in paths])
+        measured = apply_alike(partial(_measure_stack, norm), [(*stacks[path], directions[path]) for path in paths])
         results.update(zip(paths, measured, strict=True))
     measurements = {path: _measure_parameter(*stacks[path][1:], results[path][0]) for path in specs}
     return measurements, {path: onward for path, (_, onward) in results.items()}
-
-
-def _measure_atoms(norm: Norm, stacks: list[Any]) -> list[tuple[dict[str, Array], dict[str, Array]]]:
-    """What is measured of each atom by itself, and where power iterations go on."""
-    return [_measure_stack(norm, *stack) for stack in stacks]
 
 
 def _measure_stack(

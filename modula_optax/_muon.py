@@ -44,6 +44,7 @@ def muon(
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: Any | Callable[[optax.Params], Any] | None = None,
     consistent_rms: float | None = None,
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Drop-in for `optax.contrib.muon`: the same arguments and the same steps, on grouped and batched matrices.
 
@@ -70,6 +71,7 @@ def muon(
       muon_weight_dimension_numbers: tree (or prefix of one, or a function that gives one) of
         `optax.contrib.MuonDimensionNumbers`, `None` for parameters that go to Adam. `None`: arrays of two axes.
       consistent_rms: scales steps by `sqrt(max(fan_in, fan_out)) * consistent_rms` instead.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -93,7 +95,7 @@ def muon(
     def matrices(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             scale_by_momentum(beta, nesterov=nesterov, accumulator_dtype=mu_dtype),
-            _scale_by_dual_norm(specs) if adaptive else dualize(specs),
+            _scale_by_dual_norm(specs, mesh_axes) if adaptive else dualize(specs, mesh_axes=mesh_axes),
             decayed(weight_decay, weight_decay_mask),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -148,9 +150,9 @@ def _muon_specs(norm: Spectral, dimension_numbers: Any, consistent_rms: float | 
     )
 
 
-def _scale_by_dual_norm(specs: Any) -> optax.GradientTransformation:
+def _scale_by_dual_norm(specs: Any, mesh_axes: Sequence[str] | None) -> optax.GradientTransformation:
     """The dual map times the nuclear norm of what it came from, as steepest descent without a learning rate has it."""
-    dual_map = dualize(specs)
+    dual_map = dualize(specs, mesh_axes=mesh_axes)
 
     def scale(leaf: Leaf, u: Any) -> Any:
         _, g, spec = leaf

@@ -1,6 +1,6 @@
 """Optimizers: each a short chain of Optax links around `dualize`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ def modular(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     accumulator_dtype: DTypeLike | None = None,
     fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Modular duality: momentum, then the steepest step under the norms of a network's parameters.
 
@@ -36,6 +37,7 @@ def modular(
       weight_decay: decoupled decay :math:`\lambda`, multiplied with the learning rate.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -59,12 +61,12 @@ def modular(
         return optax.chain(
             # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
             scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
-            dualize(specs),
+            dualize(specs, mesh_axes=mesh_axes),
             # after the dual map, so that decay is not normalised away
             decayed(weight_decay),
             optax.scale_by_learning_rate(learning_rate),
             # last, since any later link would lead out of the constraints
-            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=weight_decay),
+            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=weight_decay, mesh_axes=mesh_axes),
         )
 
     return with_fallback(specs, normed, fallback)
@@ -78,6 +80,7 @@ def scion(
     constrained: bool = False,
     accumulator_dtype: DTypeLike | None = None,
     fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scion: steps to (or towards) the extreme points of norm balls; the mass of a spec is the radius of its ball.
 
@@ -95,6 +98,7 @@ def scion(
       constrained: the second form, which keeps weights inside their balls (Frank-Wolfe).
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -117,11 +121,13 @@ def scion(
         return optax.chain(
             # no debiasing: the dual map forgets the length of the average
             optax.ema(1 - momentum, debias=False, accumulator_dtype=accumulator_dtype),
-            dualize(specs),
+            dualize(specs, mesh_axes=mesh_axes),
             # w + η (ρ · extreme point − w) is a decay of one
             decayed(1.0 if constrained else 0.0),
             optax.scale_by_learning_rate(learning_rate),
-            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0),
+            keep_params_projected(
+                specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0, mesh_axes=mesh_axes
+            ),
         )
 
     return with_fallback(specs, normed, fallback)
