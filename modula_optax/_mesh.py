@@ -28,7 +28,7 @@ def free_axes(mesh_axes: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _is_free(axis: str) -> bool:
-    """Whether `shard_map` takes an axis: not the explicit one that the members of a `vmap` lie along, which only it knows."""
+    """Whether `shard_map` takes an axis, which alone knows the explicit one that the members of a `vmap` lie along."""
     try:
         jax.eval_shape(
             jax.shard_map(

@@ -1,4 +1,4 @@
-"""One function of many stacks: those that are alike together, in turns that memory allows, over the devices of a mesh."""
+"""One function of many stacks: alike together, in turns that memory allows, over the devices of a mesh."""
 
 import math
 from collections import defaultdict
@@ -134,9 +134,11 @@ def _apart(stacks: Stacks, lengths: list[int]) -> list[Stacks]:
 
 def _in_turns(function: Callable[..., Stacks], turns: int, item: Item) -> Stacks:
     """`function` of a stack, in place, by a loop that holds the temporaries of one turn only."""
+    # inside `shard_map`, branches and loops want what they work on to vary over the same devices
+    item = varying_alike(item)
     if turns == 1:
         return function(*item)
-    changing, *fixed = varying_alike(item)
+    changing, *fixed = item
     size = _length(item) // turns
 
     def part(start: Array, rows: Rows, like: Array) -> Array:

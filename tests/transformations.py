@@ -102,8 +102,8 @@ def trained(specs: dict[str, mo.NormSpec], factory: Callable[[Any], optax.Gradie
 MATRICES = {"first": mo.NormSpec(mo.Spectral()), "second": mo.NormSpec(mo.Spectral())}
 WAYS = {
     "dualize": trained(NORMED, lambda rate: optax.chain(mo.dualize(NORMED), optax.scale_by_learning_rate(rate))),
-    "modular": trained(HELD, lambda rate: mo.modular(rate, HELD, weight_decay=0.1)),
-    "scion": trained(NORMED, lambda rate: mo.scion(rate, NORMED, constrained=True)),
+    "modular": trained(HELD, lambda rate: mo.modular(rate, HELD, weight_decay=0.1, fallback=optax.sgd(rate))),
+    "scion": trained(NORMED, lambda rate: mo.scion(rate, NORMED, constrained=True, fallback=optax.sgd(rate))),
     "muon": trained(MATRICES, mo.muon),
     "muon, adaptive": trained(MATRICES, lambda rate: mo.muon(rate, adaptive=True)),
     "monitor": trained(NORMED, lambda rate: mo.monitor(NORMED, optax.sgd(rate))),
