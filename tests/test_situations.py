@@ -48,9 +48,7 @@ def test_derivatives_are_those_that_finite_differences_show(way):
         for name, slope in slopes.items():
             np.testing.assert_allclose(slope, (after[name] - before[name]) / 2e-6, rtol=1e-4, atol=1e-6, err_msg=name)
         pairs = zip(jax.tree.leaves(backwards(*at)), jax.tree.leaves(along), strict=True)
-        np.testing.assert_allclose(
-            sum(jnp.vdot(*pair) for pair in pairs), sum(slopes.values()), rtol=1e-6, atol=1e-8
-        )
+        np.testing.assert_allclose(sum(jnp.vdot(*pair) for pair in pairs), sum(slopes.values()), rtol=1e-6, atol=1e-8)
         # where a root or a length has no derivative, they are finite all the same
         nothing = jax.tree.map(jnp.zeros_like, at)
         for zeros in (nothing, (at[0], *nothing[1:]), (nothing[0], *at[1:])):
