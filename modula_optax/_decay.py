@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from modula_optax._checks import is_traced
 from modula_optax._norms import Embedding, RowL2, Sign
 from modula_optax._paths import flatten_with_paths, is_absent, listing
 from modula_optax._specs import NormSpec
@@ -139,5 +141,22 @@ def decayed_where(decays: Any, weight_decay: optax.ScalarOrSchedule) -> optax.Gr
 
 
 def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
-    return optax.identity() if is_constant(weight_decay, 0.0) else optax.add_decayed_weights(weight_decay, mask)
+    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay.
+
+    Of a traced decay only the program knows whether it is 0: without parameters, any other makes NaN.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask)
+
+    def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
+        # the state is the same for every number, which may be 0 when it is made and traced when it is used
+        if is_constant(weight_decay, 0.0):
+            return updates, state
+        if params is not None:
+            return decay.update(updates, state, params)
+        if is_traced(weight_decay):
+            return jax.tree.map(lambda u: jnp.where(weight_decay == 0.0, u, jnp.nan), updates), state
+        raise ValueError(
+            "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
+        )
+
+    return optax.GradientTransformation(decay.init, update)

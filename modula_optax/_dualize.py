@@ -8,8 +8,10 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, atoms, restored
+from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
+from modula_optax._guard import guarded
 from modula_optax._members import over_members
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._norms import Norm
@@ -51,6 +53,7 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_specs(specs, "mo.dualize(specs)")
 
     def init(params: optax.Params) -> optax.EmptyState:
         resolve(specs, params)
@@ -66,7 +69,7 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
         results |= _dual_maps(tuple(normed.items()), mesh_axes, gradients, weights)
         return treedef.unflatten([results[i] for i in range(len(leaves))]), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 @over_members

@@ -1,12 +1,14 @@
 """Functions of parameters that see the members of an ensemble as more of the same, and that can be differentiated."""
 
-from collections.abc import Callable, Hashable, Sequence
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from modula_optax._checks import is_traced
 from modula_optax._mesh import free_axes
 
 
@@ -24,6 +26,9 @@ def over_members(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def of_settings(settings: Hashable, mesh_axes: Sequence[str] | None, *trees: Any) -> Any:
+        if any(map(is_traced, _entries(settings))):
+            # what is traced is no setting, which JAX would keep
+            return function(settings, free_axes(mesh_axes), 0, *trees)
         return at(settings, None if mesh_axes is None else tuple(mesh_axes), 0, *trees)
 
     # `inline`: compiled once where it is called outside of `jit`
@@ -52,3 +57,14 @@ def over_members(function: Callable[..., Any]) -> Callable[..., Any]:
         return differentiable(*trees)
 
     return of_settings
+
+
+def _entries(settings: Any) -> Iterator[Any]:
+    """What dataclasses and sequences are made of, in the end."""
+    if dataclasses.is_dataclass(settings):
+        settings = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
+    if isinstance(settings, tuple | list):
+        for entry in settings:
+            yield from _entries(entry)
+    else:
+        yield settings

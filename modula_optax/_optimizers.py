@@ -9,8 +9,10 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
+from modula_optax._arguments import check_numbers, check_rate, check_specs, check_transformation
 from modula_optax._decay import WEIGHT_DECAY, decayed, decayed_where, decaying
 from modula_optax._dualize import dualize
+from modula_optax._guard import guarded
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
@@ -74,6 +76,10 @@ def modular(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
       Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_rate("modular", "learning_rate", learning_rate)
+    check_rate("modular", "weight_decay", weight_decay)
+    check_numbers("modular", b1=b1)
+    check_specs(specs)
 
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
@@ -105,7 +111,7 @@ def modular(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return chain(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def constrained(specs: Any, decays: Any, which: bool) -> Any:
@@ -161,6 +167,9 @@ def scion(
     References:
       Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
     """
+    check_rate("scion", "learning_rate", learning_rate)
+    check_numbers("scion", momentum=momentum)
+    check_specs(specs, "mo.scion(0.05, specs)")
 
     def normed(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
@@ -182,15 +191,17 @@ def with_fallback(
     specs: Any,
     normed: Callable[[Any], optax.GradientTransformation],
     fallback: optax.GradientTransformation,
+    resolve: Callable[[Any, Any], Any] = resolve_tree,
 ) -> optax.GradientTransformationExtraArgs:
     """Sends parameters that have a norm to `normed(specs)` and `Unnormed` ones to `fallback`.
 
     Specs are resolved on the whole tree, before `optax.partition` masks any of it: a function that traces the model
     needs all parameters.
     """
+    check_transformation("fallback", fallback, "fallback=optax.adam(1e-3)")
 
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
-        spec_tree = resolve_tree(specs, tree)
+        spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
         # as a function: Optax would call labels that are shaped like an Equinox module
         return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, lambda _: labels)
@@ -201,4 +212,4 @@ def with_fallback(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return partition(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from modula_optax._align import Leaf, is_abstract
+from modula_optax._arguments import check_rate, check_specs
+from modula_optax._guard import guarded
 from modula_optax._mesh import replicated
-from modula_optax._paths import describe, listing
+from modula_optax._paths import describe, listing, nested, unnested
 from modula_optax._registry import resolve
 from modula_optax._retract import Arrays, Held, remember, retract
 
@@ -52,7 +54,7 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
 
 
 class ProjectionState(NamedTuple):
-    """Number of updates so far, and what constraints remember of the parameters of these paths."""
+    """Number of updates so far, and what constraints remember of parameters, in dictionaries nested as their paths."""
 
     count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
     memory: dict[str, Any]
@@ -92,6 +94,9 @@ def keep_params_projected(
       >>> abs(tx.update(updates, tx.init(params), params)[0]).round(3)
       Array([[0., 0.]], dtype=float32)
     """
+    check_specs(specs, "mo.keep_params_projected(specs)")
+    check_rate("keep_params_projected", "learning_rate", learning_rate)
+    check_rate("keep_params_projected", "weight_decay", weight_decay)
 
     def init(params: optax.Params) -> ProjectionState:
         leaves, _ = resolve(specs, params)
@@ -101,11 +106,10 @@ def keep_params_projected(
         first = replicated(partial(remember, held))
         if any(map(is_abstract, weights.values())):
             # shapes remember nothing: the first update does, of the weights that it is given
-            shapes = jax.eval_shape(first, weights)
-            return ProjectionState(
-                jnp.zeros([], jnp.int32), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            )
-        return ProjectionState(jnp.zeros([], jnp.int32), first(weights))
+            memory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(first, weights))
+        else:
+            memory = first(weights)
+        return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, dict(held)))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         leaves, treedef = resolve(specs, updates)
@@ -119,10 +123,12 @@ def keep_params_projected(
         weights = dict(zip(flat, treedef.flatten_up_to(params), strict=True))
         now = [_now(0.0 if r is None else r, state.count) for r in (rate, weight_decay)]
         rates = jnp.stack([jnp.asarray(r, jnp.result_type(float)) for r in now])
-        moved, memory = retract(held, mesh_axes, _of(held, weights), _of(held, flat), state.memory, rates)
-        return treedef.unflatten([(flat | moved)[leaf.path] for leaf in leaves]), ProjectionState(count, memory)
+        memory = unnested(state.memory, dict(held))
+        moved, memory = retract(held, mesh_axes, _of(held, weights), _of(held, flat), memory, rates)
+        changed = treedef.unflatten([(flat | moved)[leaf.path] for leaf in leaves])
+        return changed, ProjectionState(count, nested(memory, dict(held)))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def _held(leaves: list[Leaf]) -> Held:
