@@ -2,21 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import optax
+from jaxtyping import Array
 
 from modula_optax._align import Leaf, atoms, restored
+from modula_optax._arguments import check_specs
+from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
+from modula_optax._guard import guarded
+from modula_optax._members import over_members
+from modula_optax._mesh import automatic, shardings_of
 from modula_optax._norms import Norm
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
-from modula_optax._spread import automatic, free_axes, in_stacks, shardings_of, spread
-
-# a gradient, and the weights where its directions are those along a manifold
-Slope = tuple[Any, Any]
+from modula_optax._stacks import apply_alike
 
 
 def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.GradientTransformationExtraArgs:
@@ -52,6 +53,7 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_specs(specs, "mo.dualize(specs)")
 
     def init(params: optax.Params) -> optax.EmptyState:
         resolve(specs, params)
@@ -61,43 +63,55 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
         del extra_args
         leaves, treedef = resolve(specs, updates)
         weights = _weights_on_manifolds(leaves, treedef, params)
-        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed]
-        dual_map = partial(_dualize_all, [leaves[i].spec for i in normed], axes=free_axes(mesh_axes))
-        slopes = [(leaves[i].value, weights.get(i)) for i in normed]
-        results = [leaf.value for leaf in leaves]
-        for i, (dual, _) in zip(normed, automatic(dual_map, slopes, shardings=shardings_of(slopes)), strict=True):
-            results[i] = dual
-        return treedef.unflatten(results), state
+        normed = {i: leaf.spec for i, leaf in enumerate(leaves) if leaf.spec.is_normed}
+        results = {i: leaf.value for i, leaf in enumerate(leaves)}
+        gradients = {i: results[i] for i in normed}
+        results |= _dual_maps(tuple(normed.items()), mesh_axes, gradients, weights)
+        return treedef.unflatten([results[i] for i in range(len(leaves))]), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
-def _dualize_all(specs: list[NormSpec], slopes: list[Slope], axes: tuple[str, ...]) -> list[Slope]:
-    """Dual maps: one call for all that are of one norm and along one manifold."""
-    groups: dict[tuple[Norm, Any], list[int]] = defaultdict(list)
-    for i, (_, w) in enumerate(slopes):
-        groups[specs[i].norm, None if w is None else specs[i].constraint].append(i)
-    results = list(slopes)
-    for (norm, manifold), members in groups.items():
-        stacks = [jax.tree.map(partial(atoms, spec=specs[i]), slopes[i]) for i in members]
-        duals = spread(_dual_map(norm, manifold), stacks, axes if norm.expensive else ())
-        for i, (dual, _) in zip(members, duals, strict=True):
-            g, w = slopes[i]
-            results[i] = restored(dual, specs[i], like=g, scale=specs[i].target), w
-    return results
+@over_members
+def _dual_maps(
+    specs: tuple[tuple[int, NormSpec], ...],
+    axes: tuple[str, ...],
+    members: int,
+    gradients: dict[int, Array],
+    weights: dict[int, Array],
+) -> dict[int, Array]:
+    """Steepest directions: one call for all that are of one norm and along one manifold."""
+
+    def directions(gradients: dict[int, Array], weights: dict[int, Array]) -> dict[int, Array]:
+        results = {}
+        for (norm, manifold), group in _groups(specs).items():
+            stacks = [
+                tuple(atoms(tree[i], spec, members) for tree in (gradients, weights) if i in tree) for i, spec in group
+            ]
+            duals = apply_alike(
+                _dual_map(norm, manifold), stacks, axes=axes if norm.expensive else (), in_turns=norm.expensive
+            )
+            for (i, spec), dual in zip(group, duals, strict=True):
+                results[i] = restored(dual, spec, gradients[i], spec.target, members)
+        return results
+
+    return automatic(directions, gradients, weights, shardings=shardings_of(gradients))
 
 
-def _dual_map(norm: Norm, manifold: Any) -> Callable[[list[Slope]], list[Slope]]:
-    def steepest(slopes: list[Slope]) -> list[Slope]:
-        return [(dual, None) for dual in norm.dualize_all([g for g, _ in slopes])]
+def _groups(specs: tuple[tuple[int, NormSpec], ...]) -> dict[tuple[Norm, Manifold | None], list[tuple[int, NormSpec]]]:
+    """Those that share a norm, and the manifold that they are held to, if any."""
+    groups = defaultdict(list)
+    for i, spec in specs:
+        manifold = spec.constraint if isinstance(spec.constraint, Manifold) else None
+        groups[spec.norm, manifold].append((i, spec))
+    return groups
 
-    def steepest_along(slopes: list[Slope]) -> list[Slope]:
-        return [(manifold.tangent(norm, w, g), w) for g, w in slopes]
 
-    return steepest if manifold is None else partial(in_stacks, steepest_along)
+def _dual_map(norm: Norm, manifold: Manifold | None) -> Callable[..., Stack]:
+    return norm.dualize if manifold is None else lambda g, w: manifold.tangent(norm, w, g)
 
 
-def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict[int, Any]:
+def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict[int, Array]:
     """The parameters that are held to a manifold, by the number of their leaf."""
     held = [i for i, leaf in enumerate(leaves) if isinstance(leaf.spec.constraint, Manifold)]
     if not held:

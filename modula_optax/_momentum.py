@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
+from modula_optax._arguments import check_numbers
+from modula_optax._guard import guarded
+
 
 class MomentumState(NamedTuple):
     """Number of updates so far, and the running average of the gradients."""
@@ -43,6 +46,7 @@ def scale_by_momentum(
     References:
       Dozat, Incorporating Nesterov Momentum into Adam, 2016.
     """
+    check_numbers("scale_by_momentum", b1=b1)
 
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
@@ -74,4 +78,4 @@ def scale_by_momentum(
         averaged, mu = (treedef.unflatten([pair[i] for pair in averages]) for i in (0, 1))
         return averaged, MomentumState(count, mu)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
