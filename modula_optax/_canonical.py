@@ -73,7 +73,7 @@ def power_iteration(
         return jnp.where(jnp.any(jnp.abs(onward) > 0.0, axis=-1, keepdims=True), onward, v)
 
     # under `shard_map` what a loop carries must vary over devices from the beginning, as the matrices may
-    v = jax.lax.fori_loop(0, steps, step, v + jnp.zeros_like(w[..., 0, :]))
+    v = jax.lax.fori_loop(0, steps, step, v + jnp.zeros_like(w, shape=v.shape))
     image = _times(w, v)
     return unit(image, -1), length(image, -1), v
 

@@ -7,15 +7,15 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from modula_optax._align import Leaf, atoms, restored
+from modula_optax._align import atoms, restored
 from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
+from modula_optax._match import Leaves, matching
 from modula_optax._members import over_members
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._norms import Norm
-from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
 
@@ -54,56 +54,56 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
     check_specs(specs, "mo.dualize(specs)")
+    match = matching(specs)
 
     def init(params: optax.Params) -> optax.EmptyState:
-        resolve(specs, params)
+        match(params)
         return optax.EmptyState()
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any):
         del extra_args
-        leaves, treedef = resolve(specs, updates)
-        weights = _weights_on_manifolds(leaves, treedef, params)
-        normed = {i: leaf.spec for i, leaf in enumerate(leaves) if leaf.spec.is_normed}
-        results = {i: leaf.value for i, leaf in enumerate(leaves)}
-        gradients = {i: results[i] for i in normed}
-        results |= _dual_maps(tuple(normed.items()), mesh_axes, gradients, weights)
-        return treedef.unflatten([results[i] for i in range(len(leaves))]), state
+        leaves = match(updates)
+        weights = _weights_on_manifolds(leaves, params)
+        normed = tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.is_normed)
+        gradients = {leaf.path: leaf.value for leaf in leaves.entries if leaf.spec.is_normed}
+        return leaves.rebuilt(_steepest(normed, mesh_axes, gradients, weights)), state
 
     return guarded(init, update)
 
 
 @over_members
-def _dual_maps(
-    specs: tuple[tuple[int, NormSpec], ...],
+def _steepest(
+    specs: tuple[tuple[str, NormSpec], ...],
     axes: tuple[str, ...],
     members: int,
-    gradients: dict[int, Array],
-    weights: dict[int, Array],
-) -> dict[int, Array]:
+    gradients: dict[str, Array],
+    weights: dict[str, Array],
+) -> dict[str, Array]:
     """Steepest directions: one call for all that are of one norm and along one manifold."""
 
-    def directions(gradients: dict[int, Array], weights: dict[int, Array]) -> dict[int, Array]:
+    def directions(gradients: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
         results = {}
         for (norm, manifold), group in _groups(specs).items():
             stacks = [
-                tuple(atoms(tree[i], spec, members) for tree in (gradients, weights) if i in tree) for i, spec in group
+                tuple(atoms(tree[path], spec, members) for tree in (gradients, weights) if path in tree)
+                for path, spec in group
             ]
             duals = apply_alike(
                 _dual_map(norm, manifold), stacks, axes=axes if norm.expensive else (), in_turns=norm.expensive
             )
-            for (i, spec), dual in zip(group, duals, strict=True):
-                results[i] = restored(dual, spec, gradients[i], spec.target, members)
+            for (path, spec), dual in zip(group, duals, strict=True):
+                results[path] = restored(dual, spec, gradients[path], spec.target, members)
         return results
 
     return automatic(directions, gradients, weights, shardings=shardings_of(gradients))
 
 
-def _groups(specs: tuple[tuple[int, NormSpec], ...]) -> dict[tuple[Norm, Manifold | None], list[tuple[int, NormSpec]]]:
+def _groups(specs: tuple[tuple[str, NormSpec], ...]) -> dict[tuple[Norm, Manifold | None], list[tuple[str, NormSpec]]]:
     """Those that share a norm, and the manifold that they are held to, if any."""
     groups = defaultdict(list)
-    for i, spec in specs:
+    for path, spec in specs:
         manifold = spec.constraint if isinstance(spec.constraint, Manifold) else None
-        groups[spec.norm, manifold].append((i, spec))
+        groups[spec.norm, manifold].append((path, spec))
     return groups
 
 
@@ -111,16 +111,13 @@ def _dual_map(norm: Norm, manifold: Manifold | None) -> Callable[..., Stack]:
     return norm.dualize if manifold is None else lambda g, w: manifold.tangent(norm, w, g)
 
 
-def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict[int, Array]:
-    """The parameters that are held to a manifold, by the number of their leaf."""
-    held = [i for i, leaf in enumerate(leaves) if isinstance(leaf.spec.constraint, Manifold)]
-    if not held:
-        return {}
-    if params is None:
-        paths = ", ".join(leaves[i].path for i in held)
+def _weights_on_manifolds(leaves: Leaves, params: Any) -> dict[str, Array]:
+    """The parameters that are held to a manifold, by path."""
+    held = [leaf.path for leaf in leaves.entries if isinstance(leaf.spec.constraint, Manifold)]
+    if held and params is None:
         raise ValueError(
             f"Directions along a manifold depend on the weights: pass them, tx.update(grads, state, params). "
-            f"Held to a manifold: {paths}."
+            f"Held to a manifold: {', '.join(held)}."
         )
-    flat = treedef.flatten_up_to(params)
-    return {i: flat[i] for i in held}
+    weights = leaves.by_path(params) if held else {}
+    return {path: weights[path] for path in held}

@@ -15,13 +15,14 @@ from modula_optax._arguments import check_numbers, check_rate
 from modula_optax._axes import Axes, normalize_axes
 from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
+from modula_optax._match import matching
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape
 from modula_optax._norms import Unnormed
 from modula_optax._optimizers import with_fallback
 from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import is_absent
-from modula_optax._registry import resolve, resolve_tree
+from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
 
 
@@ -159,7 +160,7 @@ def _muon_specs(norms: MuonNorms, dimension_numbers: Any, consistent_rms: bool, 
 
 def _scale_by_dual_norm(specs: Any, mesh_axes: Sequence[str] | None) -> optax.GradientTransformation:
     """The dual map times the nuclear norm of what it came from, as steepest descent without a learning rate has it."""
-    dual_map = dualize(specs, mesh_axes=mesh_axes)
+    dual_map, match = dualize(specs, mesh_axes=mesh_axes), matching(specs)
 
     def scale(leaf: Leaf, u: Any) -> Any:
         _, g, spec = leaf
@@ -172,9 +173,9 @@ def _scale_by_dual_norm(specs: Any, mesh_axes: Sequence[str] | None) -> optax.Gr
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
         duals, state = dual_map.update(updates, state, params)
-        leaves, treedef = resolve(specs, updates)
-        scaled = [scale(*pair) for pair in zip(leaves, treedef.flatten_up_to(duals), strict=True)]
-        return treedef.unflatten(scaled), state
+        leaves = match(updates)
+        duals = leaves.by_path(duals)
+        return leaves.rebuilt({leaf.path: scale(leaf, duals[leaf.path]) for leaf in leaves.entries}), state
 
     return optax.GradientTransformation(dual_map.init, update)
 

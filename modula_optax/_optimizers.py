@@ -13,6 +13,7 @@ from modula_optax._arguments import check_numbers, check_rate, check_specs, chec
 from modula_optax._decay import WEIGHT_DECAY, decayed, decayed_where, decaying
 from modula_optax._dualize import dualize
 from modula_optax._guard import guarded
+from modula_optax._match import by_structure
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
@@ -99,6 +100,7 @@ def modular(
             ),
         )
 
+    @by_structure
     def chain(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve_tree(specs, tree)
         decays = decaying(weight_decay, weight_decay_mask, spec_tree, tree)
@@ -200,6 +202,7 @@ def with_fallback(
     """
     check_transformation("fallback", fallback, "fallback=optax.adam(1e-3)")
 
+    @by_structure
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from modula_optax._align import Leaf, is_abstract
+from modula_optax._align import is_abstract
 from modula_optax._arguments import check_rate, check_specs
 from modula_optax._guard import guarded
+from modula_optax._match import Leaves, matching
 from modula_optax._mesh import replicated
 from modula_optax._paths import describe, listing, nested, unnested
-from modula_optax._registry import resolve
 from modula_optax._retract import Arrays, Held, remember, retract
 
 
@@ -44,13 +44,10 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
-    leaves, treedef = resolve(specs, params)
+    leaves = matching(specs)(params)
     held = _held(leaves)
-    if not held:
-        return params
-    weights = {leaf.path: leaf.value for leaf in leaves}
-    kept, _ = retract(held, mesh_axes, _of(held, weights), {}, None, jnp.zeros(2))
-    return treedef.unflatten([(weights | kept)[leaf.path] for leaf in leaves])
+    kept, _ = retract(held, mesh_axes, _of(held, leaves.by_path()), {}, None, jnp.zeros(2)) if held else ({}, {})
+    return leaves.rebuilt(kept)
 
 
 class ProjectionState(NamedTuple):
@@ -97,11 +94,12 @@ def keep_params_projected(
     check_specs(specs, "mo.keep_params_projected(specs)")
     check_rate("keep_params_projected", "learning_rate", learning_rate)
     check_rate("keep_params_projected", "weight_decay", weight_decay)
+    match = matching(specs)
 
     def init(params: optax.Params) -> ProjectionState:
-        leaves, _ = resolve(specs, params)
+        leaves = match(params)
         held = _held(leaves)
-        weights = _of(held, {leaf.path: leaf.value for leaf in leaves})
+        weights = _of(held, leaves.by_path())
         # a few vectors, on every device
         first = replicated(partial(remember, held))
         if any(map(is_abstract, weights.values())):
@@ -112,27 +110,25 @@ def keep_params_projected(
         return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, dict(held)))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        leaves, treedef = resolve(specs, updates)
+        leaves = match(updates)
         held = _held(leaves)
         rate = extra_args.get("learning_rate", learning_rate)
         _refuse_unknowns(held, leaves, params, rate)
         count = optax.safe_increment(state.count)
         if not held:
             return updates, ProjectionState(count, state.memory)
-        flat = {leaf.path: leaf.value for leaf in leaves}
-        weights = dict(zip(flat, treedef.flatten_up_to(params), strict=True))
+        weights, changes = (_of(held, leaves.by_path(tree)) for tree in (params, updates))
         now = [_now(0.0 if r is None else r, state.count) for r in (rate, weight_decay)]
         rates = jnp.stack([jnp.asarray(r, jnp.result_type(float)) for r in now])
         memory = unnested(state.memory, dict(held))
-        moved, memory = retract(held, mesh_axes, _of(held, weights), _of(held, flat), memory, rates)
-        changed = treedef.unflatten([(flat | moved)[leaf.path] for leaf in leaves])
-        return changed, ProjectionState(count, nested(memory, dict(held)))
+        moved, memory = retract(held, mesh_axes, weights, changes, memory, rates)
+        return leaves.rebuilt(moved), ProjectionState(count, nested(memory, dict(held)))
 
     return guarded(init, update)
 
 
-def _held(leaves: list[Leaf]) -> Held:
-    return tuple((leaf.path, leaf.spec) for leaf in leaves if leaf.spec.constraint is not None)
+def _held(leaves: Leaves) -> Held:
+    return tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.constraint is not None)
 
 
 def _of(held: Held, arrays: Arrays) -> Arrays:
@@ -143,7 +139,7 @@ def _now(rate: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typin
     return rate(count) if callable(rate) else rate
 
 
-def _refuse_unknowns(held: Held, leaves: list[Leaf], params: Any, learning_rate: Any) -> None:
+def _refuse_unknowns(held: Held, leaves: Leaves, params: Any, learning_rate: Any) -> None:
     if held and params is None:
         first, _ = held[0]
         raise ValueError(
@@ -152,7 +148,7 @@ def _refuse_unknowns(held: Held, leaves: list[Leaf], params: Any, learning_rate:
         )
     lines = [
         f"{describe(leaf.path, leaf.value)}: {leaf.spec.constraint!r}"
-        for leaf in leaves
+        for leaf in leaves.entries
         if leaf.spec.constraint is not None and leaf.spec.constraint.needs_learning_rate
     ]
     if lines and learning_rate is None:
