@@ -91,8 +91,12 @@ def _piece(rows: Rows, start: Array, shape: tuple[int, ...]) -> Array:
 
 def never(x: Float[Array, "..."]) -> Bool[Array, ""]:
     """False, which no compiler knows before `x` is there: no number is both NaN and positive."""
-    entry = x[(0,) * x.ndim]
-    return jnp.isnan(entry) & (entry > 0.0)
+    return nowhere(x[(0,) * x.ndim])
+
+
+def nowhere(x: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    """False at every entry; see `never`."""
+    return jnp.isnan(x) & (x > 0.0)
 
 
 def _rows(x: Array) -> Rows:

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool
 
-from modula_optax._slices import never, slice_bytes
+from modula_optax._slices import never, nowhere, slice_bytes
 
 Trees = list[Any]
 
@@ -72,8 +71,13 @@ def spread(function: Callable[[Trees], Trees], trees: Trees, axes: tuple[str, ..
         stacks, apart = _joined_alike([_once(done, trees[i]) for i in members])
         stacks, done = _shared_out(function, axes, stacks)
         for i, result in zip(members, apart(stacks), strict=True):
-            results[i] = result
-    return jax.tree.map(lambda result, x: shard_alike(result, x)[0], results, trees)
+            results[i] = _placed_like(trees[i], result)
+    return results
+
+
+def _placed_like(tree: Any, results: Any) -> Any:
+    """The results, sharded as what they were made of: compilers shard alike what one elementwise operation joins."""
+    return jax.tree.map(lambda x, result: jnp.where(nowhere(x), x, result), tree, results)
 
 
 def in_stacks(function: Callable[[Trees], Trees], trees: Trees) -> Trees:
