@@ -42,7 +42,12 @@ def load(name: str) -> Any:
 def documents() -> Iterator[Path]:
     """Everything that may quote a result."""
     yield ROOT / "README.md"
-    yield from sorted((ROOT / "docs").rglob("*.md"))
+    yield from pages()
+
+
+def pages() -> list[Path]:
+    """The pages of the documentation, without what its build writes."""
+    return sorted(path for path in (ROOT / "docs").rglob("*.md") if not path.relative_to(ROOT).parts[1].startswith("_"))
 
 
 def refreshed(text: str) -> str:
@@ -203,6 +208,15 @@ def weight_erasure() -> Lines:
     return table(header, rows) + measured("weight_erasure")
 
 
+def questions() -> Lines:
+    """What is left of Adam's lead over SGD, the more is normalized."""
+    rows = [
+        [f"`{name}`" if name.startswith("mo.") else name, f"{run['loss']:.3f}", f"{run['learning_rate']:g}"]
+        for name, run in load("questions")["optimizers"].items()
+    ]
+    return table(["", "validation loss", "best learning rate"], rows) + measured("questions")
+
+
 BLOCKS: dict[str, Callable[[], Lines]] = {
     "headline": headline,
     "ablations": one_change_at_a_time,
@@ -213,6 +227,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "constraints": constraints,
     "lipschitz": lipschitz,
     "weight erasure": weight_erasure,
+    "questions": questions,
     **{f"training{suffix}": lambda suffix=suffix: comparisons(suffix) for suffix in TASKS},
     **{f"learning_rate_transfer{suffix}": lambda suffix=suffix: transfer(suffix) for suffix in TASKS},
 }

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import results  # noqa: E402
 
 README = ROOT / "README.md"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = results.pages()
 DOCUMENTS = [README, *PAGES]
 # where every number is a measurement
 MEASURED = [ROOT / "docs" / name for name in ("evidence.md", "speed.md")]
