@@ -3,9 +3,9 @@
     python benchmarks/questions.py                     # everything
     python benchmarks/questions.py --only Adam signs   # these optimizers again, into the results that there are
 
-A GPT of width 32 and depth 2 learns State of the Union bytes, once under every optimizer of a list. Its learning rates are
-a factor of two apart, and the best is reported. Then come numbers of single steps: how steep they are, how much of what a
-norm allows an update moves activations, and what a shared table's step is as a table and as a head.
+A GPT of width 32 and depth 2 learns State of the Union bytes, once under every optimizer of a list. Its learning rates
+are a factor of two apart, and the best is reported. Then come numbers of single steps: how steep they are, how much of
+what a norm allows an update moves activations, and what a shared table's step is as a table and as a head.
 """
 
 import argparse
