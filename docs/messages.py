@@ -30,7 +30,7 @@ class Explanation(NamedTuple):
     cure: str
 
 
-# the first that fits a message explains it
+# the first that fits a message explains it; what no pattern fits is explained by where it stands
 EXPLANATIONS = (
     Explanation(
         r"match(es)? no rule",
@@ -79,17 +79,17 @@ EXPLANATIONS = (
         'Use `sensitivity="unit"`, which is the default and the practice for plain residual networks.',
     ),
     Explanation(
+        r"No parameter reaches the output",
+        "No parameter reaches the output",
+        "`apply_fn` uses parameters of its closure, and not its first argument.",
+        'Use the argument: `lambda p, *a: model.apply({"params": p}, *a)`.',
+    ),
+    Explanation(
         r"role that cannot be told|_infer/(?!_choose|_model)",
         "A role cannot be told",
         "The operations that a parameter goes through do not say what it is for, or contradict each other.",
         "Paste the rule that the message prints into `overrides=mo.NormRegistry(...)` and choose its norm, or pass "
         "`unknown=mo.Unnormed()`.",
-    ),
-    Explanation(
-        r"No parameter reaches the output",
-        "No parameter reaches the output",
-        "`apply_fn` uses parameters of its closure, and not its first argument.",
-        'Use the argument: `lambda p, *a: model.apply({"params": p}, *a)`.',
     ),
     Explanation(
         r"apply_fn|params has no leaves|must return arrays|does not accept what it is called with",
@@ -136,7 +136,7 @@ EXPLANATIONS = (
         "Infer the specs again and save them with `mo.specs_to_json`.",
     ),
     Explanation(
-        r"learning.rate|rate of|rate below",
+        r"_rate\.py|learning.rate|rate of|rate below",
         "A learning rate is unusual or unknown",
         "A rate is the size of a step in the modular norm, usually 0.01 to 0.1, and decays inside of constraints depend on it.",
         "Start at 0.05. In a chain of your own, pass `learning_rate=` to `mo.keep_params_projected`.",
@@ -148,7 +148,7 @@ EXPLANATIONS = (
         'Masses are finite numbers of at least 0, by role or place: `masses={"head": 4.0, "bias": 0.1}`.',
     ),
     Explanation(
-        r"decay",
+        r"decay|mask",
         "Weight decay does not fit",
         "A mask selects nothing or has another structure than the parameters, or specs do not say what decays.",
         "Pass a tree of booleans like the parameters, a function that makes one, or `weight_decay=0.0`.",
@@ -179,6 +179,19 @@ EXPLANATIONS = (
         "Write what the message shows.",
     ),
 )
+
+
+# titles by files, for what is a part of a message
+PLACES = {
+    r"_(registry|rules)\.py": "A rule matches no parameter",
+    r"_(align|match|axes|canonical)\.py": "Specs and parameters do not fit",
+    r"_(parameters|paths)\.py": "Something else than parameters was passed",
+    r"_infer/|_jaxpr/": "A role cannot be told",
+    r"_serialize\.py": "Saved specs cannot be read",
+    r"_(spread|stacks)\.py": "A mesh does not fit",
+    r"_constraints/|_(project|retract)\.py": "A constraint does not suit its norm",
+    r"": "An argument is not what it must be",
+}
 
 
 def messages() -> Iterator[Message]:
@@ -224,11 +237,11 @@ def template(node: ast.AST) -> str:
 
 def explanation(message: Message) -> Explanation:
     """The first explanation that fits."""
+    by_title = {e.title: e for e in EXPLANATIONS}
     found = (e for e in EXPLANATIONS if re.search(e.pattern, f"{message.text} [{message.file}]"))
-    explained = next(found, None)
-    if explained is None:
-        raise LookupError(f"{message.file}: no entry of EXPLANATIONS in docs/messages.py explains {message.text!r}")
-    return explained
+    return (
+        next(found, None) or by_title[next(title for place, title in PLACES.items() if re.search(place, message.file))]
+    )
 
 
 def page() -> str:

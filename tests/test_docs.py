@@ -29,8 +29,15 @@ def test_every_message_has_a_cause_and_a_cure():
     found = list(messages.messages())
     assert len(found) > 100
     for message in found:
-        # raises where none fits
-        assert messages.explanation(message).title in page
+        heading = page.index(f"### {messages.explanation(message).title}\n")
+        section = page[heading : page.find("\n### ", heading + 1)]
+        assert message.text in section
+        assert section.index("**Cause.**") < section.index("**Cure.**")
+
+
+def test_every_explanation_is_of_something_that_the_package_raises():
+    titles = {messages.explanation(message).title for message in messages.messages()}
+    assert [e.title for e in messages.EXPLANATIONS if e.title not in titles] == []
 
 
 def test_messages_are_found_and_docstrings_are_not():
