@@ -32,7 +32,8 @@ def scale_by_momentum(
       accumulator_dtype: dtype of the average; `None`: that of the parameters.
 
     Returns:
-      A transformation whose updates have the dtype of the gradients.
+      A transformation whose updates are as wide as gradients and average together: gradients in half precision of
+      weights in float32 are averaged in float32. The average keeps its dtype.
 
     Example:
       >>> tx = scale_by_momentum(0.9, nesterov=False)
@@ -49,10 +50,15 @@ def scale_by_momentum(
     # `jit`: of many leaves of one shape only the first is traced step by step
     @partial(jax.jit, inline=True)
     def average(scale: Array, of_mu: Array, gradient: Array, mu: Array) -> tuple[Array, Array]:
-        mu = jnp.asarray(optax.tree.update_moment(gradient, mu, b1, 1))
+        kept, wide = mu.dtype, jnp.promote_types(gradient.dtype, mu.dtype)
+        # the numbers may be arrays of a dtype of their own, as those of `inject_hyperparams` are
+        scale, of_mu, rest = (jnp.asarray(number, wide) for number in (scale, of_mu, 1 - b1))
+        gradient = gradient.astype(wide)
+        # the product is rounded as the average is kept, as in Optax
+        mu = rest * gradient + (jnp.asarray(b1, kept) * mu).astype(wide)
         # a factor for all, since XLA compiles the sum of two products once for the first leaf and again for all others
         averaged = scale * (gradient + of_mu * mu) if nesterov else scale * mu
-        return averaged.astype(gradient.dtype), mu if accumulator_dtype is None else mu.astype(accumulator_dtype)
+        return averaged, mu.astype(kept)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args

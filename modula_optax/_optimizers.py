@@ -173,6 +173,7 @@ def with_fallback(
     specs: Any,
     normed: Callable[[Any], optax.GradientTransformation],
     fallback: optax.GradientTransformation,
+    resolve: Callable[[Any, Any], Any] = resolve_tree,
 ) -> optax.GradientTransformationExtraArgs:
     """Sends parameters that have a norm to `normed(specs)` and `Unnormed` ones to `fallback`.
 
@@ -181,7 +182,7 @@ def with_fallback(
     """
 
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
-        spec_tree = resolve_tree(specs, tree)
+        spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
         # as a function: Optax would call labels that are shaped like an Equinox module
         return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, lambda _: labels)

@@ -34,16 +34,6 @@ def defaults():
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def barely_optimized():
-    """Nearly all the time that small models take is that of compiling them."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
 # what the documentation promises of each, on digits held out
 QUOTED = re.findall(
     r"`examples/(\w+)\.py` .* (\d\.\d\d) to (\d\.\d\d) \|$",
@@ -61,7 +51,7 @@ def test_every_framework_is_quoted():
 @pytest.mark.parametrize(("name", "low", "high"), QUOTED)
 def test_an_example_learns_the_digits_as_well_as_is_said_of_it(name, low, high, capsys):
     assert float(low) <= importlib.import_module(name).main() <= float(high)
-    assert "accuracy" in capsys.readouterr().out or name == "lora_nnx"
+    assert "loss" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import modula_optax as mo
 from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
 from tests.cases import SPECTRA, enable_x64, with_spectrum
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized]
 
 SHAPES = [(12, 12), (12, 40), (40, 12)]
 

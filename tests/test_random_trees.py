@@ -24,7 +24,7 @@ from tests.trees import (
     trees,
 )
 
-pytestmark = [pytest.mark.usefixtures("compilation_cache"), pytest.mark.long]
+pytestmark = pytest.mark.long
 PACKAGE = Path(mo.__file__).parent
 seeds = st.integers(0, 2**16)
 # half precision rounds what was exact in float32

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
 from modula_optax._cap import capped_and_inside
-from modula_optax._checks import check_positive
+from modula_optax._checks import as_positive, hold
 from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm
 from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side
@@ -45,7 +45,7 @@ class SpectralCap(Constraint):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
@@ -98,7 +98,7 @@ class SoftCap(Constraint):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
 from modula_optax._cap import capped
-from modula_optax._checks import check_count, check_positive
+from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import Manifold, Step
 from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
 from modula_optax._polar import matmul
@@ -46,7 +46,7 @@ class Hypersphere(Manifold):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         if type(norm) in _EUCLIDEAN:
@@ -131,7 +131,7 @@ class Stiefel(Manifold):
     iterations: int = 10
 
     def __post_init__(self):
-        check_count("iterations", self.iterations)
+        hold(self, iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         _, fan_in, fan_out = shape

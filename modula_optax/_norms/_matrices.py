@@ -17,7 +17,7 @@ from modula_optax._canonical import (
     spectral_gain,
     unit,
 )
-from modula_optax._checks import check_count
+from modula_optax._checks import as_count, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
@@ -62,12 +62,14 @@ class Spectral(Norm):
     products: str | None = None
 
     def __post_init__(self):
+        if self.steps is not None:
+            hold(self, steps=as_count("steps", self.steps))
         polynomials = resolve_coefficients(self.coefficients, self.steps)
         resolve_scaling(self.scaling, self.coefficients)
         resolve_products(self.products, polynomials)
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
-            object.__setattr__(self, "coefficients", polynomials)
+            hold(self, coefficients=polynomials)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(singular_values(w), axis=(-2, -1)) / spectral_gain(w)
@@ -116,7 +118,7 @@ class SpectralNormalized(Norm):
     iterations: int = 16
 
     def __post_init__(self):
-        check_count("iterations", self.iterations)
+        hold(self, iterations=as_count("iterations", self.iterations))
 
     def norm(self, w: Canonical) -> PerAtom:
         return Spectral().norm(w)
