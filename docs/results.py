@@ -9,7 +9,9 @@ rounded to as many places as it is written with; a percent sign after it multipl
 """
 
 import json
+import math
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -125,6 +127,39 @@ def one_change_at_a_time() -> Lines:
     return ablations.table(load("ablations")["groups"]) + measured("ablations", trained=True)
 
 
+def panel() -> Lines:
+    """Every task of the panel, as far as it has runs for reporting: means over seeds, at what other seeds chose."""
+    runs: dict[Any, dict[str, dict[Any, list[tuple[int, float]]]]] = {}
+    for path in sorted((RESULTS / "panel").glob("*.jsonl")):
+        for run in map(json.loads, path.read_text().splitlines()):
+            setting = (run["task"], run["width"], run["depth"], run["steps"], run["batch"])
+            numbers = tuple((key, run[key]) for key in CHOSEN)
+            contender = runs.setdefault(setting, {}).setdefault(run["optimizer"], {})
+            contender.setdefault(numbers, []).append((run["seed"], run["losses"][-1]))
+    rows = []
+    for (task, width, depth, steps, _), contenders in sorted(runs.items()):
+        for name, choices in sorted(contenders.items()):
+            chosen = min(choices, key=lambda numbers: tuning_loss(choices[numbers]))
+            reported = [loss for seed, loss in choices[chosen] if seed >= REPORTING]
+            if len(reported) > 1:
+                title = f"{task}, width {width}, depth {depth}, {steps} steps"
+                spread = f"{statistics.fmean(reported):.4f} ± {statistics.stdev(reported):.4f}"
+                used = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in chosen[:2])
+                rows.append([title, name, spread, str(len(reported)), used])
+    header = ["task", "optimizer", "final loss, mean and deviation", "runs", "chosen"]
+    return table(header, rows) if rows else ["No task has runs for reporting yet."]
+
+
+CHOSEN = ("learning_rate", "weight_decay", "b1", "b2", "second_rate")
+REPORTING = 100  # seeds from this one on choose nothing
+
+
+def tuning_loss(runs: list[tuple[int, float]]) -> float:
+    """Mean loss of the runs that choose numbers."""
+    losses = [loss for seed, loss in runs if seed < REPORTING]
+    return statistics.fmean(losses) if losses else math.inf
+
+
 # speed
 
 
@@ -219,6 +254,7 @@ def questions() -> Lines:
 
 BLOCKS: dict[str, Callable[[], Lines]] = {
     "headline": headline,
+    "panel": panel,
     "ablations": one_change_at_a_time,
     "update step": update_step,
     "compile time": compile_time,
