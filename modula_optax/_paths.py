@@ -63,7 +63,7 @@ def is_absent(node: Any) -> bool:
 
 
 def nested(values: Mapping[str, Any], paths: Collection[str]) -> Any:
-    """Values of some of these paths as nested dictionaries: no key has a slash, by which some formats flatten states."""
+    """Values of some of these paths as nested dictionaries: keys have no slash, by which some formats flatten."""
     if "" in values:
         return values[""]
     tree: dict[str, Any] = {}
