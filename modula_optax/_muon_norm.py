@@ -126,7 +126,9 @@ def on_real_matrices(link: optax.GradientTransformation) -> optax.GradientTransf
         return link.init(jax.tree.map(real_shape, params))
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
-        changed, state = link.update(jax.tree.map(_to_real, updates), state, params)
+        # directions of matrices alone need no parameters, which would be complex
+        del params
+        changed, state = link.update(jax.tree.map(_to_real, updates), state)
         return jax.tree.map(_from_real, changed, updates), state
 
     return optax.GradientTransformation(init, update)
