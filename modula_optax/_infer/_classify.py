@@ -85,9 +85,17 @@ def _find(
 
 
 def _with_data(uses: list[Use]) -> list[Use]:
-    """What a matrix does to data says more than its products with other parameters, as with learned first slots."""
-    matrices = [use for use in uses if use.part.how == "whole" and use.kind in ("linear", "conv")]
-    return [use for use in uses if use.part.how != "product"] if matrices else uses
+    """What a matrix does to data says more than its products with other parameters, as with learned first slots.
+
+    It also says more than its rows alone, which are derivatives along coordinates.
+    """
+    if not any(use.part.how == "whole" and use.kind in ("linear", "conv") for use in uses):
+        return uses
+    return [use for use in uses if use.part.how != "product" and not _is_of_rows(use)]
+
+
+def _is_of_rows(use: Use) -> bool:
+    return use.kind in ("add", "mul") and any(piece.role == "looked" for piece in use.axes)
 
 
 def _of_table(shape: tuple[int, ...], use: Use) -> Use:

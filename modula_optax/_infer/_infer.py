@@ -155,9 +155,9 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     consumers = count_consumers(program.block, reach(program))
     trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs)
     reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
-    findings = classify(
-        [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence, trace.uses), reached, parameters
-    )
+    shapes = [leaf.shape for leaf in model.leaves]
+    evidence = Evidence(trace.evidence, trace.uses, shapes)
+    findings = classify(shapes, trace.uses, evidence, reached, parameters)
     findings = [
         dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace))
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))

@@ -30,9 +30,10 @@ def find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use]
         notes = ("used in both directions: the first one counts",)
         return dataclasses.replace(agreed(forward), confidence=GUESS, notes=notes)
     found = agreed(findings)
-    # forces from the gradient of an energy: only the way back is alive, the way forward was computed before
+    # forces from the gradient of an energy: only the way back is alive, the way forward was computed before; a gradient
+    # that is thrown away says nothing
     for use in dead:
-        if use.kind == "linear" and uses[0].kind == "linear":
+        if use.kind == "linear" and uses[0].kind == "linear" and is_backward(uses[0].op) and not is_backward(use.op):
             original = _find_one(shape, use, evidence)
             if _same_axes(found, _reversed(original)):
                 return dataclasses.replace(original, confidence=EVIDENCE, use=uses[0])
