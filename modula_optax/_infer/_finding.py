@@ -9,6 +9,7 @@ from modula_optax._infer._values import Label
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
 LAYERS = ("linear", "conv", "depthwise")
 MATRICES = (*LAYERS, "embedding", "tied")
+PRODUCT = "a product of parameters: which of them data are multiplied with cannot be told"
 _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 
 

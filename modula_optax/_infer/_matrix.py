@@ -7,6 +7,7 @@ from modula_optax._infer._finding import (
     CERTAIN,
     EVIDENCE,
     GUESS,
+    PRODUCT,
     Evidence,
     Finding,
     UnclearError,
@@ -171,6 +172,6 @@ def _complete_product(use: Use, roles: dict[int, set[str]], evidence: Evidence) 
     outer = {role for axis in roles for role in roles[axis] & {"in", "out"}}
     proven = any(evidence.has(label, "contracted", "biased") for label in use.kept)
     if len(outer) != 1 or not (use.summed or proven):
-        raise UnclearError("a product of parameters: which of them data are multiplied with cannot be told")
+        raise UnclearError(PRODUCT)
     for axis in inner:
         roles[axis] = {"out" if outer == {"in"} else "in"}

@@ -162,3 +162,98 @@ def bias_of_an_outer_product():
         return jnp.einsum("bij,ijk->bk", jnp.tanh(both), p["w"])
 
     return apply, shapes(a=(5, 4), c=(7, 6), b=(4, 6), w=(4, 6, 3)), (array(2, 5), array(2, 7))
+
+
+POOLING = shapes(q=(10, 3, 4), qb=(3, 4), k=(10, 3, 4), v=(10, 3, 4), o=(3, 4, 10))
+POOLING_TRUTH = {"[qkv]": "linear 0 > 1 2", "qb": "bias > 0 1", "o": "linear 0 1 > 2"}
+
+
+def pooled(p, probe, x):
+    q = jnp.einsum("bqd,dhc->bqhc", probe, p["q"]) + p["qb"]
+    k, v = (jnp.einsum("bkd,dhc->bkhc", x, p[name]) for name in "kv")
+    weights = jax.nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k))
+    return jnp.einsum("bhqk,bkhc,hcd->bqd", weights, v, p["o"])
+
+
+def pooled_by(n):
+    def apply(p, x):
+        return pooled(p, jnp.tile(p["probe"], (len(x), 1, 1)), x)[:, 0]
+
+    return apply, POOLING | shapes(probe=(1, n, 10)), (array(2, 7, 10),)
+
+
+@zoo_model(truth={"probe|qb?": "unknown"} | POOLING_TRUTH)
+def attention_pooled_by_one_query():
+    """Of an axis of one entry nothing is seen: a layer of one learned vector is a vector made of two parameters."""
+    return pooled_by(1)
+
+
+@zoo_model(truth={"probe": "positional 1 > 2"} | POOLING_TRUTH)
+def attention_pooled_by_two_queries():
+    return pooled_by(2)
+
+
+@zoo_model(truth={"probe": "positional 1 > 2"} | POOLING_TRUTH)
+def attention_pooled_by_queries():
+    return pooled_by(5)
+
+
+@zoo_model(truth={"content|where": "positional 0 > 1", "g": "gain > 0", "s": "bias > 0"} | LINEAR)
+def queries_with_positions_of_their_own():
+    """Two tables: contents, normalised and attended to among themselves, and positions that are added to them."""
+
+    def attend(p, name, q, k, v):
+        weights = jax.nn.softmax((q @ p[name + "q"]) @ jnp.swapaxes(k @ p[name + "k"], -1, -2))
+        return weights @ (v @ p[name + "v"]) @ p[name + "o"]
+
+    def normalised(p, t):
+        t = t - t.mean(-1, keepdims=True)
+        return t / jnp.sqrt((t**2).mean(-1, keepdims=True) + 1e-5) * p["g"] + p["s"]
+
+    def apply(p, x):
+        memory = x @ p["enc"]
+        t, where = (jnp.broadcast_to(p[name], (2, 5, 6)) for name in ("content", "where"))
+        t = normalised(p, t + attend(p, "s", t + where, t + where, t))
+        t = normalised(p, t + attend(p, "c", t + where, memory, memory))
+        return t @ p["head"]
+
+    square = dict.fromkeys([a + b for a in "sc" for b in "qkvo"], (6, 6))
+    params = shapes(content=(5, 6), where=(5, 6), enc=(4, 6), head=(6, 3), g=6, s=6, **square)
+    return apply, params, (array(2, 7, 4),)
+
+
+@zoo_model(truth={"latents": "positional 0 > 1"} | LINEAR)
+def perceiver():
+    """Latents read the data, and each other, in two rounds."""
+
+    def attend(p, i, q, k):
+        weights = jax.nn.softmax((q @ p[f"q{i}"]) @ jnp.swapaxes(k @ p[f"k{i}"], -1, -2))
+        return q + weights @ (k @ p[f"v{i}"]) @ p[f"o{i}"]
+
+    def apply(p, x):
+        z = jnp.broadcast_to(p["latents"], (2, 5, 6))
+        z = attend(p, 0, z, x)
+        z = attend(p, 1, z, z)
+        return z.mean(1) @ p["head"]
+
+    names = {f"{name}{i}": (6, 6) for name in "qkvo" for i in range(2)}
+    return apply, shapes(latents=(5, 6), head=(6, 3), **(names | {"k0": (4, 6), "v0": (4, 6)})), (array(2, 7, 4),)
+
+
+@zoo_model(truth={"[ab]": "unknown"} | LINEAR)
+def head_in_two_factors():
+    """No data between them: which of the two is multiplied by data cannot be told."""
+    return (
+        lambda p, x: jax.nn.softmax(jnp.tanh(x @ p["w"]) @ (p["a"] @ p["b"])),
+        shapes(w=(4, 6), a=(6, 3), b=(3, 8)),
+        (array(5, 4),),
+    )
+
+
+@zoo_model(truth=LINEAR)
+def block_without_entries():
+    def apply(p, x):
+        _, z, u = jnp.split(x @ p["in"], [0, 4], -1)
+        return (jax.nn.silu(z) * u) @ p["out"]
+
+    return apply, shapes(**{"in": (5, 8)}, out=(4, 3)), (array(2, 5),)
