@@ -104,7 +104,7 @@ def infer_specs(
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
       >>> specs = infer_specs(apply, params, jax.ShapeDtypeStruct((8, 3), jnp.float32))
       >>> specs["w"].role, specs["w"].axes
-      ('linear', Axes(fan_in=(0,), fan_out=(1,), taps=(), groups=1))
+      ('linear', Axes(fan_in=(0,), fan_out=(1,)))
     """
     if sensitivity not in ("unit", "traced"):
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
