@@ -53,4 +53,4 @@ from modula_optax._report import summarize as summarize
 from modula_optax._serialize import specs_from_json as specs_from_json
 from modula_optax._serialize import specs_to_json as specs_to_json
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
