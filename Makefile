@@ -1,5 +1,7 @@
 # Every target makes its own environment first: .venv, with the versions of constraints.txt.
 PYTHON ?= python3
+# nothing is pinned there, Python neither: what breaks next time is to break here before it breaks at a user's
+NEWEST_PYTHON = $(shell .ci/newest-python)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -18,7 +20,7 @@ test: $(VENV)/test.stamp
 test-oldest: .venv-oldest/test.stamp
 	.venv-oldest/bin/python -m pytest -n auto $(ARGS)
 
-# the highest that there are today, pinned or not
+# the highest that there are today, pinned or not, on the newest Python of this machine
 test-newest: | .venv-newest/bin/python
 	.venv-newest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[examples]' --group test
@@ -93,5 +95,6 @@ $(VENV)/examples.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[examples]' --group test
 	@touch $@
 
+.venv-newest/bin/python: PYTHON = $(NEWEST_PYTHON)
 $(BIN)/python .venv-oldest/bin/python .venv-newest/bin/python: %/bin/python:
 	$(PYTHON) -m venv $*

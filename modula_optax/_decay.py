@@ -144,12 +144,12 @@ def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.Gra
 
     def update(updates: optax.Updates, state: Any, params: Any = None):
         # the state is the same for every number, which may be 0 when it is made and traced when it is used
+        if is_constant(weight_decay, 0.0):
+            return updates, state
         if params is not None:
             return decay.update(updates, state, params)
         if is_traced(weight_decay):
             return jax.tree.map(lambda u: jnp.where(weight_decay == 0.0, u, jnp.nan), updates), state
-        if is_constant(weight_decay, 0.0):
-            return updates, state
         raise ValueError(
             "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
         )

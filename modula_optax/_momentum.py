@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
+from modula_optax._arguments import check_numbers
+from modula_optax._guard import guarded
+
 
 class MomentumState(NamedTuple):
     """Number of updates so far, and the running average of the gradients."""
@@ -43,6 +46,7 @@ def scale_by_momentum(
     References:
       Dozat, Incorporating Nesterov Momentum into Adam, 2016.
     """
+    check_numbers("scale_by_momentum", b1=b1)
 
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
@@ -63,9 +67,9 @@ def scale_by_momentum(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
         count = optax.safe_increment(state.count)
-        debiasing = 1 - b1**count
+        debiasing = 1 - _power(b1, count)
         scale = (1 - b1) / debiasing if nesterov else 1 / debiasing
-        of_mu = b1 / (1 - b1 ** optax.safe_increment(count)) / scale
+        of_mu = b1 / (1 - _power(b1, optax.safe_increment(count))) / scale
         gradients, treedef = jax.tree.flatten(updates)
         averages = [
             average(scale, of_mu, gradient, mu)
@@ -74,4 +78,10 @@ def scale_by_momentum(
         averaged, mu = (treedef.unflatten([pair[i] for pair in averages]) for i in (0, 1))
         return averaged, MomentumState(count, mu)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
+
+
+def _power(x: jax.typing.ArrayLike, count: Array) -> Array:
+    """Power of a number by an integer, whose dtypes strict promotion would not let meet."""
+    dtype = jnp.result_type(float)
+    return jnp.asarray(x, dtype) ** count.astype(dtype)

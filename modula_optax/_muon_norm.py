@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from modula_optax._arguments import holds_specs, in_words
 from modula_optax._axes import Axes
 from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import Canonical, spectral_gain
@@ -44,7 +45,21 @@ def muon_norms(ns_coeffs: Any, ns_steps: Any, preconditioning: str) -> MuonNorms
         if ns_coeffs not in _PRESETS:
             raise ValueError(f"Unknown ns_coeffs {ns_coeffs!r}. Write 'standard', 'dion', or triples (a, b, c).")
         ns_coeffs = _PRESETS[ns_coeffs]
-    if np.ndim(ns_coeffs) == 2:
+    if holds_specs(ns_coeffs):
+        raise ValueError(
+            "muon takes no specs, it finds matrices by their shapes; got some as ns_coeffs. "
+            "Write mo.modular(0.05, specs)."
+        )
+    try:
+        shape = np.shape(ns_coeffs)
+    except ValueError:
+        shape = ()
+    if len(shape) not in (1, 2) or shape[-1:] != (3,):
+        raise ValueError(
+            "ns_coeffs must be 'standard', 'dion', a triple (a, b, c), or a sequence of triples; got "
+            f"{in_words(ns_coeffs)}."
+        )
+    if len(shape) == 2:
         # several triples are one for each step
         if not is_traced(ns_steps) and len(ns_coeffs) > as_count("ns_steps", ns_steps):
             raise ValueError(f"{len(ns_coeffs)} triples in ns_coeffs need as many ns_steps; got ns_steps={ns_steps}.")
@@ -76,11 +91,7 @@ class _Loop(Spectral):
         # refuses an unknown name
         resolve_scaling(self.scaling, self.coefficients)
 
-    def dualize_all(self, gs: Any) -> list[Canonical]:
-        # one by one: functions that together means faster for are kept by JAX, and would keep what is traced
-        return [self._dualize_stack(g) for g in gs]
-
-    def _dualize_stack(self, g: Canonical) -> Canonical:
+    def dualize(self, g: Canonical) -> Canonical:
         triples: Any = jnp.asarray(self.triples, g.dtype).reshape(-1, 3)
 
         def step(i: Any, x: Canonical) -> Canonical:
@@ -115,7 +126,9 @@ def on_real_matrices(link: optax.GradientTransformation) -> optax.GradientTransf
         return link.init(jax.tree.map(real_shape, params))
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
-        changed, state = link.update(jax.tree.map(_to_real, updates), state, params)
+        # directions of matrices alone need no parameters, which would be complex
+        del params
+        changed, state = link.update(jax.tree.map(_to_real, updates), state)
         return jax.tree.map(_from_real, changed, updates), state
 
     return optax.GradientTransformation(init, update)

@@ -1,7 +1,7 @@
 """Optimizers: each a short chain of Optax links around `dualize`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,11 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
+from modula_optax._arguments import check_numbers, check_rate, check_specs, check_transformation
 from modula_optax._decay import WEIGHT_DECAY, decayed, decayed_where, decaying
 from modula_optax._dualize import dualize
+from modula_optax._guard import guarded
+from modula_optax._match import by_structure
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
@@ -28,6 +31,7 @@ def modular(
     weight_decay_mask: Any = None,
     accumulator_dtype: DTypeLike | None = None,
     fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Modular duality: momentum, then the steepest step under the norms of a network's parameters.
 
@@ -50,6 +54,7 @@ def modular(
         parameters never do.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -72,22 +77,30 @@ def modular(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
       Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_rate("modular", "learning_rate", learning_rate)
+    check_rate("modular", "weight_decay", weight_decay)
+    check_numbers("modular", b1=b1)
+    check_specs(specs)
 
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
             scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
-            dualize(specs),
+            dualize(specs, mesh_axes=mesh_axes),
             # after the dual map, so that decay is not normalised away
             decayed_where(decays, weight_decay),
             optax.scale_by_learning_rate(learning_rate),
             # last, since any later link would lead out of the constraints
-            keep_params_projected(constrained(specs, decays, False), learning_rate=learning_rate),
+            keep_params_projected(constrained(specs, decays, False), learning_rate=learning_rate, mesh_axes=mesh_axes),
             keep_params_projected(
-                constrained(specs, decays, True), learning_rate=learning_rate, weight_decay=weight_decay
+                constrained(specs, decays, True),
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                mesh_axes=mesh_axes,
             ),
         )
 
+    @by_structure
     def chain(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve_tree(specs, tree)
         decays = decaying(weight_decay, weight_decay_mask, spec_tree, tree)
@@ -100,7 +113,7 @@ def modular(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return chain(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def constrained(specs: Any, decays: Any, which: bool) -> Any:
@@ -120,6 +133,7 @@ def scion(
     constrained: bool = False,
     accumulator_dtype: DTypeLike | None = None,
     fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scion: steps to (or towards) the extreme points of norm balls; the mass of a spec is the radius of its ball.
 
@@ -137,6 +151,7 @@ def scion(
       constrained: the second form, which keeps weights inside their balls (Frank-Wolfe).
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -154,16 +169,21 @@ def scion(
     References:
       Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
     """
+    check_rate("scion", "learning_rate", learning_rate)
+    check_numbers("scion", momentum=momentum)
+    check_specs(specs, "mo.scion(0.05, specs)")
 
     def normed(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             # no debiasing: the dual map forgets the length of the average
             optax.ema(1 - momentum, debias=False, accumulator_dtype=accumulator_dtype),
-            dualize(specs),
+            dualize(specs, mesh_axes=mesh_axes),
             # w + η (ρ · extreme point − w) is a decay of one
             decayed(1.0 if constrained else 0.0),
             optax.scale_by_learning_rate(learning_rate),
-            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0),
+            keep_params_projected(
+                specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0, mesh_axes=mesh_axes
+            ),
         )
 
     return with_fallback(specs, normed, fallback)
@@ -180,7 +200,9 @@ def with_fallback(
     Specs are resolved on the whole tree, before `optax.partition` masks any of it: a function that traces the model
     needs all parameters.
     """
+    check_transformation("fallback", fallback, "fallback=optax.adam(1e-3)")
 
+    @by_structure
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
@@ -193,4 +215,4 @@ def with_fallback(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return partition(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from modula_optax._align import Leaf, align, align_new, refuse_restacked
+from modula_optax._arguments import check_specs
 from modula_optax._axes import Axes
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
@@ -174,6 +175,7 @@ def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     if is_absent(tree):
         # Optax initializes transformations on placeholders without leaves, which no function of the user expects
         return align({}, tree)
+    check_specs(specs)
     if isinstance(specs, NormRegistry):
         specs = specs.resolve(tree)
     # a spec tree shaped like an Equinox module can be called too, but it is no leaf

@@ -49,7 +49,7 @@ def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransf
     """Optax's Muon for all layers but the head, which alone decay; its Adam for the rest, at a rate of its own."""
 
     def numbers(spec: mo.NormSpec) -> MuonDimensionNumbers | None:
-        if spec.role not in LAYERS or spec.place == "head":
+        if spec.axes is None or spec.role not in LAYERS or spec.place == "head":
             return None
         return MuonDimensionNumbers(spec.axes.taps + spec.axes.fan_in, spec.axes.fan_out)
 

@@ -127,12 +127,16 @@ def infer_specs(
         spec_of(finding, rule, defaults, head, masses or {}, mass)
         for finding, rule, mass in zip(findings, rules, usual, strict=True)
     ]
-    refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
+    refuse_unknown(
+        model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)], trace.unfamiliar
+    )
     specs = [spec for spec in chosen if spec is not None]
     if is_traced:
         traced = sensitivities(model, findings, program, trace)
         specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
-    warn(model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], strict)
+    warn(
+        model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], trace.unfamiliar, strict
+    )
     flat, treedef = flatten_with_paths(params)
     supply = iter(specs)
     tree = treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])

@@ -18,6 +18,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
+from modula_optax._jax import Params, UnfamiliarError, familiar
 
 
 class AxisUse(NamedTuple):
@@ -80,6 +81,8 @@ class Trace:
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
         self.pieces = Pieces()
+        # of primitives whose parameters no rule knows: why, by name
+        self.unfamiliar = dict(program.unfamiliar)
 
     def shape(self, position: int) -> tuple[int, ...]:
         return tuple(getattr(self.avals[position], "shape", ()))
@@ -175,7 +178,13 @@ def _run_block(trace: Trace, block: Block, values: dict[int, Value], rules: Mapp
         if isinstance(op, Loop):
             _run_loop(trace, op, values, rules, default)
             continue
-        result = rules.get(op.name, default)(trace, op, tuple(values[i] for i in op.ins))
+        ins = tuple(values[i] for i in op.ins)
+        try:
+            with familiar(op.name):
+                result = rules.get(op.name, default)(trace, op, ins)
+        except UnfamiliarError as error:
+            trace.unfamiliar[op.name] = str(error)
+            result = default(trace, op, ins)
         results = (result,) if isinstance(result, Value) else result
         values.update(zip(op.outs, results, strict=True))
 
@@ -207,7 +216,10 @@ def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
     for one, other in ((start, end), (end, start)):
         if one.is_weight and other.is_activation:
             record_content(
-                trace, Op("carry", {}, (), tuple(c.inside for c in loop.carries), loop.eqn, (loop.eqn,)), one, other
+                trace,
+                Op("carry", Params("carry", {}), (), tuple(c.inside for c in loop.carries), loop.eqn, (loop.eqn,)),
+                one,
+                other,
             )
     data = start.data or end.data
     parts = () if data else start.parts + end.parts
