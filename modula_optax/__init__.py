@@ -7,13 +7,15 @@ Optimizers: `modular`, `muon`, `scion`.
 
 Links of a chain: `scale_by_momentum`, `dualize`, `keep_params_projected`; and `project`, outside of one.
 
-Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`, `specs_from_json`.
+Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
+`specs_from_json`.
 
-Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of your
-own: `Norm`. What they are made of: `polar`, `polar_express`.
+Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of
+your own: `Norm`. What they are made of: `polar`, `polar_express`.
 
-Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`, `Hammer`,
-`SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`, `Step`.
+Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
+`Hammer`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`,
+`Step`.
 
 Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `read_monitor`, `plot_norms`,
 `lipschitz_bound`.
