@@ -141,6 +141,11 @@ def _atom_shape(spec: NormSpec, value: Any) -> tuple[int, int, int]:
     return layout.shape[-3:]
 
 
+def is_abstract(value: Any) -> bool:
+    """Whether a parameter is a shape without values."""
+    return isinstance(value, jax.ShapeDtypeStruct)
+
+
 def resolve_axes(spec: NormSpec, shape: tuple[int, ...]) -> Axes:
     """The axes of a normed parameter of this shape, counted from the front."""
     axes = spec.norm.default_axes(len(shape)) if spec.axes is None else spec.axes
@@ -184,13 +189,21 @@ def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in 
     return _canonical(value, resolve_axes(spec, value.shape))
 
 
-def atoms(value: Array, spec: NormSpec) -> Float[Array, "n taps fan_in fan_out"]:
-    """The same with all atoms along one axis."""
+def atoms(value: Array, spec: NormSpec, members: int = 0) -> Float[Array, "n taps fan_in fan_out"]:
+    """The same with all atoms along one axis, those of all members of an ensemble too."""
+    if members:
+        return stacked(jax.vmap(partial(atoms, spec=spec, members=members - 1))(value))
     return stacked(canonical(value, spec))
 
 
-def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0) -> Array:
+def restored(
+    w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0, members: int = 0
+) -> Array:
     """Inverse of `canonical` and of `atoms`, scaled: the layout, shape and dtype of the parameter `like`."""
+    if members:
+        one = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
+        back = partial(restored, spec=spec, like=one, scale=scale, members=members - 1)
+        return jax.vmap(back)(w.reshape(like.shape[0], -1, *w.shape[-3:]))
     return _restored(w, resolve_axes(spec, like.shape), tuple(like.shape), like.dtype, scale)
 
 

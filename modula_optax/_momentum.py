@@ -67,9 +67,9 @@ def scale_by_momentum(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
         count = optax.safe_increment(state.count)
-        debiasing = 1 - b1**count
+        debiasing = 1 - _power(b1, count)
         scale = (1 - b1) / debiasing if nesterov else 1 / debiasing
-        of_mu = b1 / (1 - b1 ** optax.safe_increment(count)) / scale
+        of_mu = b1 / (1 - _power(b1, optax.safe_increment(count))) / scale
         gradients, treedef = jax.tree.flatten(updates)
         averages = [
             average(scale, of_mu, gradient, mu)
@@ -79,3 +79,9 @@ def scale_by_momentum(
         return averaged, MomentumState(count, mu)
 
     return guarded(init, update)
+
+
+def _power(x: jax.typing.ArrayLike, count: jax.typing.ArrayLike) -> Array:
+    """Power of a number by an integer, whose dtypes strict promotion would not let meet."""
+    dtype = jnp.result_type(float)
+    return jnp.asarray(x, dtype) ** jnp.asarray(count, dtype)

@@ -13,14 +13,16 @@ from optax.contrib import MuonDimensionNumbers
 from modula_optax._align import Leaf, resolve_axes
 from modula_optax._arguments import check_numbers, check_rate
 from modula_optax._axes import Axes, normalize_axes
+from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
+from modula_optax._match import matching
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape
 from modula_optax._norms import Unnormed
-from modula_optax._optimizers import decayed, with_fallback
+from modula_optax._optimizers import with_fallback
 from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import is_absent
-from modula_optax._registry import resolve, resolve_tree
+from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
 
 
@@ -44,6 +46,7 @@ def muon(
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: Any | Callable[[optax.Params], Any] | None = None,
     consistent_rms: jax.typing.ArrayLike | None = None,
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Drop-in for `optax.contrib.muon`: the same arguments and the same steps, on grouped and batched matrices.
 
@@ -72,6 +75,7 @@ def muon(
       muon_weight_dimension_numbers: tree (or prefix of one, or a function that gives one) of
         `optax.contrib.MuonDimensionNumbers`, `None` for parameters that go to Adam. `None`: arrays of two axes.
       consistent_rms: scales steps by `sqrt(max(fan_in, fan_out)) * consistent_rms` instead.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -101,7 +105,9 @@ def muon(
     def matrices(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             scale_by_momentum(beta, nesterov=nesterov, accumulator_dtype=mu_dtype),
-            on_real_matrices(_scale_by_dual_norm(specs) if adaptive else dualize(specs)),
+            on_real_matrices(
+                _scale_by_dual_norm(specs, mesh_axes) if adaptive else dualize(specs, mesh_axes=mesh_axes)
+            ),
             # a link of its own, since what masses are made of must not be traced
             optax.identity() if consistent_rms is None else optax.scale(consistent_rms),
             decayed(weight_decay, weight_decay_mask),
@@ -152,9 +158,9 @@ def _muon_specs(norms: MuonNorms, dimension_numbers: Any, consistent_rms: bool, 
     )
 
 
-def _scale_by_dual_norm(specs: Any) -> optax.GradientTransformation:
+def _scale_by_dual_norm(specs: Any, mesh_axes: Sequence[str] | None) -> optax.GradientTransformation:
     """The dual map times the nuclear norm of what it came from, as steepest descent without a learning rate has it."""
-    dual_map = dualize(specs)
+    dual_map, match = dualize(specs, mesh_axes=mesh_axes), matching(specs)
 
     def scale(leaf: Leaf, u: Any) -> Any:
         _, g, spec = leaf
@@ -167,9 +173,9 @@ def _scale_by_dual_norm(specs: Any) -> optax.GradientTransformation:
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
         duals, state = dual_map.update(updates, state, params)
-        leaves, treedef = resolve(specs, updates)
-        scaled = [scale(*pair) for pair in zip(leaves, treedef.flatten_up_to(duals), strict=True)]
-        return treedef.unflatten(scaled), state
+        leaves = match(updates)
+        duals = leaves.by_path(duals)
+        return leaves.rebuilt({leaf.path: scale(leaf, duals[leaf.path]) for leaf in leaves.entries}), state
 
     return optax.GradientTransformation(dual_map.init, update)
 

@@ -93,11 +93,7 @@ class _Loop(Spectral):
         # refuses an unknown name
         resolve_scaling(self.scaling, self.coefficients)
 
-    def dualize_all(self, gs: Any) -> list[Canonical]:
-        # one by one: functions that together means faster for are kept by JAX, and would keep what is traced
-        return [self._dualize_stack(g) for g in gs]
-
-    def _dualize_stack(self, g: Canonical) -> Canonical:
+    def dualize(self, g: Canonical) -> Canonical:
         triples: Any = jnp.asarray(self.triples, g.dtype).reshape(-1, 3)
 
         def step(i: Any, x: Canonical) -> Canonical:
@@ -132,7 +128,9 @@ def on_real_matrices(link: optax.GradientTransformation) -> optax.GradientTransf
         return link.init(jax.tree.map(real_shape, params))
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
-        changed, state = link.update(jax.tree.map(_to_real, updates), state, params)
+        # directions of matrices alone need no parameters, which would be complex
+        del params
+        changed, state = link.update(jax.tree.map(_to_real, updates), state)
         return jax.tree.map(_from_real, changed, updates), state
 
     return optax.GradientTransformation(init, update)

@@ -64,7 +64,7 @@ def is_absent(node: Any) -> bool:
 
 
 def nested(values: Mapping[str, Any], paths: Collection[str]) -> Any:
-    """Values of some of these paths as nested dictionaries, whose keys have no slashes: formats flatten with them."""
+    """Values of some of these paths as nested dictionaries: no key has a slash, by which formats flatten states."""
     if "" in values:
         return values[""]
     tree: dict[str, Any] = {}
@@ -84,7 +84,8 @@ def unnested(tree: Any, paths: Collection[str]) -> dict[str, Any]:
         node = tree
         for key in _levels(path, paths):
             node = node.get(key, _NOTHING) if isinstance(node, Mapping) else _NOTHING
-        if node is not _NOTHING:
+        # of the root alone, nothing is an empty dictionary
+        if node is not _NOTHING and not is_absent(node):
             values[path] = node
     return values
 

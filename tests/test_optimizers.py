@@ -222,13 +222,14 @@ def test_a_decay_of_zero_needs_no_parameters_and_another_that_is_traced_makes_na
 
 ALIASES = {
     "modular": mo.modular(1e-4, mo.NormSpec(mo.Spectral())),
-    "modular, decay": mo.modular(1e-4, mo.NormSpec(mo.Sign()), weight_decay=0.1),
+    "modular, decay": mo.modular(1e-4, mo.NormSpec(mo.Sign()), weight_decay=0.1, weight_decay_mask=True),
     "scion": mo.scion(1e-4, mo.NormSpec(mo.Sign())),
     "muon": mo.muon(1e-4),
     "kept": mo.modular(1e-4, mo.NormSpec(mo.Spectral(), constraint=mo.NormBall(1.0))),
 }
 
 
+@pytest.mark.filterwarnings("ignore:modular. the learning rate")
 @pytest.mark.parametrize("name", ALIASES)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("grad_dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
@@ -243,6 +244,7 @@ def test_updates_have_the_dtype_of_optax_and_the_state_keeps_its_own(name, dtype
             assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, before)
 
 
+@pytest.mark.filterwarnings("ignore:modular. the learning rate")
 @pytest.mark.parametrize("name", ALIASES)
 def test_gradients_in_half_precision_move_weights_as_their_numbers_in_float32_do(name, key):
     w = random_like(key, (512, 4))
@@ -284,7 +286,7 @@ REGISTRY = mo.NormRegistry(
 
 def test_modular_moves_by_the_learning_rate_and_descends(key):
     loss, params = regression(key)
-    losses, path = trajectory(mo.modular(0.05, REGISTRY), loss, params)
+    losses, path = trajectory(mo.modular(0.05, REGISTRY, weight_decay=0.0), loss, params)
     assert losses[-1] < 0.3 * losses[0]
     moves = jax.tree.map(lambda p: p[1:] - p[:-1], path)
     for i in (0, 20, 48):

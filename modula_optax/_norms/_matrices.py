@@ -1,7 +1,6 @@
 """Norms of matrices as operators from RMS to RMS: hidden layers, convolutions."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
 from modula_optax._polar import one_where_zero, polar_of_stack, resolve_products
-from modula_optax._slices import map_alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +78,6 @@ class Spectral(Norm):
         return spectral_gain(g) * jnp.sum(singular_values(g), axis=(-2, -1))
 
     def dualize(self, g: Canonical) -> Canonical:
-        return self.dualize_all([g])[0]
-
-    def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
-        return map_alike(self._dualize_stack, gs, rank=3)
-
-    def _dualize_stack(self, g: Canonical) -> Canonical:
         polar_factors = polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
         return spectral_gain(g) * polar_factors(g)
 
