@@ -147,7 +147,7 @@ MISFITS = {
         r"no spec:\n  linear/bias  float32\[2\](.|\n)*no parameter:\n  dense/bias(.|\n)*renamed since,\nmake them anew",
     ),
     "arrays": (PARAMS, PARAMS, r"dense/kernel  float32\[4, 2\]: its spec is an array; specs are made by infer_specs"),
-    "a transformation": (optax.sgd(0.1), PARAMS, r"2 parameters have no spec"),
+    "a transformation": (optax.sgd(0.1), PARAMS, r"specs must be a spec tree, .*; got a transformation: write"),
 }
 
 
