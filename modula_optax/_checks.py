@@ -57,17 +57,17 @@ def hold(instance: Any, **values: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
-def brief_repr(instance: Any) -> str:
+def brief_repr(self: Any) -> str:
     """How a dataclass shows itself: as the call that makes it, without arguments that are the defaults."""
     given = []
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
+    for field in dataclasses.fields(self):
+        value = getattr(self, field.name)
         if field.default is dataclasses.MISSING:
             # what has no default comes first, and needs no name
             given.append(repr(value))
         elif value != field.default:
             given.append(f"{field.name}={value!r}")
-    return f"{type(instance).__name__}({', '.join(given)})"
+    return f"{type(self).__name__}({', '.join(given)})"
 
 
 def is_number(value: Any) -> bool:
