@@ -53,6 +53,17 @@ def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
 
 
+def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any]) -> Any:
+    """Arrays `[count, ...]` made with their first axis over these axes of the mesh, if their devices divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return function()
+    place = PartitionSpec(axes if axes and count % _devices(axes) == 0 else None)
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.auto_axes(function, out_sharding=place)()
+    return jax.lax.with_sharding_constraint(function(), place)
+
+
 def spread(function: Callable[[Trees], Trees], trees: Trees, axes: tuple[str, ...]) -> Trees:
     """`function` with the matrices it treats alike shared out over the devices along `axes`.
 
