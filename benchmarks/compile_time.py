@@ -36,7 +36,7 @@ def small_leaves(count: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 def optimizers() -> dict[str, optax.GradientTransformation]:
     """What is compared, with its defaults."""
-    return {OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral())), THEIRS: optax.contrib.muon(0.02)}
+    return {OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral()), weight_decay=0.0), THEIRS: optax.contrib.muon(0.02)}
 
 
 def compiled_in_turn(shapes: Any, repeats: int) -> dict[str, list[Compiled]]:

@@ -59,8 +59,8 @@ def costs(tree: str, dtype: Any, repeats: int) -> dict[str, dict[str, Any]]:
         name: jnp.asarray(rng.standard_normal(x.shape, np.float32), dtype) for name, x in gpt2(*TREES[tree]).items()
     }
     optimizers = {
-        OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral())),
-        IN_BFLOAT16: mo.modular(0.02, mo.NormSpec(mo.Spectral("six-step", products="bfloat16"))),
+        OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral()), weight_decay=0.0),
+        IN_BFLOAT16: mo.modular(0.02, mo.NormSpec(mo.Spectral("six-step", products="bfloat16")), weight_decay=0.0),
         THEIRS: optax.contrib.muon(0.02),
     }
     programs = {

@@ -39,7 +39,7 @@ def optimizers(model: GPT, params: Any) -> dict[str, optax.GradientTransformatio
     """What is compared, with its defaults; norms by inference."""
     specs = mo.infer_specs(partial(predict, model), params, jax.ShapeDtypeStruct((2, 8), jnp.int32))
     return {
-        "modula_optax.modular": mo.modular(0.02, specs),
+        "modula_optax.modular": mo.modular(0.02, specs, weight_decay=0.0),
         "optax.contrib.muon": optax.contrib.muon(0.02, muon_weight_dimension_numbers=muon_dimension_numbers),
         "optax.adamw": optax.adamw(1e-3),
     }

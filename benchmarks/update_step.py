@@ -38,7 +38,7 @@ SPECTRA = {
 def optimizers() -> dict[str, optax.GradientTransformation]:
     """What is compared, with its defaults."""
     return {
-        "modula_optax.modular": mo.modular(0.02, mo.NormSpec(mo.Spectral())),
+        "modula_optax.modular": mo.modular(0.02, mo.NormSpec(mo.Spectral()), weight_decay=0.0),
         "modula_optax.muon": mo.muon(0.02),
         "optax.contrib.muon": optax.contrib.muon(0.02),
         # the Muon of that package, with its damping of what is new in a gradient

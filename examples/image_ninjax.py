@@ -84,7 +84,8 @@ def train(data: Images, settings: Settings) -> Progress:
     state = nj.init(model.__call__)({}, data.images[:8], seed=settings.seed)
     params = {key: value for key, value in state.items() if key.startswith("classifier/net/")}
     specs = mo.infer_specs(lambda p, x: nj.pure(model.__call__)({**state, **p}, x)[1], params, data.images[:8])
-    tx = mo.modular(settings.schedule(data), specs)
+    # Ninjax passes no parameters to the optimizer, which decay would need
+    tx = mo.modular(settings.schedule(data), specs, weight_decay=0.0)
     optimizer = nj.FromOptax(tx)(name="optimizer")
 
     def update(images, labels):

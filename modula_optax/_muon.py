@@ -14,10 +14,11 @@ from optax.contrib import MuonDimensionNumbers
 from modula_optax._align import Leaf, resolve_axes
 from modula_optax._axes import Axes
 from modula_optax._coefficients import Coefficients
+from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._norms import Spectral, Unnormed
-from modula_optax._optimizers import decayed, with_fallback
+from modula_optax._optimizers import with_fallback
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 

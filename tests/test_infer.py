@@ -65,21 +65,51 @@ def test_head_and_tied_norms_can_be_chosen():
 
 
 def test_masses_go_by_place_for_matrices_and_by_role_for_the_rest():
-    specs = mo.infer_specs(deep, DEEP, tokens(3, 7), masses={"head": 0.5, "linear": 2.0, "bias": 0.1})
+    specs = mo.infer_specs(deep, DEEP, tokens(3, 7), masses={"head": 0.5, "linear": 2.0, "bias": 0.3})
     masses = {name: spec.mass for name, spec in specs.items()}
-    assert masses == {"embed": 2.0, "pos": 1.0, "w0": 2.0, "b0": 0.1, "w1": 0.5, "b1": 0.1}
+    assert masses == {"embed": 1.0, "pos": 0.5, "w0": 2.0, "b0": 0.3, "w1": 0.5, "b1": 0.3}
 
 
-def test_the_masses_that_transfer_are_the_default():
+def test_the_masses_that_the_panel_chose_are_the_default():
     def apply(p, idx):
-        return (p["table"][idx] * p["gain"] + p["bias"]) @ p["w"]
+        return (p["table"][idx] * p["gain"] + p["pos"] + p["bias"]) @ p["w"]
 
-    # a head onto two classes, and one that scores the rows of the table
-    for outputs, head in ((2, 1.0), (11, 0.5)):
-        params = shapes(table=(11, 4), gain=4, bias=4, w=(4, outputs))
-        masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
-        assert masses == {"table": 2.0, "gain": 0.1, "bias": 1.0, "w": head}
+    params = shapes(table=(11, 4), gain=4, pos=(7, 4), bias=4, w=(4, 2))
+    masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
+    assert masses == {"table": 1.0, "gain": 0.1, "pos": 0.5, "bias": 0.1, "w": 8.0}
     assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
+
+
+def test_a_linear_head_takes_a_step_for_every_output_unless_it_is_told_another_norm():
+    assert mo.infer_specs(deep, DEEP, tokens(3, 7))["w1"].norm == mo.RowL2()
+    spectral = mo.infer_specs(deep, DEEP, tokens(3, 7), head=mo.Spectral())["w1"]
+    assert (spectral.norm, spectral.mass) == (mo.Spectral(), 1.0)
+    # sensitivities say the size of steps themselves
+    traced = mo.infer_specs(two_layers, PARAMS, X, sensitivity="traced")
+    assert {(spec.norm, spec.mass) for name, spec in traced.items() if name != "b0"} == {(mo.Spectral(), 1.0)}
+
+
+def test_what_narrows_has_the_mass_that_a_typical_input_asks_for():
+    def network(p, x):
+        x = jax.nn.relu(convolution(x, p["conv"]))
+        x = jax.nn.relu(convolution(x, p["grouped"], feature_group_count=2))
+        x = jax.nn.relu(convolution(x, p["depthwise"], feature_group_count=2))
+        x = jax.nn.relu(jnp.einsum("nhwc,ecd->nhwed", x, p["experts"]))
+        x = jnp.einsum("nhwed,edc->nhwec", x, p["back"]).mean(-2)
+        return x.mean((1, 2)) @ p["head"]
+
+    def convolution(x, kernel, **options):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+        )
+
+    params = shapes(
+        conv=(3, 3, 16, 8), grouped=(3, 3, 4, 2), depthwise=(3, 3, 1, 2), experts=(5, 2, 6), back=(5, 6, 2), head=(2, 3)
+    )
+    masses = {name: spec.mass for name, spec in mo.infer_specs(network, params, array(3, 4, 4, 16)).items()}
+    # fans are those of one group, one expert: 16 and 8, 4 and 1, 1 and 1, 2 and 6, 6 and 2
+    expected = {"conv": 2.0, "grouped": 4.0, "depthwise": 1.0, "experts": 1.0, "back": 3.0, "head": 64.0}
+    assert masses == pytest.approx({name: square**0.5 for name, square in expected.items()})
 
 
 def stack_of(layers, x):
@@ -104,7 +134,7 @@ def test_hidden_layers_that_follow_each_other_share_their_mass():
     def masses(apply, layers):
         params = {**shapes(first=(4, 6), head=(6, 2)), "layers": layers}
         specs = mo.infer_specs(apply, params, X)
-        assert specs["first"].mass == specs["head"].mass == 1.0
+        assert (specs["first"].mass, specs["head"].mass) == (1.0, 8.0)
         return {spec.mass for spec in jax.tree.leaves(specs["layers"])}
 
     for depth, mass in ((1, 1.0), (8, 1.0), (128, 0.5)):
@@ -196,7 +226,7 @@ def test_overrides_win_and_keep_the_axes_found():
         lambda p, x: two_layers({**p, "w0": p["w0"].T}, x), PARAMS | shapes(w0=(6, 4)), X, overrides=rules
     )
     assert (specs["w0"].norm, specs["w0"].axes, specs["w0"].mass) == (mo.Sign(), mo.Axes(1, 0), 3.0)
-    assert specs["w1"].norm == mo.Spectral()
+    assert specs["w1"].norm == mo.RowL2()
 
 
 # Blocks
@@ -328,6 +358,11 @@ BAD = {
     ),
     "no arrays in": (lambda: mo.infer_specs(two_layers, {**PARAMS, "f": "relu"}, X), "not an array"),
     "masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"attention": 1.0}), "no role or place"),
+    "masses of what the model has not": (
+        lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"gain": 0.1, "conv": 2.0, "head": 1.0}),
+        "masses names 'gain', 'conv', but no parameter is found to be that. The roles of this model are linear, bias, "
+        "its places input, hidden, head; leave the others out",
+    ),
     "no masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses=[1.0]), "masses must be a mapping"),
     "a negative mass": (
         lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"bias": -1.0}),

@@ -29,7 +29,7 @@ def test_partition_hands_each_part_to_its_own_transformation():
 
 
 def test_inject_hyperparams_changes_the_learning_rate_without_compiling_again():
-    tx = optax.inject_hyperparams(mo.modular)(learning_rate=0.1, specs=FREE)
+    tx = optax.inject_hyperparams(mo.modular)(learning_rate=0.1, specs=FREE, weight_decay=0.0)
     state = tx.init(PARAMS)
     traces = []
 
@@ -46,10 +46,10 @@ def test_inject_hyperparams_changes_the_learning_rate_without_compiling_again():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("factory", [mo.modular, mo.scion])
-def test_inject_hyperparams_takes_schedules_and_spec_trees(factory):
+@pytest.mark.parametrize(("factory", "options"), [(mo.modular, {"weight_decay": 0.0}), (mo.scion, {})])
+def test_inject_hyperparams_takes_schedules_and_spec_trees(factory, options):
     schedule = optax.linear_schedule(1.0, 0.0, 4)
-    tx = optax.inject_hyperparams(factory)(learning_rate=schedule, specs=FREE.resolve(PARAMS))
+    tx = optax.inject_hyperparams(factory)(learning_rate=schedule, specs=FREE.resolve(PARAMS), **options)
     state = tx.init(PARAMS)
     for expected in (1.0, 0.75, 0.5):
         updates, state = tx.update(GRADS, state, PARAMS)
@@ -57,7 +57,7 @@ def test_inject_hyperparams_takes_schedules_and_spec_trees(factory):
 
 
 def test_schedules_set_the_size_of_every_step():
-    tx = mo.modular(optax.linear_schedule(0.2, 0.0, 4), FREE)
+    tx = mo.modular(optax.linear_schedule(0.2, 0.0, 4), FREE, weight_decay=0.0)
     state = tx.init(PARAMS)
     for expected in (0.2, 0.15, 0.1, 0.05, 0.0):
         updates, state = tx.update(GRADS, state, PARAMS)
@@ -65,12 +65,16 @@ def test_schedules_set_the_size_of_every_step():
 
 
 def test_parameters_are_needed_only_for_decay_and_constraints():
-    tx = mo.modular(0.1, FREE)
-    tx.update(GRADS, tx.init(PARAMS))
-    scion = mo.scion(0.1, FREE)
-    scion.update(GRADS, scion.init(PARAMS))
-    decaying = mo.modular(0.1, FREE, weight_decay=0.1)
-    with pytest.raises(ValueError, match="params"):
+    tables = mo.NormRegistry(mo.Rule(r".*", mo.Embedding()))
+    for tx, tree in (
+        (mo.modular(0.1, FREE, weight_decay=0.0), GRADS),
+        (mo.scion(0.1, FREE), GRADS),
+        # the default decay is of hidden matrices, of which there are none
+        (mo.modular(0.1, tables), {"table": jnp.ones((3, 2))}),
+    ):
+        tx.update(tree, tx.init(tree))
+    decaying = mo.modular(0.1, FREE)
+    with pytest.raises(ValueError, match=r"call tx.update\(grads, state, params\), or pass weight_decay=0.0"):
         decaying.update(GRADS, decaying.init(PARAMS))
 
 

@@ -120,7 +120,7 @@ REGISTRY = mo.NormRegistry(
 
 def test_modular_moves_by_the_learning_rate_and_descends(key):
     loss, params = regression(key)
-    losses, path = trajectory(mo.modular(0.05, REGISTRY), loss, params)
+    losses, path = trajectory(mo.modular(0.05, REGISTRY, weight_decay=0.0), loss, params)
     assert losses[-1] < 0.3 * losses[0]
     moves = jax.tree.map(lambda p: p[1:] - p[:-1], path)
     for i in (0, 20, 48):

@@ -222,8 +222,11 @@ def test_keys_with_fewer_heads_have_steps_of_the_same_norm(key):
     params = {name: random_like(key, shape) for name, shape in shapes.items()}
     specs = mo.infer_specs(attention, params, jnp.ones((2, 5, 8)))
     assert {specs[name].axes for name in ("query", "key", "value")} == {mo.Axes(fan_in=0, fan_out=(1, 2))}
-    for values in jax.tree.leaves(mo.leaf_norms(direction(specs, params), specs)):
-        np.testing.assert_allclose(values, 1.0, atol=1e-3)
+    masses = {name: spec.mass for name, spec in specs.items()}
+    # fewer heads are fewer outputs, which see fewer of the inputs
+    assert masses == pytest.approx({"query": 1.0, "key": (8 / 6) ** 0.5, "value": (8 / 6) ** 0.5, "out": 8.0})
+    for name, values in mo.leaf_norms(direction(specs, params), specs).items():
+        np.testing.assert_allclose(values, masses[name], rtol=1e-3)
 
 
 def test_an_expert_that_no_token_reached_does_not_move(key):

@@ -103,7 +103,7 @@ def test_a_registry_and_its_spec_tree_train_every_framework(params):
     assert jax.tree.structure(specs) == jax.tree.structure(params)
     start = mo.initialize(jax.random.key(0), params, specs)
     for accepted in (registry, specs, registry.resolve):
-        tx = mo.modular(0.1, accepted)
+        tx = mo.modular(0.1, accepted, weight_decay=0.0)
         state = tx.init(start)
         updates, state = tx.update(start, state, start)
         updates, _ = tx.update(updates, state, start)

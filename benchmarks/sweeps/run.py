@@ -14,12 +14,14 @@ class Hyper(NamedTuple):
       b2: decay of AdamW's second moment.
       weight_decay: decoupled, multiplied with the learning rate.
       second_rate: learning rate of what Muon leaves to Adam, relative to `learning_rate`.
+      b1: decay of the momentum.
     """
 
     learning_rate: float
     b2: float = 0.95
-    weight_decay: float = 0.0
-    second_rate: float = 0.5
+    weight_decay: float = 0.03
+    second_rate: float = 0.25
+    b1: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)

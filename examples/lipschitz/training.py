@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import modula_optax as mo
 from gpt.config import Config
-from gpt.contenders import B1, schedule
+from gpt.contenders import schedule
 from gpt.corpus import Corpus, training_batch, validation_batch
 from gpt.model import predict
 from gpt.training import State, loss, make_step
@@ -37,7 +37,9 @@ class Record:
 def specs_of(model: LipschitzGPT, params: Any, caps: Caps | None) -> Any:
     """The norm of every parameter, read off the model; with what holds it at its cap, if there are any."""
     tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32)
-    specs = mo.infer_specs(partial(predict, model), params, tokens)
+    # caps are of singular values, those of the head too; with them the table and the head bound the others' rate
+    masses = {"embedding": 2.0, "head": 0.5, "hidden": 0.84}
+    specs = mo.infer_specs(partial(predict, model), params, tokens, head=mo.Spectral(), masses=masses)
 
     def held(spec: mo.NormSpec) -> mo.NormSpec:
         if caps is None:
@@ -98,7 +100,8 @@ def train(
     model = LipschitzGPT(config.width, config.depth)
     params = initial(model, config.seed)
     specs = specs_of(model, params, caps)
-    tx = mo.modular(schedule(learning_rate, config.steps), specs, b1=B1)
+    # caps hold the weights, and decay would hold those of the free model
+    tx = mo.modular(schedule(learning_rate, config.steps), specs, weight_decay=0.0)
     params = jax.jit(partial(mo.project, specs=specs))(params)
     state, record = State(params, tx.init(params), jnp.int32(0)), Record()
     held_out = jnp.asarray(validation_batch(corpus, config))

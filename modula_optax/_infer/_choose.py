@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from modula_optax._axes import Axes
 from modula_optax._infer._finding import CERTAIN, LAYERS, MATRICES, Finding
 from modula_optax._infer._messages import why
-from modula_optax._norms import RMS, Diagonal, Embedding, Norm, Spectral, Unnormed
+from modula_optax._norms import RMS, Diagonal, Embedding, Norm, RowL2, Spectral, Unnormed
 from modula_optax._specs import PLACES, ROLES, NormSpec, check_mass
 
 # What a leaf of each role gets; the places for changing a default.
@@ -22,15 +22,18 @@ NORMS: dict[str, Norm] = {
     "gain": Diagonal(),
     "unused": Unnormed(),
 }
-# What keeps the best learning rate where it is as a transformer gets wider and deeper (`benchmarks/`). At mass 1, gains
-# are first to become unstable: a unit step moves each by its sign, and no other entry averages the noise of that sign
-# out, as those of a matrix do. Twice the mass makes tables what bounds the learning rate at any depth: alone, the
-# layers of a shallow network would bear more than those of a deep one.
-MASSES: dict[str, float] = {"embedding": 2.0, "gain": 0.1}
+# A head of which every output takes a step of its own: the loss asks more of some classes and bytes than of others, and
+# one step of a matrix would move all along the few directions that they share.
+HEAD = RowL2()
 
-# A head that scores the rows of a table, as that of a language model: a unit step moves its many outputs for every
-# direction of the input alike, also those that hold noise only. Heads onto a few classes look at a few directions.
-VOCABULARY_HEAD = 0.5
+# What a panel of networks trained best with at one learning rate (`benchmarks/panel.py`). A unit step moves each gain
+# by its sign, and a bias along one direction, and no other entry averages the noise of these out, as those of a matrix
+# do: they are first to become unstable.
+MASSES: dict[str, float] = {"embedding": 1.0, "positional": 0.5, "bias": 0.1, "gain": 0.1}
+
+# A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one is hardly along a row, so
+# that the steps are small: a head of mass 1 holds the others up.
+HEAD_MASS = 8.0
 
 # Steps of layers that follow each other add up. Up to this many (two blocks of a transformer) need not be smaller for
 # it; beyond, the fourth root keeps the best learning rate. Without it, deep networks bear less above the best one, and
@@ -38,30 +41,40 @@ VOCABULARY_HEAD = 0.5
 SHALLOW = 8
 
 
-def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]], depth: int) -> list[float]:
-    """Masses of the parameters of a network with so many hidden layers, where the user says nothing."""
+def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]], depth: int, head: Norm) -> list[float]:
+    """Masses of the parameters of a network with so many hidden layers and this norm of its head."""
     hidden = min(1.0, (SHALLOW / max(depth, 1)) ** 0.25)
-
-    def size(axes: tuple[int, ...], shape: tuple[int, ...]) -> int:
-        return math.prod(shape[axis] for axis in axes)
-
-    tables = {size(f.fan_in, shape) for f, shape in zip(findings, shapes, strict=True) if f.role == "embedding"}
 
     def usual(finding: Finding, shape: tuple[int, ...]) -> float:
         if finding.role not in LAYERS:
             return MASSES.get(finding.role, 1.0)
-        if finding.place == "head" and size(finding.fan_out, shape) in tables:
-            return VOCABULARY_HEAD
-        return hidden if finding.place == "hidden" else 1.0
+        if _is_linear_head(finding) and isinstance(head, RowL2):
+            return HEAD_MASS
+        return narrowing(finding, shape) * (hidden if finding.place == "hidden" else 1.0)
 
     return [usual(finding, shape) for finding, shape in zip(findings, shapes, strict=True)]
+
+
+def narrowing(finding: Finding, shape: tuple[int, ...]) -> float:
+    r"""What makes up for the inputs that a matrix does not see, as a mass.
+
+    The norm's factor :math:`\sqrt{d_{out} / d_{in}}` is for the worst of inputs. Of a typical one, a matrix with more
+    inputs than outputs sees :math:`d_{out}` of :math:`d_{in}` directions, so that a step of norm 1 moves what comes out
+    by that factor less than 1. A group of a convolution, an expert, a layer of a stack are matrices of their own.
+    """
+    fan_in, fan_out = (math.prod(shape[axis] for axis in axes) for axes in (finding.fan_in, finding.fan_out))
+    return math.sqrt(max(1.0, fan_in * finding.groups / max(fan_out, 1)))
+
+
+def _is_linear_head(finding: Finding) -> bool:
+    return finding.place == "head" and finding.role == "linear"
 
 
 def spec_of(
     finding: Finding,
     rule: NormSpec | None,
     defaults: Mapping[str, Norm | None],
-    head: Norm | None,
+    head: Norm,
     masses: Mapping[str, float],
     usual: float,
 ) -> NormSpec | None:
@@ -71,7 +84,7 @@ def spec_of(
       finding: what the parameter does.
       rule: what the user says instead.
       defaults: the norm of every role.
-      head: the norm of a head; `None` for that of its role.
+      head: the norm of a linear head.
       masses: what the user says of masses.
       usual: its mass where the user says nothing.
     """
@@ -89,7 +102,7 @@ def spec_of(
     norm = defaults[finding.role]
     if norm is None:
         return None
-    if head is not None and finding.place == "head" and finding.role == "linear":
+    if _is_linear_head(finding):
         norm = head
     return NormSpec(
         norm,
@@ -118,6 +131,18 @@ def check_masses(masses: Mapping[str, float]) -> None:
         raise ValueError(f"masses names {wrong[0]!r}, which is no role or place; these are {', '.join(known)}.")
     for name, mass in masses.items():
         check_mass(f"masses[{name!r}]", mass)
+
+
+def refuse_idle_masses(masses: Mapping[str, float], findings: Sequence[Finding]) -> None:
+    """Refuses masses of roles and places that no parameter has: what they were meant for has another name."""
+    found = {name for finding in findings for name in (finding.role, finding.place)}
+    idle = [name for name in masses if name not in found]
+    if idle:
+        roles, places = ([name for name in names if name in found] for names in (ROLES, PLACES))
+        raise ValueError(
+            f"masses names {', '.join(map(repr, idle))}, but no parameter is found to be that. The roles of this model "
+            f"are {', '.join(roles)}, its places {', '.join(places)}; leave the others out of masses."
+        )
 
 
 def check_norms(**norms: Norm | None) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align_new
-from modula_optax._infer._choose import NORMS, check_masses, check_norms, spec_of, usual_masses
+from modula_optax._infer._choose import (
+    HEAD,
+    NORMS,
+    check_masses,
+    check_norms,
+    refuse_idle_masses,
+    spec_of,
+    usual_masses,
+)
 from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding
@@ -103,19 +111,22 @@ def infer_specs(
     model = trace_model(apply_fn, params, example_inputs, kwargs)
     findings, program, trace = analyze(model)
     refuse_all_unused(findings)
+    refuse_idle_masses(masses or {}, findings)
     rules = [_override(overrides, path) for path in model.paths]
     defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
     shapes = [leaf.shape for leaf in model.leaves]
     depth = depth_of(program, findings, shapes, matrices_by_output(trace.uses))
     # what is traced says itself how much each parameter moves the output
-    usual = [1.0] * len(findings) if sensitivity == "traced" else usual_masses(findings, shapes, depth)
+    is_traced = sensitivity == "traced"
+    head = head or (NORMS["linear"] if is_traced else HEAD)
+    usual = [1.0] * len(findings) if is_traced else usual_masses(findings, shapes, depth, head)
     chosen = [
         spec_of(finding, rule, defaults, head, masses or {}, mass)
         for finding, rule, mass in zip(findings, rules, usual, strict=True)
     ]
     refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
     specs = [spec for spec in chosen if spec is not None]
-    if sensitivity == "traced":
+    if is_traced:
         traced = sensitivities(model, findings, program, trace)
         specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
     warn(model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], strict)

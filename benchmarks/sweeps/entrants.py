@@ -1,0 +1,152 @@
+"""Who enters the panel: the defaults, the defaults with one thing changed, and what others have, each as its users set it up."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+import modula_optax as mo
+from sweeps.run import Hyper
+
+LAYERS = ("linear", "conv", "depthwise")
+WARM_UP = 0.05  # of the steps
+
+
+def warmed_up(peak: Any, steps: int) -> optax.Schedule:
+    """Up for the first twentieth of the steps, which AdamW needs, then linearly down to zero."""
+    rise = max(1, round(WARM_UP * steps))
+    schedules = [optax.linear_schedule(peak / rise, peak, rise), optax.linear_schedule(peak, 0.0, max(1, steps - rise))]
+    return optax.join_schedules(schedules, [rise])
+
+
+class Entrant(NamedTuple):
+    """An optimizer and the weights that it starts from.
+
+    Attributes:
+      transform: of a schedule, the tuned numbers and the specs.
+      specs: of a function, its parameters and its inputs.
+      has_norms: whether the specs say what the norms are, or only which parameter does what.
+      start_at_norm_one: whether weights are initialized by their norms, in place of the network's own start.
+    """
+
+    transform: Callable[[optax.Schedule, Hyper, Any], optax.GradientTransformation]
+    specs: Callable[..., Any] = mo.infer_specs
+    has_norms: bool = True
+    start_at_norm_one: bool = False
+
+
+def modular(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> optax.GradientTransformation:
+    """The defaults; their momentum and decay are among the numbers, so that a grid of them compiles once."""
+    return mo.modular(rate, specs, b1=hyper.b1, weight_decay=hyper.weight_decay, **changes)
+
+
+def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """Optax's Muon for all layers but the head, its decay of these alone; its Adam for the rest, at a rate of its own."""
+
+    def numbers(spec: mo.NormSpec) -> MuonDimensionNumbers | None:
+        if spec.role not in LAYERS or spec.place == "head":
+            return None
+        return MuonDimensionNumbers(spec.axes.taps + spec.axes.fan_in, spec.axes.fan_out)
+
+    return optax.contrib.muon(
+        rate,
+        beta=hyper.b1,
+        weight_decay=hyper.weight_decay,
+        muon_weight_dimension_numbers=jax.tree.map(numbers, specs),
+        adam_learning_rate=lambda step: hyper.second_rate * rate(step),
+        adam_b2=hyper.b2,
+    )
+
+
+def adamw(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """AdamW for everything."""
+    del specs
+    return optax.adamw(rate, b1=hyper.b1, b2=hyper.b2, weight_decay=hyper.weight_decay)
+
+
+def scion(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """Scion without decay."""
+    return mo.scion(rate, specs, momentum=1 - hyper.b1)
+
+
+def scion_specs(*model: Any) -> Any:
+    """Balls as in Scion's paper: the head's 60 times that of all other matrices."""
+
+    def ball(spec: mo.NormSpec) -> mo.NormSpec:
+        radius = 60.0 if spec.place == "head" and spec.role in ("linear", "tied") else 1.0
+        return dataclasses.replace(spec, mass=0.1 if spec.role in ("gain", "bias") else radius)
+
+    return jax.tree.map(ball, mo.infer_specs(*model, head=mo.Sign(), tied=mo.Sign()))
+
+
+def masses(**chosen: float) -> Callable[..., Any]:
+    """The defaults, but for these masses, of those roles and places that a model has."""
+
+    def change(spec: mo.NormSpec) -> mo.NormSpec:
+        name = next((name for name in (spec.place, spec.role) if name in chosen and _counts(spec, name)), None)
+        return spec if name is None else dataclasses.replace(spec, mass=chosen[name])
+
+    def specs(*model: Any) -> Any:
+        return jax.tree.map(change, mo.infer_specs(*model))
+
+    return specs
+
+
+def _counts(spec: mo.NormSpec, name: str) -> bool:
+    """Whether a mass by this name is meant for a parameter: places count for matrices alone."""
+    return name == spec.role or spec.role in (*LAYERS, "embedding", "tied")
+
+
+def without_narrowing(*model: Any) -> Any:
+    """Mass 1 for matrices that narrow, too."""
+
+    def change(spec: mo.NormSpec) -> mo.NormSpec:
+        return dataclasses.replace(spec, mass=min(spec.mass, 1.0)) if isinstance(spec.norm, mo.Spectral) else spec
+
+    return jax.tree.map(change, mo.infer_specs(*model))
+
+
+def patches(*model: Any) -> Any:
+    """Convolutions by the fans of their patches: all taps of a channel are inputs, too."""
+    _, params, *_ = model
+
+    def change(spec: mo.NormSpec, leaf: Any) -> mo.NormSpec:
+        if spec.role != "conv" or spec.axes is None:
+            return spec
+        sizes = {axis: leaf.shape[axis] for axis in range(leaf.ndim)}
+        fan_in, fan_out = sizes[2] * sizes[0] * sizes[1], sizes[3]
+        return dataclasses.replace(spec, mass=max(1.0, fan_in / fan_out) ** 0.5)
+
+    return jax.tree.map(change, mo.infer_specs(*model), params)
+
+
+DEFAULTS = Entrant(modular)
+EVERYTHING: dict[str, Any] = {"weight_decay_mask": True}
+
+PANEL: dict[str, Entrant] = {
+    "modular": DEFAULTS,
+    "muon": Entrant(muon, has_norms=False),
+    "adamw": Entrant(adamw, has_norms=False),
+    "scion": Entrant(scion, scion_specs, start_at_norm_one=True),
+    # one choice changed at a time
+    "initialize": Entrant(modular, start_at_norm_one=True),
+    "decay of everything": Entrant(partial(modular, **EVERYTHING)),
+    "bias 1": Entrant(modular, masses(bias=1.0)),
+    "bias 0.3": Entrant(modular, masses(bias=0.3)),
+    "bias 0.03": Entrant(modular, masses(bias=0.03)),
+    "gain 1": Entrant(modular, masses(gain=1.0)),
+    "embedding 2": Entrant(modular, masses(embedding=2.0, positional=1.0)),
+    "embedding 0.5": Entrant(modular, masses(embedding=0.5, positional=0.25)),
+    "head 4": Entrant(modular, masses(head=4.0)),
+    "head 16": Entrant(modular, masses(head=16.0)),
+    "spectral head": Entrant(modular, partial(mo.infer_specs, head=mo.Spectral())),
+    "no narrowing": Entrant(modular, without_narrowing),
+    "patches": Entrant(modular, patches),
+    "no nesterov": Entrant(partial(modular, nesterov=False)),
+    "tied 0.3": Entrant(modular, masses(tied=0.3)),
+    "tied 0.1": Entrant(modular, masses(tied=0.1)),
+}

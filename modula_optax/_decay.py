@@ -1,0 +1,143 @@
+"""Weight decay: which parameters it is of, and the link that adds it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from modula_optax._norms import Embedding, RowL2, Sign
+from modula_optax._paths import flatten_with_paths, is_absent, listing
+from modula_optax._specs import NormSpec
+
+# What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass
+# over decay: the gains' mass is small, and the rows of tables are looked up unequally often.
+WEIGHT_DECAY = 0.03
+_LAYERS = ("linear", "conv", "depthwise")
+
+
+def is_hidden_matrix(spec: NormSpec) -> bool:
+    """Whether a parameter is a matrix between others, as far as its spec says so.
+
+    Roles and places say it where inference or a rule gave them. Without, it is by the norm: one that tells inputs from
+    outputs, and none of those for tables and heads.
+    """
+    if not spec.is_normed or spec.place not in (None, "hidden"):
+        return False
+    if spec.role is not None:
+        return spec.role in _LAYERS
+    axes = spec.norm.default_axes(2) if spec.axes is None else spec.axes
+    reads_matrices = bool(spec.norm.default_axes(2).fan_in) and not isinstance(spec.norm, Embedding | RowL2 | Sign)
+    return reads_matrices and bool(axes.fan_in) and bool(axes.fan_out)
+
+
+def decaying(weight_decay: optax.ScalarOrSchedule, mask: Any, specs: Any, params: Any) -> Any:
+    """Tree of booleans: which parameters decay.
+
+    Args:
+      weight_decay: how much.
+      mask: as a user gives it: `None`, a tree of booleans, a prefix of one, or a function from parameters to either.
+      specs: spec tree of the parameters.
+      params: the parameters, or any tree of their structure.
+
+    Raises:
+      ValueError: a mask of another structure, of anything but booleans, or that decays no parameter with a norm; a
+        decay other than the default where no spec is of a hidden matrix.
+    """
+    flat, treedef = flatten_with_paths(specs)
+    present = {path: spec for path, spec in flat if not is_absent(spec)}
+    if is_constant(weight_decay, 0.0):
+        chosen = dict.fromkeys(present, False)
+    elif mask is None:
+        chosen = {path: is_hidden_matrix(spec) for path, spec in present.items()}
+    else:
+        marks = _of_user(mask, params, [path for path, _ in flat], set(present))
+        chosen = {path: marks[path] and spec.is_normed for path, spec in present.items()}
+    # of a masked tree nobody knows what the mask hides
+    is_whole = not any(isinstance(spec, optax.MaskedNode) for _, spec in flat)
+    if present and is_whole and not any(chosen.values()):
+        _refuse_idle(weight_decay, mask, [f"{path or '(root)'}  {spec.norm!r}" for path, spec in present.items()])
+    return treedef.unflatten([chosen.get(path, spec) for path, spec in flat])
+
+
+def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
+    """Whether a decay is this number; an array may be traced, and is not."""
+    return isinstance(weight_decay, int | float) and weight_decay == value
+
+
+def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dict[str, bool]:
+    """What a user's mask says of the paths that are present."""
+    # a tree that is shaped like an Equinox module can be called too, but is no leaf
+    if jax.tree_util.all_leaves([mask]) and callable(mask):
+        mask = mask(params)
+    marks = {path: mark for path, mark in flatten_with_paths(mask)[0] if not is_absent(mark)}
+    wrong = [f"{path or '(root)'}: {mark!r}" for path, mark in marks.items() if not isinstance(mark, bool | np.bool_)]
+    if wrong:
+        one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
+        raise ValueError(listing(one, many, wrong, "Write True for what decays and False for what does not."))
+    owners = {path: next((p for p in _prefixes(path) if p in marks), None) for path in paths}
+    absent = set(paths) - present
+    parts = []
+    if missing := [path for path in paths if path in present and owners[path] is None]:
+        parts.append(
+            listing("parameter is not in weight_decay_mask", "parameters are not in weight_decay_mask", missing)
+        )
+    unused = marks.keys() - set(owners.values())
+    if idle := sorted(path for path in unused if absent.isdisjoint(_prefixes(path))):
+        parts.append(
+            listing(
+                "entry of weight_decay_mask is no parameter", "entries of weight_decay_mask are no parameters", idle
+            )
+        )
+    if parts:
+        advice = (
+            "A mask is a tree of booleans of the structure of the parameters or a prefix of it, or a function that\n"
+            "makes one, such as weight_decay_mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)."
+        )
+        raise ValueError("\n".join([*parts, advice]))
+    return {path: bool(marks[owner]) for path, owner in owners.items() if owner is not None and path in present}
+
+
+def _prefixes(path: str) -> list[str]:
+    """The path, then its parents up to the root."""
+    keys = path.split("/")
+    return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
+
+
+def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[str]) -> None:
+    """Refuses a decay that was asked for, and is of nothing."""
+    if mask is not None and not is_constant(weight_decay, 0.0):
+        advice = "Mark one of them that has a norm (Unnormed() parameters are the fallback's), or leave the mask out."
+        many = "parameters, and weight_decay_mask decays none of them"
+        raise ValueError(listing("parameter, and weight_decay_mask does not decay it", many, lines, advice))
+    asked_for = isinstance(weight_decay, int | float) and weight_decay not in (0.0, WEIGHT_DECAY)
+    if asked_for or callable(weight_decay):
+        advice = (
+            "Decay is of hidden matrices unless told otherwise. Write weight_decay_mask=True to decay everything, or\n"
+            "weight_decay=0.0."
+        )
+        many = "parameters, and none is a hidden matrix that could decay"
+        raise ValueError(listing("parameter, and it is no hidden matrix that could decay", many, lines, advice))
+
+
+def decayed_where(decays: Any, weight_decay: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Adds decay where a tree of booleans says so; its state is the same whatever the tree says."""
+    # as a function: Optax would call a mask that is shaped like an Equinox module
+    decay = decayed(weight_decay, lambda _: decays)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        if not any(jax.tree.leaves(decays)):
+            # nor are parameters asked for where there is nothing to decay
+            return updates, state
+        if params is None:
+            raise ValueError(
+                "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
+            )
+        return optax.with_extra_args_support(decay).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(decay.init, update)
+
+
+def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
+    return optax.identity() if is_constant(weight_decay, 0.0) else optax.add_decayed_weights(weight_decay, mask)
