@@ -44,6 +44,7 @@ from modula_optax._initialize import initialize as initialize
 from modula_optax._momentum import scale_by_momentum as scale_by_momentum
 from modula_optax._whiten import scale_by_whitened_momentum as scale_by_whitened_momentum
 from modula_optax._optimizers import modular as modular
+from modula_optax._optimizers import whitened as whitened
 from modula_optax._optimizers import scion as scion
 from modula_optax._muon import muon as muon
 from modula_optax._monitor import monitor as monitor

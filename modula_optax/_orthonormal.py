@@ -1,10 +1,10 @@
-"""Bases that follow symmetric matrices: eigenvectors once, orthogonal iteration by products of matrices from then on."""
+"""Bases that follow symmetric matrices: eigenvectors once, then orthogonal iteration by products of matrices."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._canonical import identity_like, unit
+from modula_optax._canonical import unit
 from modula_optax._polar import matmul, one_where_zero
 
 Symmetric = Float[Array, "n k k"]
@@ -27,11 +27,9 @@ def orthogonal_iteration(a: Symmetric, basis: Symmetric) -> Symmetric:
     A basis stays as it is for a matrix of zeros.
     """
     trace = jnp.trace(a, axis1=-2, axis2=-1)[:, None, None]
-    # the identity has every eigenvector: it keeps directions of which the matrix says nothing but rounding
-    return orthonormalized(matmul(a / one_where_zero(trace), basis) + _RIDGE * basis)
-
-
-_RIDGE = 1e-6
+    # any vector is the identity's eigenvector: it keeps directions of which the matrix says nothing but rounding
+    rounding = float(jnp.finfo(a.dtype).eps)
+    return orthonormalized(matmul(a / one_where_zero(trace), basis) + rounding * basis)
 
 
 def orthonormalized(columns: Columns) -> Columns:
@@ -42,7 +40,7 @@ def orthonormalized(columns: Columns) -> Columns:
     twice, since of columns that nearly depend on those before them rounding is left after the first time. LAPACK's QR
     would go through a stack one by one on GPUs, and on CPUs take threads that spin when they are done.
     """
-    *_, size, count = columns.shape
+    count = columns.shape[-1]
     columns = jnp.pad(unit(columns, -2), ((0, 0), (0, 0), (0, -count % _BLOCK)))
 
     def step(i: Array, done: Columns) -> Columns:

@@ -18,7 +18,7 @@ from modula_optax._momentum import MomentumState, scale_by_momentum
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
 from modula_optax._paths import is_absent
-from modula_optax._polar import matmul, one_where_zero
+from modula_optax._polar import matmul, one_where_zero, working_dtype
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 from modula_optax._spread import automatic, batched_over, free_axes, shardings_of, spread
@@ -60,13 +60,14 @@ def scale_by_whitened_momentum(
     b2: jax.typing.ArrayLike = 0.9,
     every: int = 10,
     max_size: int = 2048,
-    eps: jax.typing.ArrayLike = 1e-6,
+    eps: jax.typing.ArrayLike = 1e-5,
     accumulator_dtype: DTypeLike | None = None,
     mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum in a metric that is learned from the gradients, for every matrix: what SOAP does, before a dual map.
 
-    .. math:: L \leftarrow \beta_2 L + (1 - \beta_2) \, G G^\top, \qquad R \leftarrow \beta_2 R + (1 - \beta_2) \, G^\top G
+    .. math:: L \leftarrow \beta_2 L + (1 - \beta_2) \, G G^\top, \quad
+      R \leftarrow \beta_2 R + (1 - \beta_2) \, G^\top G
     .. math:: P \leftarrow \text{qr}(L P), \quad Q \leftarrow \text{qr}(R Q) \quad \text{every } k \text{ steps}
     .. math:: M' = P^\top M Q, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) \, M'^2, \qquad
       u = P \, \frac{M'}{\sqrt v} \, Q^\top
@@ -109,7 +110,7 @@ def scale_by_whitened_momentum(
       ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1.
 
     Example:
-      >>> tx = scale_by_whitened_momentum(NormSpec(Spectral()), every=1)
+      >>> tx = scale_by_whitened_momentum(NormSpec(Spectral()), every=1, nesterov=False)
       >>> grads = {"w": jnp.diag(jnp.array([5.0, 0.1]))}
       >>> tx.update(grads, tx.init(grads))[0]["w"].round(2)
       Array([[3.54, 0.  ],
@@ -136,10 +137,11 @@ def scale_by_whitened_momentum(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
-        averaged, momentum_state = momentum.update(updates, state.momentum, params)
         leaves, treedef = resolve(specs, updates)
-        flat, shapes, axes = treedef.flatten_up_to(averaged), _shapes(leaves), free_axes(mesh_axes)
+        shapes, axes = _shapes(leaves), free_axes(mesh_axes)
         whitened = [i for members in shapes.values() for i in members]
+        averaged, momentum_state = _averaged(momentum, leaves, treedef, set(whitened), state.momentum)
+        flat = treedef.flatten_up_to(averaged)
         gradients, averages = {i: leaves[i].value for i in whitened}, {i: flat[i] for i in whitened}
 
         def whiten(gradients: Any, averages: Any, metrics: Any, *numbers: Array) -> tuple[Any, Any]:
@@ -160,7 +162,7 @@ def scale_by_whitened_momentum(
             return dict(zip(whitened, parts, strict=True)), dict(zip(shapes, (w.metric for w in works), strict=True))
 
         turn = _turn(jnp.asarray(momentum_state.count), every)
-        numbers = (turn, jnp.asarray(b2, jnp.float32), jnp.asarray(eps, jnp.float32))
+        numbers = (turn.astype(jnp.float32), jnp.asarray(b2, jnp.float32), jnp.asarray(eps, jnp.float32))
         like = shardings_of((averages, state.metrics))
         results, metrics = automatic(whiten, gradients, averages, state.metrics, *numbers, shardings=like)
         averaged = treedef.unflatten([results.get(i, u) for i, u in enumerate(flat)])
@@ -169,13 +171,26 @@ def scale_by_whitened_momentum(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _averaged(
+    momentum: optax.GradientTransformation, leaves: Sequence[Leaf], treedef: Any, precise: set[int], state: Any
+) -> tuple[Any, MomentumState]:
+    """Averages of the gradients, of these in the dtype of the computation: whitening would amplify their rounding."""
+
+    def gradient(i: int, leaf: Leaf) -> Any:
+        return leaf.value.astype(working_dtype(leaf.value.dtype)) if i in precise else leaf.value
+
+    averaged, after = momentum.update(treedef.unflatten([gradient(*pair) for pair in enumerate(leaves)]), state)
+    mu = jax.tree.map(lambda new, old: new.astype(old.dtype), after.mu, state.mu)
+    return averaged, MomentumState(after.count, mu)
+
+
 class Work(NamedTuple):
     """Matrices of one shape and what they are whitened with; the last three are one number, for each matrix again."""
 
     gradient: Matrices
     average: Matrices
     metric: Metric
-    turn: Int[Array, " n"]
+    turn: Float[Array, " n"]
     b2: Float[Array, " n"]
     eps: Float[Array, " n"]
 
@@ -257,7 +272,7 @@ def _whiten_all(works: list[Work]) -> list[Work]:
 def _whiten(work: Work) -> Work:
     """One step of the metric, and the averages in it."""
     before, dtype = work.metric, work.gradient.dtype
-    turn, b2, eps = jnp.max(work.turn), work.b2.astype(dtype), work.eps.astype(dtype)[:, None, None]
+    turn, b2, eps = jnp.max(work.turn).astype(jnp.int32), work.b2.astype(dtype), work.eps.astype(dtype)[:, None, None]
     # decays as the roots of moments do, so that these neither vanish nor overflow in units of it
     scale = jnp.maximum(jnp.sqrt(b2) * before.scale, jnp.max(jnp.abs(work.gradient), axis=(-2, -1)))
     units = one_where_zero(scale)
@@ -275,9 +290,7 @@ def _whiten(work: Work) -> Work:
     size = length(work.average, (-2, -1)) / one_where_zero(length(whitened, (-2, -1)))
     begun = turn > _BEFORE
     metric = Metric(scale, left, right, jnp.where(begun, squares, before.squares))
-    return work._replace(
-        average=jnp.where(begun, size[:, None, None] * whitened, work.average), metric=metric
-    )
+    return work._replace(average=jnp.where(begun, size[:, None, None] * whitened, work.average), metric=metric)
 
 
 def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, turn: Array) -> Side | None:

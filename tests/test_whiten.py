@@ -28,7 +28,7 @@ def updates_of(tx, grads):
         u, state = tx.update(g, state)
         return state, u
 
-    return jax.jit(lambda grads: jax.lax.scan(step, tx.init(grads[0]), grads)[1])(jnp.asarray(grads))
+    return np.asarray(jax.jit(lambda grads: jax.lax.scan(step, tx.init(grads[0]), grads)[1])(jnp.asarray(grads)))
 
 
 def averages_by_the_formula(grads, b1, nesterov):
@@ -38,7 +38,7 @@ def averages_by_the_formula(grads, b1, nesterov):
         yield b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t) if nesterov else mu / (1 - b1**t)
 
 
-def whitened_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, rotate=(True, True), eps=1e-6):
+def whitened_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, rotate=(True, True), eps=1e-5):
     """One matrix, as the docstring says it, with the QR and the eigenvectors of LAPACK."""
     sizes = grads[0].shape
     moments, bases, v = [np.zeros((k, k)) for k in sizes], [np.eye(k) for k in sizes], np.zeros(sizes)
@@ -89,9 +89,7 @@ def test_heads_taps_groups_and_layers_are_whitened_each_by_itself():
     }
     specs = {name: mo.NormSpec(mo.Spectral(), axes) for name, (_, axes, _) in layouts.items()}
     with enable_x64(True):
-        grads = {
-            name: np.random.default_rng(0).standard_normal((12, *shape)) for name, (shape, *_) in layouts.items()
-        }
+        grads = {name: np.random.default_rng(0).standard_normal((12, *shape)) for name, (shape, *_) in layouts.items()}
         tx = mo.scale_by_whitened_momentum(specs, every=4)
         step = lambda state, g: tx.update(g, state)[::-1]  # noqa: E731
         first = jax.tree.map(lambda g: g[0], grads)
@@ -113,12 +111,12 @@ def test_rotated_gradients_have_rotated_updates():
     np.testing.assert_allclose(rotated, a @ plain @ b.T, atol=1e-5 * abs(plain).max())
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e15, 1e30])
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-30, 2.0**60, 2.0**100])
 def test_the_scale_of_gradients_does_not_matter(scale):
     grads = gradients((6, 10), 12, dtype=np.float32)
     tx = mo.scale_by_whitened_momentum(SPECTRAL, every=4)
     plain, scaled = updates_of(tx, grads), updates_of(tx, np.float32(scale) * grads)
-    np.testing.assert_allclose(scaled / np.float32(scale), plain, atol=1e-3 * abs(plain).max())
+    np.testing.assert_allclose(scaled / np.float32(scale), plain, rtol=1e-6)
 
 
 def test_the_metric_is_forgotten_and_learned_anew_when_the_scale_changes():
@@ -142,12 +140,13 @@ def test_recent_gradients_are_isotropic_in_it():
     "g", [np.zeros((5, 7)), np.outer(np.arange(5.0), np.ones(7)), np.eye(5, 7)], ids=["zero", "rank one", "identity"]
 )
 def test_degenerate_gradients_are_no_trouble(g):
-    updates = updates_of(mo.scale_by_whitened_momentum(SPECTRAL, every=2), np.stack([g] * 8).astype(np.float32))
+    tx = mo.scale_by_whitened_momentum(SPECTRAL, every=2, nesterov=False)
+    updates = updates_of(tx, np.stack([g] * 8).astype(np.float32))
     assert np.isfinite(updates).all()
     np.testing.assert_allclose(np.linalg.norm(updates, axis=(1, 2)), np.linalg.norm(g), rtol=1e-5)
     if np.linalg.matrix_rank(g) <= 1:
         # nothing but the direction itself was ever seen
-        np.testing.assert_allclose(updates, np.stack([g] * 8), atol=1e-4)
+        np.testing.assert_allclose(updates, np.stack([g] * 8), atol=0.05 * abs(g).max())
 
 
 def test_a_matrix_that_is_not_finite_spoils_no_other():
@@ -176,7 +175,7 @@ def test_what_is_learned_is_in_float32_whatever_the_weights(dtype):
     assert {x.dtype for x in jax.tree.leaves(state.metrics)} == {jnp.dtype("float32")}
     precise = updates_of(tx, grads.astype(jnp.float32))
     np.testing.assert_allclose(
-        updates_of(tx, grads).astype(jnp.float32), precise, atol=0.02 * abs(precise).max()
+        updates_of(tx, grads).astype(np.float32), precise, atol=0.02 * abs(precise).max()
     )  # only what passes is rounded
 
 
@@ -233,41 +232,40 @@ def test_columns_become_orthonormal_and_span_the_same(size, dependent):
     np.testing.assert_allclose(q * signs, expected, atol=1e-6)
 
 
-SHAPES = {"qkv": (32, 96), "out": (32, 32), "experts": (8, 32, 64), "bias": (32,)}
+SHAPES = {"square": (16, 16), "experts": (4, 16, 24), "bias": (16,)}
 TREE = {name: mo.NormSpec(mo.RMS() if len(shape) == 1 else mo.Spectral()) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("layout", [P(), P("data", None), P(None, "data")], ids=["replicated", "rows", "columns"])
-def test_eight_devices_learn_what_one_learns_and_keep_it_where_it_is(layout, kind, key):
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [(P("data", None), AxisType.Auto), (P(None, "data"), AxisType.Explicit)],
+    ids=["auto", "explicit"],
+)
+def test_eight_devices_learn_what_one_learns_and_keep_it_where_it_is(layout, kind):
     specs = [TREE] * 2
     tx = optax.chain(mo.scale_by_whitened_momentum(specs, every=2), mo.dualize(specs))
+    rng = np.random.default_rng(0)
+    draw = lambda: {name: rng.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}  # noqa: E731
+    grads = [[draw(), draw()] for _ in range(5)]
 
-    def trained(place):
-        grads = [
-            [
-                {name: random_like(jax.random.fold_in(key, 100 * t + 10 * i + j), s) for j, (name, s) in enumerate(SHAPES.items())}
-                for i in range(2)
-            ]
-            for t in range(5)
-        ]  # fmt: skip
-        grads = jax.tree.map(place, grads)
+    def trained(grads):
         state, step = tx.init(grads[0]), jax.jit(tx.update)
-        first = state
+        shardings = jax.tree.map(lambda x: x.sharding, state)
         for g in grads:
             updates, state = step(g, state)
-        return updates, first, state
+        return updates, shardings, state
 
-    alone, *_ = trained(lambda x: x)
+    alone, *_ = trained(jax.tree.map(jnp.asarray, grads))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
 
     def place(x):
         return jax.device_put(x, NamedSharding(mesh, P(*[None] * (x.ndim - 2), *layout) if x.ndim > 1 else P()))
 
     with jax.set_mesh(mesh):
-        together, first, state = trained(place)
+        together, before, state = trained(jax.tree.map(place, grads))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), together, alone)
-    jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) or pytest.fail(f"{a.sharding}"), state, first)
-    experts = state[0].metrics["float32[32,64]"]
-    # sixteen of them: two on each device
-    assert {shard.data.shape[0] for shard in experts.left.basis.addressable_shards} == {2}
+    for after, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(before), strict=True):
+        assert after.sharding.is_equivalent_to(sharding, after.ndim)
+    # eight experts: one on each device
+    experts = state[0].metrics["float32[16,24]"]
+    assert {shard.data.shape[0] for shard in experts.left.basis.addressable_shards} == {1}
