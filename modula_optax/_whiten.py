@@ -121,7 +121,7 @@ def scale_by_whitened_momentum(
     """
     check_count("every", every)
     check_count("max_size", max_size)
-    momentum = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+    momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
 
     def init(params: optax.Params) -> WhitenedState:
         if is_absent(params):
@@ -172,14 +172,15 @@ def scale_by_whitened_momentum(
 
 
 def _averaged(
-    momentum: optax.GradientTransformation, leaves: Sequence[Leaf], treedef: Any, precise: set[int], state: Any
+    momentum: Any, leaves: Sequence[Leaf], treedef: Any, precise: set[int], state: Any
 ) -> tuple[Any, MomentumState]:
     """Averages of the gradients, of these in the dtype of the computation: whitening would amplify their rounding."""
 
     def gradient(i: int, leaf: Leaf) -> Any:
         return leaf.value.astype(working_dtype(leaf.value.dtype)) if i in precise else leaf.value
 
-    averaged, after = momentum.update(treedef.unflatten([gradient(*pair) for pair in enumerate(leaves)]), state)
+    gradients = treedef.unflatten([gradient(i, leaf) for i, leaf in enumerate(leaves)])
+    averaged, after = momentum.update(gradients, state)
     mu = jax.tree.map(lambda new, old: new.astype(old.dtype), after.mu, state.mu)
     return averaged, MomentumState(after.count, mu)
 
@@ -240,7 +241,8 @@ def _first_metric(count: int, item: jax.ShapeDtypeStruct, max_size: int, axes: t
 
     def first() -> Metric:
         squares = jnp.zeros((count, *item.shape), item.dtype)
-        return Metric(jnp.zeros(count, item.dtype), *map(side, item.shape), squares)
+        left, right = map(side, item.shape)
+        return Metric(jnp.zeros(count, item.dtype), left, right, squares)
 
     return batched_over(axes, count, first)
 
