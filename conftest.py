@@ -1,5 +1,7 @@
 """Shared by all tests: checked annotations, strict promotion, and the names that docstring examples use."""
 
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
 import tests.checker  # noqa: F401  (the hook looks it up by name)
@@ -13,12 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # a mesh to spread over, before the first array is made
 jax.config.update("jax_num_cpu_devices", 8)
-# most of the time goes into compiling small programs that run once
-jax.config.update("jax_disable_most_optimizations", True)
+# Most of the time goes into compiling small programs that run once: XLA does little to them, and what was compiled once
+# is kept in the checkout, for other tests, for the workers beside this one, and for the next run.
+COMPILATION = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": str(Path(__file__).parent / ".jax_cache"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in COMPILATION.items():
+    jax.config.update(name, value)
 
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
@@ -39,29 +48,21 @@ def long(request) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_are_let_go():
-    """A compiled program maps memory, of which Linux allows a process 65,530 pieces: thousands of tests would crash."""
+def programs_are_let_go(request):
+    """A compiled program maps memory, of which Linux allows a process 65,530 pieces: thousands of tests would crash.
+
+    Files that are marked as `optimized` make claims about numbers, in the programs that users compile.
+    """
+    optimized = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)
     yield
     jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def compilation_cache(tmp_path_factory):
-    """Lets all tests of a file, also in processes of their own, share what they compile; gives its settings."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    reset_cache()  # it remembers the directory that it was first used with
-    # programs with other optimizations would round differently
-    yield {name.upper(): str(value) for name, value in settings.items()} | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    reset_cache()
+@pytest.fixture(scope="session")
+def compilation_environment():
+    """The settings of compilation, for processes of their own that are to share and to round like this one."""
+    return {name.upper(): str(value) for name, value in COMPILATION.items()}
 
 
 @pytest.fixture

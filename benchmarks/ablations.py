@@ -41,7 +41,7 @@ class Choice(NamedTuple):
     name: str
     setting: Setting
     optimizer: str
-    weight_decay: float = 0.0
+    weight_decay: float = Hyper(0.0).weight_decay
 
 
 def choices(groups: tuple[str, ...] | None) -> Iterator[Choice]:

@@ -26,7 +26,7 @@ from sweeps.summary import basin, spread
 
 RESULTS = Path(__file__).parent / "results"
 
-BEGINNINGS = {"modular": 3, "modular, RowL2 head": 3, "adamw": -2}
+BEGINNINGS = {"modular": 3, "adamw": -2}
 REACH = 1  # learning rates to each side of the smallest size's best
 
 PILOT = Setting(width=32, depth=2, steps=150, batch=16, context=32, evaluations=3)

@@ -1,4 +1,4 @@
-"""The panel of tasks that the defaults are chosen on and judged by: whole runs, each once, from a cache that is committed.
+"""The panel of tasks that the defaults are chosen on and judged by: whole runs, each once, from a committed cache.
 
     python benchmarks/panel.py --task "usual gpt" --contender modular --rates 0.033 0.05 0.075
     python benchmarks/panel.py --task "usual gpt" --contender muon --rates 0.05 --decays 0.03 0.1 --seeds 100-107
@@ -7,9 +7,9 @@
     python benchmarks/panel.py --report    # the tables, from the cache alone
 
 Every contender of `sweeps/entrants.py` on every task of `sweeps/panel.py`, over the grid of the numbers that are given.
-Seeds up to 99 are for choosing numbers, those from 100 on for reporting. Runs are kept in `benchmarks/results/panel/`, a
-line of JSON each: the same command goes on where it was interrupted, also on another machine. `--data FILE` is another
-text, `--data DIR` other images, such as Debian's `dataset-fashion-mnist` in /usr/share/datasets/fashion-mnist.
+Seeds up to 99 are for choosing numbers, those from 100 on for reporting. Runs are kept in `benchmarks/results/panel/`,
+a line of JSON each: the same command goes on where it was interrupted, also on another machine. `--data FILE` is
+another text, `--data DIR` other images, such as Fashion-MNIST (Debian: `dataset-fashion-mnist`).
 """
 
 import argparse
@@ -23,8 +23,9 @@ from pathlib import Path
 import jax
 from sweeps.entrants import PANEL
 from sweeps.panel import SETTINGS, ladder
+from sweeps.report import tables
 from sweeps.run import Hyper, Run, Setting
-from sweeps.store import Store
+from sweeps.store import Store, entries_of
 from sweeps.whole import norms_of, task_of, train
 
 from gpt.errors import UserError
@@ -67,7 +68,11 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, help=f"{meaning}, in place of the task's own")
     parser.add_argument("--data", type=Path, help="a text, or a directory of IDX files")
+    parser.add_argument("--report", action="store_true", help="only print the tables of what there is")
     arguments = parser.parse_args()
+    if arguments.report:
+        print(*tables(entry for path in sorted(RESULTS.glob("*.jsonl")) for entry in entries_of(path)), sep="\n")
+        return
     if (arguments.task is None) == (arguments.ladder is None):
         parser.error("say --task or --ladder")
 

@@ -41,7 +41,10 @@ def costs(tx: optax.GradientTransformation, grads: Any) -> dict[str, float]:
 def main() -> None:
     """Counts, prints a table, and writes the results."""
     grads = gaussian(gpt2(LAYERS, WIDTH))
-    optimizers = {OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral()), weight_decay=0.0), THEIRS: optax.contrib.muon(0.02)}
+    optimizers = {
+        OURS: mo.modular(0.02, mo.NormSpec(mo.Spectral()), weight_decay=0.0),
+        THEIRS: optax.contrib.muon(0.02),
+    }
     results = {"one device": {name: costs(tx, grads) for name, tx in optimizers.items()}}
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):

@@ -7,9 +7,9 @@
     python benchmarks/training.py --data DIR  # of the images in a directory, such as Fashion-MNIST
 
 Every optimizer has the same tokens, schedule and grid of learning rates, walked until both neighbours of the best are
-worse. `modular` has one number to tune, with and without an option of `infer_specs`; the others have theirs tuned as
-well on the smaller GPT, and their learning rate again on the larger. Seed 0 chooses, all seeds are reported; of images,
-whose losses differ more from seed to seed, all seeds choose.
+worse. `modular` has one number to tune; the others have theirs tuned as well on the smaller GPT, and their learning
+rate again on the larger. Seed 0 chooses, all seeds are reported; of images, whose losses differ more from seed to seed,
+all seeds choose.
 Runs are kept in `out/sweeps/`: the same command goes on where it was interrupted. Writes `training.json` and
 `training.png` to `benchmarks/results/`, `training_digits.json` and so on for images.
 """
@@ -56,7 +56,6 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "modular": Entry("modular", {"learning_rate": 3}),
-    "modular, RowL2 head": Entry("modular, RowL2 head", {"learning_rate": 3}),
     "muon": Entry("muon", {"learning_rate": 2, "second_rate": 5, "weight_decay": 2, "b2": 1}),
     "adamw": Entry("adamw", {"learning_rate": -2, "b2": 3, "weight_decay": 1}),
     "scion": Entry("scion", {"learning_rate": 1}),

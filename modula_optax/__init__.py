@@ -1,4 +1,25 @@
-"""Modular duality for any JAX model, as ordinary Optax gradient transformations."""
+"""Modular duality for any JAX model, as ordinary Optax gradient transformations.
+
+    specs = mo.infer_specs(apply_fn, params, *example_inputs)   # the norm of every parameter, read off the model
+    tx = mo.modular(0.05, specs)                                # steepest descent under these norms
+
+Optimizers: `modular`, `muon`, `scion`.
+
+Links of a chain: `scale_by_momentum`, `dualize`, `keep_params_projected`; and `project`, outside of one.
+
+Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
+`specs_from_json`.
+
+Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of
+your own: `Norm`. What they are made of: `polar`, `polar_express`.
+
+Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
+`Hammer`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`,
+`Step`.
+
+Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `read_monitor`, `plot_norms`,
+`lipschitz_bound`.
+"""
 
 from modula_optax._coefficients import polar_express as polar_express
 from modula_optax._polar import polar as polar
@@ -66,4 +87,4 @@ from modula_optax._report import summarize as summarize
 from modula_optax._serialize import specs_from_json as specs_from_json
 from modula_optax._serialize import specs_to_json as specs_to_json
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,9 +7,9 @@ from jaxtyping import Array
 
 from modula_optax._align import Leaf, atoms, restored
 from modula_optax._canonical import Stack
+from modula_optax._mesh import automatic, shardings_of
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
-from modula_optax._spread import automatic, shardings_of
 
 # by path, what is remembered of a parameter
 Memory = dict[str, Any]

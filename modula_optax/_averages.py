@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._atomwise import refuse_without
+from modula_optax._guard import guarded
 from modula_optax._polar import working_dtype
 
 
@@ -60,7 +61,7 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
 
         return updates, ParamsAverageState(count, jax.tree.map(averaged, updates, params, state.average))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def averaged_params(state: ParamsAverageState, params: Any, share: float = 0.6) -> Any:
@@ -132,7 +133,7 @@ def look_along_average(
         )
         return steps, LookaheadState(ahead)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def params_behind(state: LookaheadState, params: Any) -> Any:

@@ -10,11 +10,12 @@ from jaxtyping import Array
 from modula_optax._align import atoms
 from modula_optax._atomwise import leaves_of, map_atoms
 from modula_optax._canonical import ATOM, Stack, length
+from modula_optax._guard import guarded
+from modula_optax._mesh import replicated
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent
 from modula_optax._polar import one_where_zero
 from modula_optax._specs import NormSpec
-from modula_optax._spread import replicated
 
 
 class OutputMomentsState(NamedTuple):
@@ -82,7 +83,7 @@ def scale_by_output_moments(
         updates, moments = map_atoms(scaled, specs, _has_outputs, updates, memory=state.moments)
         return updates, OutputMomentsState(moments)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def _has_outputs(spec: NormSpec) -> bool:

@@ -9,8 +9,9 @@ from jaxtyping import Array
 
 from modula_optax._atomwise import map_atoms, refuse_without
 from modula_optax._canonical import ATOM, Stack, length, unit
-from modula_optax._checks import check_positive
+from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
+from modula_optax._guard import guarded
 from modula_optax._paths import is_absent
 from modula_optax._polar import one_where_zero, working_dtype
 from modula_optax._registry import resolve
@@ -49,9 +50,8 @@ def floor_relative_update(
     References:
       modded-nanogpt, records of track 3, 2026.
     """
-    check_positive("floor", floor)
-    if per_output is not None:
-        check_positive("per_output", per_output)
+    floor = as_positive("floor", floor)
+    per_output = None if per_output is None else as_positive("per_output", per_output)
 
     def lengthened(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
         if per_output is not None:
@@ -64,7 +64,7 @@ def floor_relative_update(
         refuse_without(params, "floor_relative_update")
         return map_atoms(lengthened, specs, _has_norm, updates, params)[0], state
 
-    return optax.GradientTransformationExtraArgs(_checked(specs), update)
+    return guarded(_checked(specs), update)
 
 
 def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformationExtraArgs:
@@ -95,7 +95,7 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
     References:
       modded-nanogpt, records of track 3, 2026.
     """
-    check_positive("strength", strength)
+    strength = as_positive("strength", strength)
     if strength > 1:
         raise ValueError(f"strength must be at most 1, which takes all growth; got {strength!r}.")
 
@@ -111,7 +111,7 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
         refuse_without(params, "brake_growth")
         return map_atoms(braked, specs, _has_norm, updates, params)[0], state
 
-    return optax.GradientTransformationExtraArgs(_checked(specs), update)
+    return guarded(_checked(specs), update)
 
 
 def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) -> optax.GradientTransformationExtraArgs:
@@ -147,7 +147,7 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
         refuse_without(params, "add_cautious_decay")
         return map_atoms(decayed, specs, is_hidden_matrix, updates, params)[0], state
 
-    return optax.GradientTransformationExtraArgs(_checked(specs), update)
+    return guarded(_checked(specs), update)
 
 
 class FixedLengthsState(NamedTuple):
@@ -198,7 +198,7 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
         refuse_without(params, "keep_lengths_fixed")
         return jax.tree.map(kept, updates, params, state.lengths), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def _has_norm(spec: NormSpec) -> bool:

@@ -12,8 +12,11 @@ import optax
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from modula_optax._align import Leaf, atoms, restored
+from modula_optax._arguments import check_specs
 from modula_optax._canonical import length
-from modula_optax._checks import check_count
+from modula_optax._checks import as_count, is_traced
+from modula_optax._guard import guarded
+from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of
 from modula_optax._momentum import MomentumState, scale_by_momentum
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
@@ -21,9 +24,10 @@ from modula_optax._paths import is_absent
 from modula_optax._polar import matmul, one_where_zero, working_dtype
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
-from modula_optax._spread import automatic, batched_over, free_axes, shardings_of, spread
+from modula_optax._stacks import apply_alike
 
 Matrices = Float[Array, "n rows columns"]
+PerMatrix = Float[Array, " n"]
 
 
 class Side(NamedTuple):
@@ -94,7 +98,7 @@ def scale_by_whitened_momentum(
       b1: decay of the momentum.
       nesterov: whether it looks ahead.
       b2: decay :math:`\beta_2` of what is learned of the gradients.
-      every: steps k from one pair of bases to the next.
+      every: steps k from one pair of bases to the next; it may be traced.
       max_size: the largest side that is given a basis. Of a matrix with a larger one only the other is rotated, and one
         with two of them is divided entry by entry.
       eps: added to the root of v, relative to its Frobenius length.
@@ -119,14 +123,20 @@ def scale_by_whitened_momentum(
     References:
       Vyas et al., SOAP, arXiv:2409.11321; Zhang et al., Mousse, arXiv:2603.09697.
     """
-    check_count("every", every)
-    check_count("max_size", max_size)
+    every = every if is_traced(every) else as_count("every", every)
+    max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
+    check_specs(specs, "mo.scale_by_whitened_momentum(specs)")
     momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
 
     def init(params: optax.Params) -> WhitenedState:
         if is_absent(params):
             # Optax asks placeholders without leaves which parts of a state are like parameters: none of a metric
             return WhitenedState(momentum.init(params), jnp.zeros([]))
+        if is_traced(max_size):
+            raise ValueError(
+                "max_size decides the shapes of the state: write optax.inject_hyperparams(mo.whitened, "
+                'static_args="max_size").'
+            )
         leaves, _ = resolve(specs, params)
         axes = free_axes(mesh_axes)
         metrics = {
@@ -145,15 +155,12 @@ def scale_by_whitened_momentum(
         gradients, averages = {i: leaves[i].value for i in whitened}, {i: flat[i] for i in whitened}
 
         def whiten(gradients: Any, averages: Any, metrics: Any, *numbers: Array) -> tuple[Any, Any]:
-            works = [
-                _gathered([leaves[i].spec for i in members], *([x[i] for i in members] for x in (gradients, averages)))
-                for members in shapes.values()
-            ]
-            works = [
-                Work(g, m, metrics[key], *(jnp.full(len(g), number) for number in numbers))
-                for key, (g, m) in zip(shapes, works, strict=True)
-            ]
-            works = spread(_whiten_all, works, axes)
+            items = []
+            for key, members in shapes.items():
+                of_shape = [leaves[i].spec for i in members]
+                g, m = (_gathered(of_shape, [tree[i] for i in members]) for tree in (gradients, averages))
+                items.append((Work(m, metrics[key]), g, *(jnp.full(len(g), number) for number in numbers)))
+            works = apply_alike(_whiten, items, axes=axes)
             parts = [
                 part
                 for members, work in zip(shapes.values(), works, strict=True)
@@ -161,14 +168,16 @@ def scale_by_whitened_momentum(
             ]
             return dict(zip(whitened, parts, strict=True)), dict(zip(shapes, (w.metric for w in works), strict=True))
 
-        turn = _turn(jnp.asarray(momentum_state.count), every)
+        if not whitened:
+            return averaged, WhitenedState(momentum_state, state.metrics)
+        turn = _turn(jnp.asarray(momentum_state.count), jnp.asarray(every).astype(jnp.int32))
         numbers = (turn.astype(jnp.float32), jnp.asarray(b2, jnp.float32), jnp.asarray(eps, jnp.float32))
         like = shardings_of((averages, state.metrics))
         results, metrics = automatic(whiten, gradients, averages, state.metrics, *numbers, shardings=like)
         averaged = treedef.unflatten([results.get(i, u) for i, u in enumerate(flat)])
         return averaged, WhitenedState(momentum_state, metrics)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def _averaged(
@@ -186,21 +195,17 @@ def _averaged(
 
 
 class Work(NamedTuple):
-    """Matrices of one shape and what they are whitened with; the last three are one number, for each matrix again."""
+    """Averages of one shape, and what they are whitened with."""
 
-    gradient: Matrices
     average: Matrices
     metric: Metric
-    turn: Float[Array, " n"]
-    b2: Float[Array, " n"]
-    eps: Float[Array, " n"]
 
 
 # what a step does about bases, in the order of `_turn`
 _BEFORE, _BETWEEN, _NEXT, _FIRST = range(4)
 
 
-def _turn(count: Int[Array, ""], every: int) -> Int[Array, ""]:
+def _turn(count: Int[Array, ""], every: Int[Array, ""]) -> Int[Array, ""]:
     """What the step of this number does about bases."""
     return jnp.select(
         [count < every, count == every, count % every == 0],
@@ -247,14 +252,14 @@ def _first_metric(count: int, item: jax.ShapeDtypeStruct, max_size: int, axes: t
     return batched_over(axes, count, first)
 
 
-def _gathered(specs: Sequence[NormSpec], *trees: Sequence[Array]) -> list[Matrices]:
-    """The matrices of several parameters as one stack, for each of the trees."""
+def _gathered(specs: Sequence[NormSpec], arrays: Sequence[Array]) -> Matrices:
+    """The matrices of several parameters as one stack."""
 
     def matrices(x: Array, spec: NormSpec) -> Matrices:
         stack = atoms(x, spec)
         return stack.reshape(-1, *stack.shape[-2:])
 
-    return [jnp.concatenate(list(map(matrices, arrays, specs))) for arrays in trees]
+    return jnp.concatenate(list(map(matrices, arrays, specs)))
 
 
 def _apart(stack: Matrices, leaves: Sequence[Leaf]) -> list[Array]:
@@ -267,20 +272,16 @@ def _apart(stack: Matrices, leaves: Sequence[Leaf]) -> list[Array]:
     ]
 
 
-def _whiten_all(works: list[Work]) -> list[Work]:
-    return [_whiten(work) for work in works]
-
-
-def _whiten(work: Work) -> Work:
-    """One step of the metric, and the averages in it."""
-    before, dtype = work.metric, work.gradient.dtype
-    turn, b2, eps = jnp.max(work.turn).astype(jnp.int32), work.b2.astype(dtype), work.eps.astype(dtype)[:, None, None]
+def _whiten(work: Work, gradient: Matrices, turns: PerMatrix, b2: PerMatrix, eps: PerMatrix) -> Work:
+    """One step of the metric, and the averages in it; the last three are one number, for each matrix again."""
+    before, dtype = work.metric, gradient.dtype
+    turn, b2, eps = jnp.max(turns).astype(jnp.int32), b2.astype(dtype), eps.astype(dtype)[:, None, None]
     # decays as the roots of moments do, so that these neither vanish nor overflow in units of it
-    scale = jnp.maximum(jnp.sqrt(b2) * before.scale, jnp.max(jnp.abs(work.gradient), axis=(-2, -1)))
+    scale = jnp.maximum(jnp.sqrt(b2) * before.scale, jnp.max(jnp.abs(gradient), axis=(-2, -1)))
     units = one_where_zero(scale)
     kept = (b2 * (before.scale / units) ** 2)[:, None, None]
     added = (1 - b2)[:, None, None]
-    g, m = work.gradient / units[:, None, None], work.average / units[:, None, None]
+    g, m = gradient / units[:, None, None], work.average / units[:, None, None]
     left = _advanced(before.left, kept, added, g, turn)
     right = _advanced(before.right, kept, added, g.mT, turn)
     rotated = _rotated(m, left, right)
@@ -292,7 +293,7 @@ def _whiten(work: Work) -> Work:
     size = length(work.average, (-2, -1)) / one_where_zero(length(whitened, (-2, -1)))
     begun = turn > _BEFORE
     metric = Metric(scale, left, right, jnp.where(begun, squares, before.squares))
-    return work._replace(average=jnp.where(begun, size[:, None, None] * whitened, work.average), metric=metric)
+    return Work(jnp.where(begun, size[:, None, None] * whitened, work.average), metric)
 
 
 def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, turn: Array) -> Side | None:

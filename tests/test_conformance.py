@@ -122,13 +122,14 @@ def test_multi_steps_average_gradients(tx):
     assert_close(second, expected)
 
 
+# what decides shapes is no hyperparameter that a compiled step could take
+STATIC = {"whitened": ("max_size",)}
+
+
 @pytest.mark.parametrize("name", FACTORIES)
 def test_inject_hyperparams_changes_nothing(name):
     factory, arguments = FACTORIES[name]
-    plain, injected = (
-        factory(**arguments),
-        optax.inject_hyperparams(factory, static_args=STATIC.get(name, ()))(**arguments),
-    )
+    plain, injected = factory(**arguments), optax.inject_hyperparams(factory, STATIC.get(name, ()))(**arguments)
 
     @jax.jit
     def both(params, grads):
@@ -137,10 +138,6 @@ def test_inject_hyperparams_changes_nothing(name):
         return plainly, (updates, state.inner_state)
 
     assert_close(*both(PARAMS, GRADS))
-
-
-# numbers of steps are no hyperparameters that a compiled step could take
-STATIC = {"muon": ("ns_steps",), "whitened": ("every", "max_size")}
 
 
 @every_transformation

@@ -9,6 +9,8 @@ import pytest
 
 import modula_optax as mo
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ATOMS = np.load(GOLDEN / "modula_atoms.npz")
 SCION = np.load(GOLDEN / "scion_lmo.npz")

@@ -5,6 +5,8 @@ import warnings
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import modula_optax as mo
@@ -76,7 +78,7 @@ def test_the_masses_that_the_panel_chose_are_the_default():
 
     params = shapes(table=(11, 4), gain=4, pos=(7, 4), bias=4, w=(4, 2))
     masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
-    assert masses == {"table": 1.0, "gain": 0.1, "pos": 0.5, "bias": 0.1, "w": 8.0}
+    assert masses == {"table": 1.0, "gain": 0.1, "pos": 0.5, "bias": 0.1, "w": 2.0}
     assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
 
 
@@ -84,12 +86,18 @@ def test_a_linear_head_takes_a_step_for_every_output_unless_it_is_told_another_n
     assert mo.infer_specs(deep, DEEP, tokens(3, 7))["w1"].norm == mo.RowL2()
     spectral = mo.infer_specs(deep, DEEP, tokens(3, 7), head=mo.Spectral())["w1"]
     assert (spectral.norm, spectral.mass) == (mo.Spectral(), 1.0)
+    # a head of many inputs learns from what is along them in part: its steps are no larger for it
+    masses = [
+        mo.infer_specs(two_layers, shapes(w0=(4, width), b0=width, w1=(width, 2)), X)["w1"].mass
+        for width in (9, 64, 400)
+    ]
+    assert masses == [3.0, 8.0, 8.0]
     # sensitivities say the size of steps themselves
     traced = mo.infer_specs(two_layers, PARAMS, X, sensitivity="traced")
     assert {(spec.norm, spec.mass) for name, spec in traced.items() if name != "b0"} == {(mo.Spectral(), 1.0)}
 
 
-def test_what_narrows_has_the_mass_that_a_typical_input_asks_for():
+def test_what_narrows_and_what_has_taps_has_the_mass_that_a_typical_input_asks_for():
     def network(p, x):
         x = jax.nn.relu(convolution(x, p["conv"]))
         x = jax.nn.relu(convolution(x, p["grouped"], feature_group_count=2))
@@ -107,9 +115,32 @@ def test_what_narrows_has_the_mass_that_a_typical_input_asks_for():
         conv=(3, 3, 16, 8), grouped=(3, 3, 4, 2), depthwise=(3, 3, 1, 2), experts=(5, 2, 6), back=(5, 6, 2), head=(2, 3)
     )
     masses = {name: spec.mass for name, spec in mo.infer_specs(network, params, array(3, 4, 4, 16)).items()}
-    # fans are those of one group, one expert: 16 and 8, 4 and 1, 1 and 1, 2 and 6, 6 and 2
-    expected = {"conv": 2.0, "grouped": 4.0, "depthwise": 1.0, "experts": 1.0, "back": 3.0, "head": 64.0}
+    # fans are those of one group, one expert: 16 and 8, 4 and 1, 1 and 1, 2 and 6, 6 and 2; taps are nine
+    expected = {"conv": 18.0, "grouped": 36.0, "depthwise": 9.0, "experts": 1.0, "back": 3.0, "head": 2.0}
     assert masses == pytest.approx({name: square**0.5 for name, square in expected.items()})
+
+
+def test_patches_are_moved_alike_by_a_convolution_and_by_a_linear_layer(key):
+    """The embedding of patches is the same map either way, and a typical patch is moved as far."""
+
+    def by_convolution(p, x):
+        return jax.lax.conv_general_dilated(x, p["w"], (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def by_matrix(p, x):
+        return jnp.einsum("nhwk,kd->nhwd", x.reshape(8, 2, 4, 2, 4, 3).swapaxes(2, 3).reshape(8, 2, 2, 48), p["w"])
+
+    images = jax.random.normal(key, (8, 8, 8, 3))
+    moved = []
+    for embed, shape in ((by_convolution, (4, 4, 3, 96)), (by_matrix, (48, 96))):
+
+        def apply(p, x, embed=embed):
+            return jax.nn.relu(embed(p, x)) @ p["head"]
+
+        specs = mo.infer_specs(apply, shapes(w=shape, head=(96, 2)), images)["w"]
+        gradient = jax.random.normal(jax.random.key(1), shape)
+        step = mo.dualize(specs).update({"w": gradient}, optax.EmptyState())[0]
+        moved.append(jnp.sqrt(jnp.mean(embed(step, images) ** 2)))
+    np.testing.assert_allclose(moved, 1.0, rtol=0.1)
 
 
 def stack_of(layers, x):
@@ -134,7 +165,7 @@ def test_hidden_layers_that_follow_each_other_share_their_mass():
     def masses(apply, layers):
         params = {**shapes(first=(4, 6), head=(6, 2)), "layers": layers}
         specs = mo.infer_specs(apply, params, X)
-        assert (specs["first"].mass, specs["head"].mass) == (1.0, 8.0)
+        assert (specs["first"].mass, specs["head"].mass) == (1.0, 6.0**0.5)
         return {spec.mass for spec in jax.tree.leaves(specs["layers"])}
 
     for depth, mass in ((1, 1.0), (8, 1.0), (128, 0.5)):

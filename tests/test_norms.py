@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import modula_optax as mo
 from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, random_like, with_spectrum
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized]
 
 STARTS = [pytest.param(*leaf.values, jnp.float32, id=leaf.id) for leaf in LEAVES] + [
     pytest.param(*leaf.values, dtype, id=f"{leaf.id}-{dtype.__name__}")

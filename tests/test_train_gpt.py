@@ -31,7 +31,6 @@ from gpt.results import Result, summary  # noqa: E402
 from gpt.sampling import readable  # noqa: E402
 
 # most of what a tiny run does is to compile
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 RUN_KEYS = {"learning_rate", "steps", "train_loss", "validation_loss", "seconds_per_step", "steps_to_adamw_loss"}
 TINY = ["--width=16", "--depth=1", "--steps=20", "--optimizer=modular", "--learning-rate=0.1"]
 PROSE = "It was the best of times, it was the worst of times, it was the age of wisdom. "
@@ -67,10 +66,10 @@ def finished(corpus, tmp_path_factory):
 
 
 @pytest.fixture
-def script(compilation_cache):
+def script(compilation_environment):
     def run(*arguments: str) -> subprocess.Popen:
         command = [sys.executable, EXAMPLES / "train_gpt.py", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)} | compilation_cache
+        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)} | compilation_environment
         # how many devices share the threads decides how sums are rounded
         environment["JAX_NUM_CPU_DEVICES"] = str(jax.device_count())
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

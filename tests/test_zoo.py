@@ -18,6 +18,7 @@ def infer(model: ZooModel, apply=None, params=None, inputs=None):
     """Specs by path; warnings are the business of other tests."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("error", message="(?s).*modula_optax does not know")
         specs = mo.infer_specs(
             apply or model.apply, params or model.params, *(inputs or model.inputs), unknown=mo.Unnormed()
         )

@@ -58,14 +58,20 @@ def inferred(change: Callable[[mo.NormSpec], mo.NormSpec] = lambda spec: spec, *
 
 
 def modular(hyper: Hyper, steps: int, specs: Any) -> optax.GradientTransformation:
-    """Steepest descent under the norms of the specs."""
+    """The defaults."""
     rate = schedule(hyper.learning_rate, steps)
-    return mo.modular(rate, specs, b1=B1, weight_decay=hyper.weight_decay)
+    return mo.modular(rate, specs, weight_decay=hyper.weight_decay)
 
 
 def scion(hyper: Hyper, steps: int, specs: Any) -> optax.GradientTransformation:
     """Scion, its radii those of its paper for language models."""
     return mo.scion(schedule(hyper.learning_rate, steps), specs, momentum=1 - B1)
+
+
+def ball(spec: mo.NormSpec) -> mo.NormSpec:
+    """The head's ball 60 times that of all other matrices, as in Scion's paper."""
+    radius = 60.0 if spec.place == "head" and spec.role == "linear" else 1.0
+    return dataclasses.replace(spec, mass=0.1 if spec.role == "gain" else radius)
 
 
 def muon(hyper: Hyper, steps: int, specs: Any) -> optax.GradientTransformation:
@@ -89,15 +95,8 @@ def adamw(hyper: Hyper, steps: int, specs: Any) -> optax.GradientTransformation:
 
 
 OPTIMIZERS: dict[str, Contender] = {
-    "modular": Contender(modular, inferred(), start_at_norm_one=True),
-    # every byte's logit gets a step of its own; such steps are small. From Flax's weights: RowL2's of norm one are tiny
-    "modular, RowL2 head": Contender(modular, inferred(head=mo.RowL2(), masses={"head": 4.0})),
+    "modular": Contender(modular, inferred()),
     "muon": Contender(muon),
     "adamw": Contender(adamw),
-    # the head's ball 60 times that of all other matrices, as in Scion's paper
-    "scion": Contender(
-        scion,
-        inferred(head=mo.Sign(), masses={"head": 60.0, "embedding": 1.0, "hidden": 1.0, "gain": 0.1}),
-        start_at_norm_one=True,
-    ),
+    "scion": Contender(scion, inferred(ball, head=mo.Sign()), start_at_norm_one=True),
 }

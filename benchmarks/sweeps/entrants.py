@@ -1,6 +1,7 @@
-"""Who enters the panel: the defaults, the defaults with one thing changed, and what others have, each as its users set it up."""
+"""Who enters the panel: the defaults, the defaults with one thing changed, and others as their users set them up."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -50,10 +51,10 @@ def whitened(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> 
 
 
 def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
-    """Optax's Muon for all layers but the head, its decay of these alone; its Adam for the rest, at a rate of its own."""
+    """Optax's Muon for all layers but the head, which alone decay; its Adam for the rest, at a rate of its own."""
 
     def numbers(spec: mo.NormSpec) -> MuonDimensionNumbers | None:
-        if spec.role not in LAYERS or spec.place == "head":
+        if spec.axes is None or spec.role not in LAYERS or spec.place == "head":
             return None
         return MuonDimensionNumbers(spec.axes.taps + spec.axes.fan_in, spec.axes.fan_out)
 
@@ -115,18 +116,24 @@ def without_narrowing(*model: Any) -> Any:
     return jax.tree.map(change, mo.infer_specs(*model))
 
 
-def patches(*model: Any) -> Any:
-    """Convolutions by the fans of their patches: all taps of a channel are inputs, too."""
-    _, params, *_ = model
+def conv_masses(rule: Callable[[int, int, int], float]) -> Callable[..., Any]:
+    """The defaults, but for convolutions: their masses by taps, inputs and outputs."""
 
-    def change(spec: mo.NormSpec, leaf: Any) -> mo.NormSpec:
-        if spec.role != "conv" or spec.axes is None:
-            return spec
-        sizes = {axis: leaf.shape[axis] for axis in range(leaf.ndim)}
-        fan_in, fan_out = sizes[2] * sizes[0] * sizes[1], sizes[3]
-        return dataclasses.replace(spec, mass=max(1.0, fan_in / fan_out) ** 0.5)
+    def specs(*model: Any) -> Any:
+        _, params, *_ = model
 
-    return jax.tree.map(change, mo.infer_specs(*model), params)
+        def change(spec: mo.NormSpec, leaf: Any) -> mo.NormSpec:
+            if spec.role != "conv" or spec.axes is None:
+                return spec
+            taps, d_in, d_out = (
+                math.prod(leaf.shape[axis] for axis in axes)
+                for axes in (spec.axes.taps, spec.axes.fan_in, spec.axes.fan_out)
+            )
+            return dataclasses.replace(spec, mass=rule(taps, d_in, d_out))
+
+        return jax.tree.map(change, mo.infer_specs(*model), params)
+
+    return specs
 
 
 DEFAULTS = Entrant(modular)
@@ -155,7 +162,9 @@ PANEL: dict[str, Entrant] = {
     "head 16": Entrant(modular, masses(head=16.0)),
     "spectral head": Entrant(modular, partial(mo.infer_specs, head=mo.Spectral())),
     "no narrowing": Entrant(modular, without_narrowing),
-    "patches": Entrant(modular, patches),
+    # a convolution's taps as if all saw the same, and as further inputs of one matrix
+    "conv, no taps": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, d_in / d_out) ** 0.5)),
+    "conv, patches": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, taps * d_in / d_out) ** 0.5)),
     "no nesterov": Entrant(partial(modular, nesterov=False)),
     "tied 0.3": Entrant(modular, masses(tied=0.3)),
     "tied 0.1": Entrant(modular, masses(tied=0.1)),

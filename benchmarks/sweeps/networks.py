@@ -40,6 +40,7 @@ class GPT:
 
     @property
     def heads(self) -> int:
+        """Of the queries."""
         return self.width // HEAD_SIZE
 
     def init(self, key: jax.Array) -> Any:
@@ -156,7 +157,7 @@ class MLP:
 
 @dataclasses.dataclass(frozen=True)
 class ResNet:
-    """Two stages of residual blocks of convolutions with batch normalisation, which always takes its batch's statistics."""
+    """Two stages of residual blocks; batch normalisation takes the statistics of its batch, also in validation."""
 
     width: int
     depth: int
@@ -205,6 +206,7 @@ class ViT:
 
     @property
     def patches(self) -> int:
+        """How many an image has."""
         return (self.pixels // self.patch) ** 2
 
     def init(self, key: jax.Array) -> Any:

@@ -10,8 +10,8 @@ MATRICES = ("linear", "embedding")
 
 
 def variant(specs: Specs) -> Contender:
-    """Modular duality under other specs, from weights of norm one."""
-    return Contender(modular, specs, start_at_norm_one=True)
+    """Modular duality under other specs."""
+    return Contender(modular, specs)
 
 
 def spectral_for_tables(spec: mo.NormSpec) -> mo.NormSpec:
@@ -23,6 +23,12 @@ def on_the_sphere(spec: mo.NormSpec) -> mo.NormSpec:
     """Weights stay where they were initialized: on the unit sphere of their norm."""
     # gains of one with a sign each would be no gains
     return dataclasses.replace(spec, constraint=mo.UnitSphere()) if spec.role in MATRICES else spec
+
+
+def without_depth(spec: mo.NormSpec) -> mo.NormSpec:
+    """Hidden matrices of 64 that follow each other as if there were no more than eight."""
+    is_hidden = spec.place == "hidden" and spec.role == "linear"
+    return dataclasses.replace(spec, mass=spec.mass * (64 / 8) ** 0.25) if is_hidden else spec
 
 
 def polynomial(coefficients: Any) -> Specs:
@@ -41,17 +47,17 @@ GROUPS: dict[str, dict[str, Contender]] = {
     "norms": {
         "by role": DEFAULT,
         "Spectral for the table too": variant(inferred(spectral_for_tables)),
-        "RowL2 for the head": variant(inferred(head=mo.RowL2())),
-        "RowL2 of mass 4, Flax's weights": OPTIMIZERS["modular, RowL2 head"],
+        "Spectral for the head": variant(inferred(head=mo.Spectral())),
         "Sign for the head": variant(inferred(head=mo.Sign())),
     },
     "masses": {
-        "embedding 2, gain 0.1, head 0.5": DEFAULT,
-        "all 1": variant(inferred(masses={"embedding": 1.0, "gain": 1.0, "head": 1.0})),
-        "embedding 1": variant(inferred(masses={"embedding": 1.0})),
+        "embedding 1, gain 0.1, head 8": DEFAULT,
+        "all 1": variant(inferred(masses={"hidden": 1.0, "gain": 1.0, "head": 1.0})),
+        "embedding 2": variant(inferred(masses={"embedding": 2.0})),
         "gain 1": variant(inferred(masses={"gain": 1.0})),
-        "head 1": variant(inferred(masses={"head": 1.0})),
-        "head 0.25": variant(inferred(masses={"head": 0.25})),
+        "head 4": variant(inferred(masses={"head": 4.0})),
+        "head 16": variant(inferred(masses={"head": 16.0})),
+        "hidden 1": variant(inferred(masses={"hidden": 1.0})),
     },
     "polynomial": {
         "four-step": DEFAULT,
@@ -62,7 +68,7 @@ GROUPS: dict[str, dict[str, Contender]] = {
         "exact": variant(polynomial(mo.polar_express(11, 1e-5))),
     },
     "projection": {"none": DEFAULT, "unit spheres": variant(inferred(on_the_sphere))},
-    "initialization": {"initialize": DEFAULT, "Flax": Contender(modular, inferred())},
+    "initialization": {"Flax": DEFAULT, "initialize": Contender(modular, inferred(), start_at_norm_one=True)},
 }
 
 # on the GPT whose residual branches are scaled so that traced sensitivities are finite
@@ -74,7 +80,7 @@ SENSITIVITIES: dict[str, Contender] = {
 # on a GPT of 64 hidden matrices, one after the other
 HIDDEN_MASSES: dict[str, Contender] = {
     "(8 / depth)^(1/4)": DEFAULT,
-    "1": variant(inferred(masses={"hidden": 1.0, "gain": 0.1})),
+    "1": variant(inferred(without_depth)),
 }
 
-WEIGHT_DECAYS = (0.0, 0.1, 1.0)
+WEIGHT_DECAYS = (0.0, 0.03, 0.1, 0.3)

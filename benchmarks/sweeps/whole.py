@@ -32,7 +32,7 @@ def specs_of(setting: Setting, contender: str, data: Path | None) -> Any:
 
 
 def norms_of(setting: Setting, contender: str, data: Path | None) -> str:
-    """Text of norms, axes and targets: what makes two contenders of one name different ones; nothing for those without."""
+    """Text of norms, axes and targets, which make two contenders of one name different; empty for those without."""
     if not PANEL[contender].has_norms:
         return ""
     flat, _ = jax.tree_util.tree_flatten_with_path(specs_of(setting, contender, data))

@@ -12,9 +12,9 @@ from optax.contrib import MuonDimensionNumbers
 import modula_optax as mo
 from gpt.model import GPT, predict
 
-# The best of 0.02, 0.03, 0.045, 0.07 (muon) and 0.0035, 0.007, 0.01, 0.015 (adamw), by the validation loss after the 300
-# default steps with seed 0; of modular the rate that its documentation says to start with. All start from Flax's own
-# initialization.
+# The best of 0.02, 0.03, 0.045, 0.07 (muon) and 0.0035, 0.007, 0.01, 0.015 (adamw), by the validation loss after the
+# 300 default steps with seed 0; of modular the rate that its documentation says to start with. All start from Flax's
+# own initialization.
 LEARNING_RATES = {"modular": 0.05, "whitened": 0.05, "muon": 0.07, "adamw": 0.01}
 
 # For so few steps short averages are better: 0.035 nats for Muon, against its 0.95; and the default of modular.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain
-from modula_optax._checks import check_count, check_positive
+from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import Manifold, Step
 from modula_optax._norms import Norm, Spectral, orthogonalized
 from modula_optax._polar import one_where_zero
@@ -48,9 +48,8 @@ class SpectralSphere(Manifold):
     halvings: int = 16
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
-        check_count("iterations", self.iterations)
-        check_count("halvings", self.halvings)
+        counts = {name: as_count(name, getattr(self, name)) for name in ("iterations", "halvings")}
+        hold(self, radius=as_positive("radius", self.radius), **counts)
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         del shape

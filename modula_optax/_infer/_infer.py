@@ -20,6 +20,7 @@ from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
+from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn
 from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
@@ -51,10 +52,10 @@ def infer_specs(
     `apply_fn(params, *example_inputs, **kwargs)` is traced once, and its jaxpr read: a parameter that is contracted
     with data is a linear layer, its contracted axes are fan-in; one that data look up is an embedding; and so on.
 
-    ==========  =========================================================  ===========================
+    ==========  =========================================================  ===============================
     role        seen as                                                    norm
-    ==========  =========================================================  ===========================
-    linear      contracted with data                                       `Spectral`
+    ==========  =========================================================  ===============================
+    linear      contracted with data                                       `Spectral`; of a head `RowL2`
     embedding   looked up by data, or multiplied by one-hot vectors        `Embedding`
     tied        both                                                       `Embedding`, or `tied`
     conv        kernel of a convolution                                    `Spectral` with taps
@@ -63,7 +64,7 @@ def infer_specs(
     bias, gain  added to, multiplied into activations                      `RMS`, `Diagonal`
     unused      reaches no output                                          `Unnormed`
     unknown     anything else                                              an error, or `unknown`
-    ==========  =========================================================  ===========================
+    ==========  =========================================================  ===============================
 
     Args:
       apply_fn: function of the parameters and inputs that returns arrays, such as logits or a loss.
@@ -71,11 +72,13 @@ def infer_specs(
       *example_inputs: what a call gets after the parameters: arrays or `jax.ShapeDtypeStruct`, which are traced, and
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
-      masses: mass of each leaf by role or place, such as `{"head": 0.3, "bias": 0.1}`; of a matrix the place counts
-        first, of anything else the role. Of all others: 2 for embeddings, 0.1 for gains, 0.5 for a head that scores
-        the rows of a table, (8 / depth)^(1/4) for hidden matrices where more than eight follow each other, and 1 for
-        the rest; with traced sensitivities, 1.
-      head: norm of linear layers whose output no other matrix follows, such as `RowL2()`.
+      masses: mass of each leaf by role or place, such as `{"head": 4.0, "bias": 0.2}`; of a matrix the place counts
+        first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, 0.5 for
+        positions, 0.1 for biases and gains, 1 for tables; for other matrices sqrt(max(1, fan_in / fan_out)), times the
+        root of the taps of a convolution, which is what a typical input asks for where the norm minds the worst, and
+        times (8 / depth)^(1/4) for hidden ones where more than eight follow each other. With traced sensitivities, 1.
+      head: norm of linear layers whose output no other matrix follows; `None`: `RowL2()`, and with traced sensitivities
+        `Spectral()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
       unknown: norm of parameters whose role is unknown, taken with the axes that it has by default.
       sensitivity: `"unit"`, or `"traced"` for Lipschitz estimates of what follows each parameter.
@@ -87,7 +90,8 @@ def infer_specs(
       `why` say what was found.
 
     Raises:
-      ValueError: lists every parameter whose role is unknown, with an override to paste; arguments that do not fit;
+      ValueError: lists every parameter whose role is unknown, with an override to paste; arguments that do not fit,
+        such as masses of roles and places that no parameter has;
         a traced sensitivity that would not be sound.
 
     Warns:
@@ -100,7 +104,7 @@ def infer_specs(
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
       >>> specs = infer_specs(apply, params, jax.ShapeDtypeStruct((8, 3), jnp.float32))
       >>> specs["w"].role, specs["w"].axes
-      ('linear', Axes(fan_in=(0,), fan_out=(1,), taps=(), groups=1))
+      ('linear', Axes(fan_in=(0,), fan_out=(1,)))
     """
     if sensitivity not in ("unit", "traced"):
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
@@ -124,12 +128,16 @@ def infer_specs(
         spec_of(finding, rule, defaults, head, masses or {}, mass)
         for finding, rule, mass in zip(findings, rules, usual, strict=True)
     ]
-    refuse_unknown(model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)])
+    refuse_unknown(
+        model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)], trace.unfamiliar
+    )
     specs = [spec for spec in chosen if spec is not None]
     if is_traced:
         traced = sensitivities(model, findings, program, trace)
         specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
-    warn(model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], strict)
+    warn(
+        model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], trace.unfamiliar, strict
+    )
     flat, treedef = flatten_with_paths(params)
     supply = iter(specs)
     tree = treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])
@@ -146,11 +154,16 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         # a loss that closes over its batch: what it captured is all the data that there are
         inputs = program.captured
     consumers = count_consumers(program.block, reach(program))
-    trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs)
-    reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
-    findings = classify(
-        [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence, trace.uses), reached, parameters
-    )
+    shapes = [leaf.shape for leaf in model.leaves]
+
+    def read(latents: frozenset[int]) -> tuple[list[Finding], Trace]:
+        trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs, latents)
+        reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
+        evidence = Evidence(trace.evidence, trace.uses, shapes)
+        known = {i: find_latents(shapes[i], i, evidence) for i in latents}
+        return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
+
+    findings, trace = with_latents(read)
     findings = [
         dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace))
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))

@@ -1,7 +1,7 @@
 """What inference tells: the error of unknown roles, the warning of what it is not sure of, the reason for a role."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from modula_optax._infer._finding import GUESS, Finding
 from modula_optax._infer._model import Model
 from modula_optax._infer._program import source
-from modula_optax._paths import describe, listing
+from modula_optax._paths import describe, listing, pattern_of
 
 
 def why(finding: Finding) -> str | None:
@@ -22,14 +22,17 @@ def why(finding: Finding) -> str | None:
     return f"{op.name} at {where}{notes}" if where else f"{op.name}{notes}"
 
 
-def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
-    """Raises one error for all parameters whose role is unknown; `None` stands for those that are not."""
+def refuse_unknown(model: Model, unknown: Sequence[Finding | None], unfamiliar: Mapping[str, str]) -> None:
+    """Raises one error for all parameters whose role is unknown; `None` stands for those that are not.
+
+    What primitives are `unfamiliar`, by name, is the reason where one of them is what a parameter meets.
+    """
     lines, overrides = [], []
     for path, leaf, finding in zip(model.paths, model.leaves, unknown, strict=True):
         if finding is not None:
-            reason = why(finding)
+            reason = "; ".join(filter(None, [why(finding), _unfamiliar(finding, unfamiliar)]))
             lines.append(f"{describe(path, leaf)}: {finding.problem}" + (f" ({reason})" if reason else ""))
-            overrides.append(f"    mo.Rule(r{path!r}, {_suggestion(leaf)}),")
+            overrides.append(f"    mo.Rule({pattern_of(path)}, {_suggestion(leaf)}),")
     if lines:
         advice = "\n".join(
             [
@@ -44,6 +47,10 @@ def refuse_unknown(model: Model, unknown: Sequence[Finding | None]) -> None:
                 "parameter has a role that cannot be told", "parameters have a role that cannot be told", lines, advice
             )
         )
+
+
+def _unfamiliar(finding: Finding, unfamiliar: Mapping[str, str]) -> str | None:
+    return unfamiliar.get(finding.use.op.name) if finding.use else None
 
 
 def _suggestion(leaf: Any) -> str:
@@ -65,7 +72,7 @@ def refuse_all_unused(findings: Sequence[Finding]) -> None:
         )
 
 
-def warn(model: Model, findings: Sequence[Finding | None], strict: bool) -> None:
+def warn(model: Model, findings: Sequence[Finding | None], unfamiliar: Mapping[str, str], strict: bool) -> None:
     """One warning (an error if `strict`) for all that a person should look at; `None` stands for what is settled."""
     lines = [
         f"{describe(path, leaf)}: {remark}"
@@ -78,6 +85,7 @@ def warn(model: Model, findings: Sequence[Finding | None], strict: bool) -> None
         # the last axis may be one feature
         if 1 in x.shape[:-1]
     ]
+    lines += [f"{problem}: what it does to parameters was not seen" for problem in unfamiliar.values()]
     if not lines:
         return
     message = listing("thing to check in the inferred specs", "things to check in the inferred specs", lines)

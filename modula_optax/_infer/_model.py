@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 
 from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import is_absent
@@ -16,7 +15,7 @@ from modula_optax._paths import is_absent
 class Model(NamedTuple):
     """A traced model: the first invars of `jaxpr` are the parameters, named by `paths`."""
 
-    jaxpr: ClosedJaxpr
+    jaxpr: Any
     paths: list[str]
     leaves: list[Any]
     inputs: list[Any]  # the example inputs that are arrays

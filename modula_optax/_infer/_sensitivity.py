@@ -100,6 +100,8 @@ class _Backward:
     def _operation(self, op: Op, out: int, after: float, found: dict[int, float]) -> None:
         if op.name == "stop_gradient" or not self._moves(out):
             return
+        if op.name in self.trace.unfamiliar:
+            raise UnsoundError(self.trace.unfamiliar[op.name])
         if out in self.normalised.softmaxes:
             # from l-infinity to l1; what is exponentiated counts, its maximum and the normaliser do not
             exponential = self.regions.producers[op.ins[0]]

@@ -23,6 +23,7 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
+from modula_optax._jax import Params
 
 
 def keep(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -198,7 +199,7 @@ def stack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Arrays side by side, along an axis of their own."""
     axis = op.params["axis"]
     lifted = [v._replace(dims=(*v.dims[:axis], *plain([1]), *v.dims[axis:])) for v in ins]
-    return concatenate(trace, op._replace(params={"dimension": axis}), tuple(lifted))
+    return concatenate(trace, op._replace(params=Params("concatenate", {"dimension": axis})), tuple(lifted))
 
 
 def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:

@@ -1,6 +1,6 @@
 """The interpreter: runs a program on abstract values, and notes every meeting of a parameter with data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._blocks import Pieces
@@ -18,6 +18,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
+from modula_optax._jax import Params, UnfamiliarError, familiar
 
 
 class AxisUse(NamedTuple):
@@ -71,7 +72,8 @@ class Trace:
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
         # parameter, "merged" with another axis of the same; "row" and "column of a matrix": of a weight made from data;
-        # the same "of a form": it met vectors on both sides; "attending": each entry along it has a softmax
+        # the same "of a form": it met vectors on both sides; "attending": each entry along it has a softmax,
+        # "competing": they share one; "contracted with others": by a matrix that contracts another axis, too
         self.evidence: list[tuple[Label, str]] = []
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
@@ -80,6 +82,8 @@ class Trace:
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
         self.pieces = Pieces()
+        # of primitives whose parameters no rule knows: why, by name
+        self.unfamiliar = dict(program.unfamiliar)
 
     def shape(self, position: int) -> tuple[int, ...]:
         return tuple(getattr(self.avals[position], "shape", ()))
@@ -145,6 +149,7 @@ def run(
     consumers: Mapping[int, int],
     parameters: Sequence[int],
     inputs: frozenset[int],
+    latents: Collection[int] = (),
 ) -> Trace:
     """Interprets a program.
 
@@ -155,6 +160,7 @@ def run(
       consumers: how many operations read each value.
       parameters: positions of the parameters.
       inputs: positions that hold data.
+      latents: numbers of the parameters that are taken for tables of vectors, which meet matrices as data do.
     """
     trace = Trace(program, consumers, parameters)
     values = trace.values
@@ -165,7 +171,8 @@ def run(
     for position in inputs:
         values[position] = Value(plain(trace.shape(position)), data=True, looked_up_by=position)
     for number, position in enumerate(parameters):
-        values[position] = parameter(number, trace.shape(position))
+        value = parameter(number, trace.shape(position))
+        values[position] = Value(value.dims, data=True, deep=True) if number in latents else value
     _run_block(trace, program.block, values, rules, default)
     return trace
 
@@ -175,7 +182,13 @@ def _run_block(trace: Trace, block: Block, values: dict[int, Value], rules: Mapp
         if isinstance(op, Loop):
             _run_loop(trace, op, values, rules, default)
             continue
-        result = rules.get(op.name, default)(trace, op, tuple(values[i] for i in op.ins))
+        ins = tuple(values[i] for i in op.ins)
+        try:
+            with familiar(op.name):
+                result = rules.get(op.name, default)(trace, op, ins)
+        except UnfamiliarError as error:
+            trace.unfamiliar[op.name] = str(error)
+            result = default(trace, op, ins)
         results = (result,) if isinstance(result, Value) else result
         values.update(zip(op.outs, results, strict=True))
 
@@ -207,7 +220,10 @@ def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
     for one, other in ((start, end), (end, start)):
         if one.is_weight and other.is_activation:
             record_content(
-                trace, Op("carry", {}, (), tuple(c.inside for c in loop.carries), loop.eqn, (loop.eqn,)), one, other
+                trace,
+                Op("carry", Params("carry", {}), (), tuple(c.inside for c in loop.carries), loop.eqn, (loop.eqn,)),
+                one,
+                other,
             )
     data = start.data or end.data
     parts = () if data else start.parts + end.parts

@@ -7,6 +7,7 @@ import numpy as np
 
 from modula_optax._infer._program import Block, Loop, Op, Program, source
 from modula_optax._infer._regions import apply
+from modula_optax._jax import UnfamiliarError, familiar
 from modula_optax._lipschitz._activations import activation
 from modula_optax._lipschitz._bounds import Bound, Held, Known, NoRuleError, State, Unproven, length, proper
 from modula_optax._lipschitz._normalisation import normalised, softmax
@@ -64,8 +65,10 @@ class Interpreter:
         if all(isinstance(state, Known) for state in ins) and op.name != "resize":
             return [_as_known(x) for x in apply(op, ins)]
         try:
-            return self._moving(op, ins)
-        except NoRuleError as reason:
+            with familiar(op.name):
+                return self._moving(op, ins)
+        except (NoRuleError, UnfamiliarError) as error:
+            reason = error.reason if isinstance(error, UnfamiliarError) else error
             if all(isinstance(state, Known | Held) or _is_still(state) for state in ins):
                 # whatever the operation is, it makes the same of the same
                 return [Bound(frozenset(), math.inf, 0.0) if self.view.is_real(out) else Held() for out in op.outs]
@@ -112,7 +115,7 @@ class Interpreter:
         outer, ends = view.step, [states[carry.start] for carry in loop.carries]
         iterations: dict[int, list[State]] = {position: [] for position in kept}
         steps = range(loop.length)
-        for view.step in reversed(steps) if loop.eqn.params.get("reverse") else steps:
+        for view.step in reversed(steps) if loop.reverse else steps:
             states.update(zip((carry.inside for carry in loop.carries), ends, strict=True))
             self._block(loop.body)
             ends = [states[carry.end] for carry in loop.carries]
@@ -122,7 +125,7 @@ class Interpreter:
         view.step = outer
         if not loop.length:
             states.update(zip((carry.end for carry in loop.carries), ends, strict=True))
-        if loop.eqn.params.get("reverse"):
+        if loop.reverse:
             iterations = {position: list(reversed(found)) for position, found in iterations.items()}
         self._iterations.update({position: found for position, found in iterations.items() if found})
 
