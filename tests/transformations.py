@@ -50,7 +50,7 @@ FACTORIES = {
 TRANSFORMATIONS = {name: factory(**arguments) for name, (factory, arguments) in FACTORIES.items()} | {
     "keep_params_projected": mo.keep_params_projected(REGISTRY),
     "scale_by_momentum": mo.scale_by_momentum(),
-    "scale_by_whitened_momentum": mo.scale_by_whitened_momentum(REGISTRY, every=1),
+    "scale_by_whitened_momentum": mo.scale_by_whitened_momentum(REGISTRY, every=2),
     "scale_by_output_moments": mo.scale_by_output_moments(REGISTRY),
     "floor_relative_update": mo.floor_relative_update(REGISTRY, per_output=0.5),
     "brake_growth": mo.brake_growth(REGISTRY),
@@ -112,6 +112,18 @@ MATRICES = {"first": mo.NormSpec(mo.Spectral()), "second": mo.NormSpec(mo.Spectr
 WAYS = {
     "dualize": trained(NORMED, lambda rate: optax.chain(mo.dualize(NORMED), optax.scale_by_learning_rate(rate))),
     "modular": trained(HELD, lambda rate: mo.modular(rate, HELD, weight_decay=0.1, fallback=optax.sgd(rate))),
+    # every link that a chain of one's own may have, one after the other
+    "whitened": trained(
+        MATRICES,
+        lambda rate: optax.chain(
+            mo.whitened(rate, MATRICES, every=1, weight_decay=0.0),
+            mo.scale_by_output_moments(MATRICES),
+            mo.floor_relative_update(MATRICES, 0.01),
+            mo.brake_growth(MATRICES),
+            mo.average_params(),
+            mo.look_along_average(),
+        ),
+    ),
     "scion": trained(NORMED, lambda rate: mo.scion(rate, NORMED, constrained=True, fallback=optax.sgd(rate))),
     "muon": trained(MATRICES, mo.muon),
     "muon, adaptive": trained(MATRICES, lambda rate: mo.muon(rate, adaptive=True)),
