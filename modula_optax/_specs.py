@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from modula_optax._axes import Axes
-from modula_optax._checks import as_count, as_positive, check_mass, hold
+from modula_optax._checks import as_count, as_positive, brief_repr, check_mass, hold
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._paths import flatten_with_paths
@@ -81,6 +81,8 @@ class NormSpec:
         hold(self, mass=check_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
         hold(self, atoms=as_count("atoms", self.atoms))
 
+    __repr__ = brief_repr
+
     @property
     def is_normed(self) -> bool:
         """Whether the parameter has a norm: it is not `Unnormed`."""
@@ -125,6 +127,10 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     """
     absolute = check_mass("absolute", absolute)
     flat, treedef = flatten_with_paths(specs)
+    if callable(getattr(specs, "resolve", None)):
+        raise ValueError("tare scales the masses of a spec tree, not of a registry: write registry.resolve(params).")
+    if not (isinstance(select, str) or callable(select)):
+        raise ValueError(f"select must be a regular expression or a predicate (path, spec) -> bool; got {select!r}.")
     if isinstance(select, str):
         pattern = compile_pattern(select)
         chosen = [_hcheck_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]

@@ -60,7 +60,9 @@ def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
     """Misfit of a constraint on singular values whose radius is in units of `Spectral`."""
     if isinstance(norm, Spectral | SpectralNormalized):
         return None
-    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write Spectral() or NormBall"
+    ball = f"NormBall({getattr(constraint, 'radius', 1.0)})"
+    instead = ball if isinstance(norm, RMS | Diagonal) else f"Spectral() or {ball}"
+    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write {instead}"
 
 
 def needs_matrices(constraint: Constraint, norm: Norm) -> str | None:

@@ -16,7 +16,7 @@ from modula_optax._canonical import (
     spectral_gain,
     unit,
 )
-from modula_optax._checks import as_count, hold
+from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
@@ -58,6 +58,8 @@ class Spectral(Norm):
     steps: int | None = None
     scaling: str | None = None
     products: str | None = None
+
+    __repr__ = brief_repr
 
     def __post_init__(self):
         if self.steps is not None:
