@@ -11,16 +11,18 @@ Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `sum
 `specs_from_json`.
 
 Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of
-your own: `Norm`. What they are made of: `polar`, `polar_express`.
+your own: `Norm` and the helpers in `norms`. What they are made of: `polar`, `polar_express`.
 
 Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
 `Hammer`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`,
-`Step`.
+`Step`, in `constraints`.
 
 Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `read_monitor`, `plot_norms`,
 `lipschitz_bound`.
 """
 
+from modula_optax import constraints as constraints
+from modula_optax import norms as norms
 from modula_optax._coefficients import polar_express as polar_express
 from modula_optax._polar import polar as polar
 from modula_optax._axes import Axes as Axes

@@ -399,7 +399,7 @@ def test_arguments_are_checked_at_once(make, message):
         (mo.Sign(), None, mo.Hammer(), r"Hammer.* is about singular values, which Sign\(\) does not measure"),
         (mo.Diagonal(), None, mo.Orthogonal(), r"Orthogonal\(\) is about matrices, and Diagonal\(\) takes vectors"),
         (mo.Spectral(), None, mo.Hypersphere(), r"is round, .* write Frobenius\(\), .* or UnitSphere\(\)"),
-        (mo.RMS(), None, mo.Stiefel(), r"Stiefel.* not under RMS\(\); write UnitSphere\(\)"),
+        (mo.RMS(), None, mo.Stiefel(), r"Stiefel.* this is vectors .*; write UnitSphere\(\)"),
         (mo.Spectral(), mo.Axes((), -1), mo.Stiefel(), r"and this is vectors .*; write UnitSphere\(\)"),
         (mo.Unnormed(), None, mo.SpectralCap(), r"Unnormed\(\) cannot be held to SpectralCap.*; write constraint=None"),
     ],

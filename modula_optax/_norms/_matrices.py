@@ -53,6 +53,7 @@ class Spectral(Norm):
     """
 
     expensive: ClassVar[bool] = True
+    measures_singular_values: ClassVar[bool] = True
 
     coefficients: Coefficients = "four-step"
     steps: int | None = None
@@ -109,6 +110,8 @@ class SpectralNormalized(Norm):
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813.
     """
 
+    measures_singular_values: ClassVar[bool] = True
+
     iterations: int = 16
 
     def __post_init__(self):
@@ -142,6 +145,8 @@ class Frobenius(Norm):
     References:
       Bernstein & Newhouse, Old Optimizer, New Norm, arXiv:2409.20325.
     """
+
+    round_along: ClassVar[tuple[int, ...]] = (-2, -1)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(length(w, (-2, -1)), axis=-1) / spectral_gain(w)
