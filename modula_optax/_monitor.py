@@ -63,6 +63,8 @@ def monitor(
     iteration that goes on from step to step, never above the truth and within 2 % of it after some; gradients' within
     3 %, and their dual norms within some 12 % (2 % on random matrices). What others divide by is 0: so are they.
 
+    No derivative goes through what is measured; updates are as differentiable as those of `inner`.
+
     Alone, `monitor(specs)`, it is a link: what passes is the update, and the gradient is what `update` is given as
     `grad=`. Without that, what passes stands for both.
 
