@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Scalar
 
 from modula_optax._align import atoms, is_abstract
 from modula_optax._arguments import check_specs, check_transformation
-from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain
+from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._guard import guarded
+from modula_optax._linalg import length, one_where_zero
 from modula_optax._match import Leaves, matching
 from modula_optax._mesh import replicated
 from modula_optax._norms import Norm, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent, listing, nested, path_string, unnested
-from modula_optax._polar import one_where_zero
+from modula_optax._power import leading_direction, power_iteration
 from modula_optax._sketch import sketch_singular_values
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
