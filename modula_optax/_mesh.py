@@ -86,7 +86,8 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
         return function()
     place = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
     if AxisType.Explicit in mesh.axis_types:
-        return jax.sharding.auto_axes(function, out_sharding=place)()
+        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=place)
+        return in_automatic_mode()
     return jax.lax.with_sharding_constraint(function(), place)
 
 
