@@ -50,6 +50,7 @@ from modula_optax._constraints import Regularize as Regularize
 from modula_optax._constraints import Hypersphere as Hypersphere
 from modula_optax._constraints import FixedNorm as FixedNorm
 from modula_optax._constraints import Stiefel as Stiefel
+from modula_optax._constraints import SpectralSphere as SpectralSphere
 from modula_optax._specs import NormSpec as NormSpec
 from modula_optax._specs import tare as tare
 from modula_optax._registry import NormRegistry as NormRegistry
@@ -63,7 +64,19 @@ from modula_optax._project import keep_params_projected as keep_params_projected
 from modula_optax._project import project as project
 from modula_optax._initialize import initialize as initialize
 from modula_optax._momentum import scale_by_momentum as scale_by_momentum
+from modula_optax._whiten import scale_by_whitened_momentum as scale_by_whitened_momentum
+from modula_optax._per_output import scale_by_output_moments as scale_by_output_moments
+from modula_optax._size import floor_relative_update as floor_relative_update
+from modula_optax._size import add_cautious_decay as add_cautious_decay
+from modula_optax._size import brake_growth as brake_growth
+from modula_optax._size import keep_lengths_fixed as keep_lengths_fixed
+from modula_optax._averages import average_params as average_params
+from modula_optax._averages import averaged_params as averaged_params
+from modula_optax._averages import look_along_average as look_along_average
+from modula_optax._averages import params_behind as params_behind
+from modula_optax._averages import ParamsAverageState as ParamsAverageState
 from modula_optax._optimizers import modular as modular
+from modula_optax._optimizers import whitened as whitened
 from modula_optax._optimizers import scion as scion
 from modula_optax._muon import muon as muon
 from modula_optax._monitor import monitor as monitor

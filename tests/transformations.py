@@ -42,6 +42,7 @@ GRADS = parameters(1)
 FACTORIES = {
     "dualize": (mo.dualize, {"specs": REGISTRY}),
     "modular": (mo.modular, {"learning_rate": 0.1, "specs": REGISTRY, "weight_decay": 0.1}),
+    "whitened": (mo.whitened, {"learning_rate": 0.1, "specs": REGISTRY, "weight_decay": 0.1, "every": 2}),
     "scion": (mo.scion, {"learning_rate": 0.1, "specs": REGISTRY}),
     "scion, constrained": (mo.scion, {"learning_rate": 0.1, "specs": REGISTRY, "constrained": True}),
     "muon": (mo.muon, {"learning_rate": 0.1, "weight_decay": 0.1}),
@@ -49,6 +50,14 @@ FACTORIES = {
 TRANSFORMATIONS = {name: factory(**arguments) for name, (factory, arguments) in FACTORIES.items()} | {
     "keep_params_projected": mo.keep_params_projected(REGISTRY),
     "scale_by_momentum": mo.scale_by_momentum(),
+    "scale_by_whitened_momentum": mo.scale_by_whitened_momentum(REGISTRY, every=1),
+    "scale_by_output_moments": mo.scale_by_output_moments(REGISTRY),
+    "floor_relative_update": mo.floor_relative_update(REGISTRY, per_output=0.5),
+    "brake_growth": mo.brake_growth(REGISTRY),
+    "add_cautious_decay": mo.add_cautious_decay(REGISTRY),
+    "keep_lengths_fixed": mo.keep_lengths_fixed(),
+    "average_params": mo.average_params(),
+    "look_along_average": mo.look_along_average(),
     "chain": optax.chain(
         optax.ema(0.95), mo.dualize(REGISTRY), optax.scale_by_learning_rate(0.1), mo.keep_params_projected(REGISTRY)
     ),
