@@ -81,7 +81,7 @@ def scale_by_momentum(
     return guarded(init, update)
 
 
-def _power(x: jax.typing.ArrayLike, count: Array) -> Array:
+def _power(x: jax.typing.ArrayLike, count: jax.typing.ArrayLike) -> Array:
     """Power of a number by an integer, whose dtypes strict promotion would not let meet."""
     dtype = jnp.result_type(float)
-    return jnp.asarray(x, dtype) ** count.astype(dtype)
+    return jnp.asarray(x, dtype) ** jnp.asarray(count, dtype)

@@ -20,6 +20,7 @@ from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
+from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn
 from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
@@ -72,10 +73,10 @@ def infer_specs(
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
       masses: mass of each leaf by role or place, such as `{"head": 4.0, "bias": 0.2}`; of a matrix the place counts
-        first, of anything else the role. Of all others: 8 for heads under `RowL2`, 0.5 for positions, 0.1 for biases
-        and gains, 1 for tables; for other matrices sqrt(max(1, fan_in / fan_out)), times the root of the taps of a
-        convolution, which is what a typical input asks for where the norm minds the worst, and times
-        (8 / depth)^(1/4) for hidden ones where more than eight follow each other. With traced sensitivities, 1.
+        first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, 0.5 for
+        positions, 0.1 for biases and gains, 1 for tables; for other matrices sqrt(max(1, fan_in / fan_out)), times the
+        root of the taps of a convolution, which is what a typical input asks for where the norm minds the worst, and
+        times (8 / depth)^(1/4) for hidden ones where more than eight follow each other. With traced sensitivities, 1.
       head: norm of linear layers whose output no other matrix follows; `None`: `RowL2()`, and with traced sensitivities
         `Spectral()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
@@ -103,7 +104,7 @@ def infer_specs(
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
       >>> specs = infer_specs(apply, params, jax.ShapeDtypeStruct((8, 3), jnp.float32))
       >>> specs["w"].role, specs["w"].axes
-      ('linear', Axes(fan_in=(0,), fan_out=(1,), taps=(), groups=1))
+      ('linear', Axes(fan_in=(0,), fan_out=(1,)))
     """
     if sensitivity not in ("unit", "traced"):
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
@@ -153,11 +154,16 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         # a loss that closes over its batch: what it captured is all the data that there are
         inputs = program.captured
     consumers = count_consumers(program.block, reach(program))
-    trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs)
-    reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
-    findings = classify(
-        [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence, trace.uses), reached, parameters
-    )
+    shapes = [leaf.shape for leaf in model.leaves]
+
+    def read(latents: frozenset[int]) -> tuple[list[Finding], Trace]:
+        trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs, latents)
+        reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
+        evidence = Evidence(trace.evidence, trace.uses, shapes)
+        known = {i: find_latents(shapes[i], i, evidence) for i in latents}
+        return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
+
+    findings, trace = with_latents(read)
     findings = [
         dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace))
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))
