@@ -75,7 +75,8 @@ def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return function
     if AxisType.Explicit in mesh.axis_types:
-        return jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
+        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
+        return in_automatic_mode
     return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
 
 
