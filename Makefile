@@ -37,13 +37,13 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/constraints.py --layers 2
 	$(BIN)/python benchmarks/overhead.py
 
-# the documentation, in docs/_build; warnings are errors, notebooks are executed
+# the documentation, in docs/_build/html; warnings are errors, notebooks are executed
 docs: $(VENV)/docs.stamp
 	$(BIN)/python docs/results.py --check
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 docs-serve: docs
-	$(BIN)/python -m http.server --directory docs/_build --bind 127.0.0.1 8000
+	$(BIN)/python -m http.server --directory docs/_build/html --bind 127.0.0.1 8000
 
 # the pictures of the documentation, and the numbers in it, after results have changed
 figures: $(VENV)/examples.stamp

@@ -243,6 +243,13 @@ def weight_erasure() -> Lines:
     return table(header, rows) + measured("weight_erasure")
 
 
+def modula_gpt() -> Lines:
+    """Losses of Modula's GPT in Modula's own setting."""
+    losses = list(load("modula_gpt")["losses"].values())
+    rows = [[f"{statistics.fmean(losses):.3f}", f"{max(losses):.3f}", str(len(losses))]]
+    return table(["mean", "highest", "seeds"], rows)
+
+
 def questions() -> Lines:
     """What is left of Adam's lead over SGD, the more is normalized."""
     rows = [
@@ -264,6 +271,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "lipschitz": lipschitz,
     "weight erasure": weight_erasure,
     "questions": questions,
+    "modula gpt": modula_gpt,
     **{f"training{suffix}": lambda suffix=suffix: comparisons(suffix) for suffix in TASKS},
     **{f"learning_rate_transfer{suffix}": lambda suffix=suffix: transfer(suffix) for suffix in TASKS},
 }

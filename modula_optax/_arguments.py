@@ -14,7 +14,7 @@ def check_rate(function: str, name: str, value: Any) -> None:
     """Refuses what is neither a number nor a schedule."""
     if is_number(value) or value is None or (callable(value) and not isinstance(value, type | Norm)):
         return
-    hint = f" The specs come second: {function}(0.05, specs)." if holds_specs(value) else ""
+    hint = f" The specs come second: write mo.{function}(0.05, specs)." if holds_specs(value) else ""
     raise ValueError(f"{name} of {function} must be a number or a schedule; got {in_words(value)}.{hint}")
 
 
@@ -42,10 +42,10 @@ def check_transformation(name: str, value: Any, example: str) -> None:
 def check_specs(specs: Any, usage: str = "mo.modular(0.05, specs)") -> None:
     """Refuses what can never be specs, of whatever parameters."""
     hint = f"write {usage}"
-    if isinstance(specs, Norm):
-        hint = f"write NormSpec({specs!r})"
-    elif isinstance(specs, type):
+    if isinstance(specs, type):
         hint = f"write NormSpec({specs.__name__}())" if Norm in specs.__mro__ else "make one"
+    elif isinstance(specs, Norm):
+        hint = f"write NormSpec({specs!r})"
     elif isinstance(specs, str | bytes):
         hint = "write specs_from_json(text)"
     elif _is_rule(specs) or (isinstance(specs, list | tuple) and specs and all(map(_is_rule, specs))):

@@ -31,7 +31,7 @@ class Axes:
 
     Example:
       >>> Axes(fan_in=-1, fan_out=-2)  # PyTorch and Equinox keep [fan_out, fan_in]
-      Axes(fan_in=(-1,), fan_out=(-2,), taps=(), groups=1)
+      Axes(fan_in=(-1,), fan_out=(-2,))
     """
 
     fan_in: tuple[int, ...]
@@ -54,6 +54,11 @@ class Axes:
             raise ValueError(
                 f"axis {repeated[0]} is named twice in fan_in={self.fan_in}, fan_out={self.fan_out}, taps={self.taps}"
             )
+
+    def __repr__(self) -> str:
+        rest = [("taps", self.taps, ()), ("groups", self.groups, 1)]
+        given = "".join(f", {name}={value}" for name, value, usual in rest if value != usual)
+        return f"Axes(fan_in={self.fan_in}, fan_out={self.fan_out}{given})"
 
 
 def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:

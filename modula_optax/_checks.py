@@ -1,5 +1,6 @@
 """Numbers that users give: taken of every kind that there is, and refused where no step could be made with them."""
 
+import dataclasses
 import math
 import numbers
 import operator
@@ -54,6 +55,19 @@ def hold(instance: Any, **values: Any) -> None:
     """Sets fields of a frozen dataclass, from within its `__post_init__`, to what they were given as."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)
+
+
+def brief_repr(self: Any) -> str:
+    """How a dataclass shows itself: as the call that makes it, without arguments that are the defaults."""
+    given = []
+    for field in dataclasses.fields(self):
+        value = getattr(self, field.name)
+        if field.default is dataclasses.MISSING:
+            # what has no default comes first, and needs no name
+            given.append(repr(value))
+        elif value != field.default:
+            given.append(f"{field.name}={value!r}")
+    return f"{type(self).__name__}({', '.join(given)})"
 
 
 def is_number(value: Any) -> bool:

@@ -151,7 +151,7 @@ def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.Gra
         if is_traced(weight_decay):
             return jax.tree.map(lambda u: jnp.where(weight_decay == 0.0, u, jnp.nan), updates), state
         raise ValueError(
-            "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
+            "Weight decay needs the parameters: write tx.update(grads, state, params), or weight_decay=0.0."
         )
 
     return optax.GradientTransformation(decay.init, update)

@@ -59,7 +59,7 @@ def like_updates(params: Any, updates: Any) -> Any:
             raise ValueError(f"In the third argument of update: {known}")
         one = "update is of a parameter that the third argument does not hold"
         many = "updates are of parameters that the third argument does not hold"
-        advice = "Pass what the gradients are of: tx.update(grads, state, params)."
+        advice = "Pass what the gradients are of: write tx.update(grads, state, params)."
         raise ValueError(listing(one, many, lines, advice))
     return treedef.unflatten([x if is_absent(x) else found[path] for path, x in flat])
 
@@ -85,13 +85,13 @@ def _problem_of_state(init: Callable[..., Any], params: Any, state: Any) -> str 
     if not lines:
         return (
             "This state holds the right arrays in other containers, as some formats restore them. Restore it into a "
-            "new one:\nflax.serialization.from_state_dict(tx.init(params), state), or with Orbax "
+            "new one: write\nflax.serialization.from_state_dict(tx.init(params), state), or with Orbax "
             "checkpointer.restore(path, tx.init(params))."
         )
     more = [f"... and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
     advice = (
         "It was saved under other specs, by another optimizer, or of another model. Build the optimizer with the\n"
-        "specs that it was saved under (specs_to_json keeps them), or start anew: state = tx.init(params)."
+        "specs that it was saved under (specs_to_json keeps them), or start anew: write state = tx.init(params)."
     )
     return "\n".join(
         [

@@ -79,6 +79,17 @@ def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
 
 
+def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any]) -> Any:
+    """Arrays `[count, ...]` made with their first axis over these axes of the mesh, if their devices divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return function()
+    place = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.auto_axes(function, out_sharding=place)()
+    return jax.lax.with_sharding_constraint(function(), place)
+
+
 def on_each_device(
     functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...]
 ) -> tuple[Trees, Bool[Array, ""]]:

@@ -81,6 +81,8 @@ class _Loop(Spectral):
     count: Any = None
     copies: int = 1
 
+    __repr__ = object.__repr__
+
     def __eq__(self, other: object) -> bool:
         return self is other
 

@@ -1,5 +1,6 @@
 """Paths: the one name that every parameter goes by, in rules, in errors and in tables."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -97,6 +98,13 @@ def _levels(path: str, paths: Collection[str]) -> list[str]:
     keys = path.split("/") if path else []
     above = next((n for n in range(1, len(keys)) if "/".join(keys[:n]) in paths), None)
     return keys if above is None else [*keys[: above - 1], "/".join(keys[above - 1 :])]
+
+
+def pattern_of(path: str) -> str:
+    """The regular expression of one path alone, as it is written in a program."""
+    # the rest of what `re.escape` escapes means nothing outside of classes
+    pattern = re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", path)
+    return f"r{pattern!r}" if "\\" not in pattern else f'r"{pattern}"'
 
 
 def describe(path: str, leaf: Any) -> str:

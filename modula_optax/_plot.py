@@ -1,5 +1,6 @@
 """Pictures of what a monitor measured over training."""
 
+import io
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,11 @@ def plot_norms(history: Mapping[int, Measurements] | Sequence[Measurements]) -> 
     """
     figure_class = _figure_class()
     by_step = dict(history) if isinstance(history, Mapping) else dict(enumerate(history, 1))
+    if wrong := [entry for entry in by_step.values() if not isinstance(entry, Mapping)]:
+        raise ValueError(
+            f"history must hold what read_monitor returned, by step; got a {type(wrong[0]).__name__}. Write "
+            "plot_norms({step: read_monitor(state), ...}), of the states of an optimizer in monitor(specs, tx)."
+        )
     curves = _curves(by_step)
     names = [metric for metric in _PANELS if metric in curves]
     if not names:
@@ -51,7 +57,7 @@ def plot_norms(history: Mapping[int, Measurements] | Sequence[Measurements]) -> 
 
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = figure_class(figsize=(4.2 * columns + 2.5, 3.0 * rows), layout="constrained")
+    figure = _shown_in_notebooks(figure_class)(figsize=(4.2 * columns + 2.5, 3.0 * rows), layout="constrained")
     for i, metric in enumerate(names):
         title, logarithmic = _PANELS[metric]
         axes = figure.add_subplot(rows, columns, i + 1, title=title, xlabel="step")
@@ -75,6 +81,18 @@ def plot_norms(history: Mapping[int, Measurements] | Sequence[Measurements]) -> 
 # the ten of matplotlib's own cycle, then once more in each of the other styles
 _COLORS = tuple(f"C{i}" for i in range(10))
 _STYLES = ("-", "--", ":", "-.")
+
+
+def _shown_in_notebooks(figure_class: Any) -> Any:
+    """A figure that is a picture where it is the value of a cell, without the state that pyplot keeps."""
+
+    class Figure(figure_class):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return Figure
 
 
 def _figure_class() -> Any:

@@ -100,13 +100,14 @@ def keep_params_projected(
         leaves = match(params)
         held = _held(leaves)
         weights = _of(held, leaves.by_path())
-        # a few vectors, on every device
-        first = replicated(partial(remember, held))
         if any(map(is_abstract, weights.values())):
             # shapes remember nothing: the first update does, of the weights that it is given
-            memory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(first, weights))
+            shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
+            shapes = jax.eval_shape(partial(remember, held), shapes)
+            memory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         else:
-            memory = first(weights)
+            # a few vectors, on every device
+            memory = replicated(partial(remember, held))(weights)
         return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, dict(held)))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

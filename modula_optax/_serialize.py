@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from modula_optax import _constraints, _norms
 from modula_optax._axes import Axes
@@ -13,6 +13,43 @@ from modula_optax._paths import flatten_with_paths, is_absent, listing
 from modula_optax._specs import NormSpec
 
 _VERSION = 1
+_Class = TypeVar("_Class", bound=type)
+# classes of others by the names that they have in JSON, which is never a reason to import anything
+_REGISTERED: dict[str, type] = {}
+
+
+def register(cls: _Class) -> _Class:
+    """Lets `specs_to_json` write, and `specs_from_json` read, a norm or a constraint of your own: a class decorator.
+
+    In JSON its name is that of its module and its class. A program that reads it has to register it as well: nothing
+    is imported because a text names it.
+
+    Args:
+      cls: a dataclass that derives from `Norm` or `Constraint`, whose fields JSON can hold.
+
+    Returns:
+      The class itself.
+
+    Raises:
+      ValueError: it is no such class.
+
+    Example:
+      >>> import dataclasses
+      >>> @norms.register
+      ... @dataclasses.dataclass(frozen=True)
+      ... class Half(RMS):
+      ...     pass
+      >>> specs_from_json(specs_to_json({"b": NormSpec(Half())}))["b"].norm
+      Half()
+    """
+    if not (_is_ours(cls, Norm) or _is_ours(cls, Constraint)):
+        raise ValueError(f"{cls!r} is no dataclass that derives from mo.Norm or mo.Constraint.")
+    _REGISTERED[_qualified(cls)] = cls
+    return cls
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def specs_to_json(specs: Any) -> str:
@@ -87,7 +124,7 @@ def _nested(specs: dict[str, NormSpec]) -> Any:
 def _read(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"This is no JSON: {error}.") from None
     if not (
         isinstance(content, dict) and content.get("version") == _VERSION and isinstance(content.get("specs"), dict)
@@ -110,9 +147,14 @@ def _named(path: str, value: Any, module: Any) -> dict[str, Any] | None:
     """A norm or a constraint as the name of its class and its arguments."""
     if value is None:
         return None
-    name = type(value).__name__
-    if getattr(module, name, None) is not type(value):
-        raise ValueError(f"{path}: {value!r} is not one of this package's, and cannot be written to JSON.")
+    cls, name = type(value), type(value).__name__
+    if getattr(module, name, None) is not cls:
+        name = _qualified(cls)
+        if _REGISTERED.get(name) is not cls:
+            raise ValueError(
+                f"{path}: {value!r} is not one of this package's, and cannot be written to JSON before its class is "
+                f"registered: write mo.norms.register({cls.__name__})."
+            )
     return {"name": name} | dataclasses.asdict(value)
 
 
@@ -130,9 +172,13 @@ def _spec(path: str, entry: Any) -> NormSpec:
 def _build(path: str, what: str, entry: Any, module: Any, kind: type) -> Any:
     """The norm or the constraint that an entry names."""
     known = {cls.__name__: cls for cls in vars(module).values() if _is_ours(cls, kind)}
+    known |= {name: cls for name, cls in _REGISTERED.items() if _is_ours(cls, kind)}
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{path}: {what} must be one of {', '.join(sorted(known))}, as {_EXAMPLE}; got {entry!r}.")
+        raise ValueError(
+            f"{path}: {what} must be one of {', '.join(sorted(known))}, as {_EXAMPLE}; got {entry!r}. One of another "
+            "package is read after its module was imported and its class registered, by mo.norms.register."
+        )
     rest = {key: value for key, value in entry.items() if key != "name"}
     return _made(path, known[name], _fields(path, rest, known[name]))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from modula_optax._axes import Axes
-from modula_optax._checks import as_count, as_positive, check_mass, hold
+from modula_optax._checks import as_count, as_positive, brief_repr, check_mass, hold
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._paths import flatten_with_paths
@@ -65,11 +65,18 @@ class NormSpec:
 
     def __post_init__(self):
         if isinstance(self.norm, type) or not isinstance(self.norm, Norm):
-            raise ValueError(f"norm must be an atomic norm such as Spectral() or Unnormed(); got {self.norm!r}.")
+            derive = _of_your_own(self.norm, "dualize", Norm)
+            raise ValueError(
+                f"norm must be an atomic norm such as Spectral() or Unnormed(); got {self.norm!r}.{derive}"
+            )
         if self.axes is not None and not isinstance(self.axes, Axes):
             raise ValueError(f"axes must be an Axes, such as Axes(fan_in=-1, fan_out=-2), or None; got {self.axes!r}.")
         if isinstance(self.constraint, type) or not isinstance(self.constraint, Constraint | None):
-            raise ValueError(f"constraint must be one such as UnitSphere(), or None; got {self.constraint!r}.")
+            derive = _of_your_own(self.constraint, "retract", Constraint)
+            raise ValueError(f"constraint must be one such as UnitSphere(), or None; got {self.constraint!r}.{derive}")
+        _refuse_unfinished(self.norm, Norm, ("norm", "dual_norm", "dualize", "project"))
+        if self.constraint is not None:
+            _refuse_unfinished(self.constraint, Constraint, ("retract",))
         for name, known in (("role", ROLES), ("place", PLACES), ("confidence", CONFIDENCES)):
             value = getattr(self, name)
             if value is not None and value not in known:
@@ -81,6 +88,8 @@ class NormSpec:
         hold(self, mass=check_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
         hold(self, atoms=as_count("atoms", self.atoms))
 
+    __repr__ = brief_repr
+
     @property
     def is_normed(self) -> bool:
         """Whether the parameter has a norm: it is not `Unnormed`."""
@@ -90,6 +99,30 @@ class NormSpec:
     def target(self) -> float:
         """Atomic norm of a step of learning rate 1: mass / sensitivity."""
         return self.mass / self.sensitivity
+
+
+def _of_your_own(value: Any, method: str, protocol: type) -> str:
+    """What is missing of a norm or a constraint that a user wrote."""
+    if isinstance(value, type) or not hasattr(value, method):
+        return ""
+    inherited = (name for name in vars(protocol) if not name.startswith("_"))
+    missing = ", ".join(name for name in inherited if not hasattr(value, name))
+    return f" It has no {missing}: derive {type(value).__name__} from mo.{protocol.__name__}."
+
+
+def _refuse_unfinished(value: Any, protocol: type, methods: tuple[str, ...]) -> None:
+    """Refuses a norm or a constraint that lacks a method, or cannot be compared to others."""
+    name = type(value).__name__
+    missing = [method for method in methods if getattr(type(value), method) is getattr(protocol, method)]
+    if missing:
+        raise ValueError(f"{name} must define {', '.join(missing)}; see mo.{protocol.__name__}.")
+    try:
+        hash(value)
+    except TypeError as error:
+        raise ValueError(
+            f"{value!r} is not hashable ({error}), so that parameters of one {protocol.__name__.lower()} cannot be "
+            f"told. Write @dataclasses.dataclass(frozen=True) over class {name}, and tuples for lists and arrays."
+        ) from None
 
 
 def _is_count(value: Any) -> bool:
@@ -125,6 +158,10 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     """
     absolute = check_mass("absolute", absolute)
     flat, treedef = flatten_with_paths(specs)
+    if callable(getattr(specs, "resolve", None)):
+        raise ValueError("tare scales the masses of a spec tree, not of a registry: write registry.resolve(params).")
+    if not (isinstance(select, str) or callable(select)):
+        raise ValueError(f"select must be a regular expression or a predicate (path, spec) -> bool; got {select!r}.")
     if isinstance(select, str):
         pattern = compile_pattern(select)
         chosen = [_hcheck_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]

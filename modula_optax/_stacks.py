@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._mesh import devices_along, on_each_device, varying_alike
-from modula_optax._xla import cut, once, rows_from
+from modula_optax._xla import cut, once, placed_like, rows_from
 
 # a tree of arrays `[n, ...]`
 Stacks = Any
@@ -48,7 +48,7 @@ def apply_alike(
         for group in groups:
             members = [items[i] for i in group]
             turns, total = _turns(members, devices) if in_turns else (1, -(-_count(members) // devices) * devices)
-            stacks.append(_joined(members, total))
+            stacks.append(_joined(members, total, _beside if axes else _below))
             functions.append(partial(_in_turns, function, turns))
         if axes:
             stacks = jax.tree.map(partial(once, done), stacks)
@@ -56,9 +56,10 @@ def apply_alike(
         else:
             stacks = [on_stack(stack) for on_stack, stack in zip(functions, stacks, strict=True)]
         for group, stack in zip(groups, stacks, strict=True):
-            for i, result in zip(group, _apart(stack, [_length(items[i]) for i in group]), strict=True):
-                # compilers shard alike what one elementwise operation joins
-                results[i] = jax.tree.map(partial(jnp.where, done), result, items[i][0]) if axes else result
+            for i, result in zip(
+                group, _apart(stack, [_length(items[i]) for i in group], at_run_time=not axes), strict=True
+            ):
+                results[i] = jax.tree.map(placed_like, result, items[i][0]) if axes else result
     return results
 
 
@@ -110,25 +111,30 @@ def _held_bytes(shape: tuple[int, ...]) -> int:
     return math.prod(taps) * (2 * m * n + 5 * min(m, n) ** 2) * 4
 
 
-def _joined(items: Sequence[Item], total: int) -> Item:
-    """All items in one, and behind them the zeros that make up the total.
-
-    One below the other, by copies of memory: along an axis of several others XLA would compile a loop for each.
-    """
+def _joined(items: Sequence[Item], total: int, join: Callable[..., Array]) -> Item:
+    """All items in one, and behind them the zeros that make up the total."""
     missing = total - _count(items)
-
-    def join(*arrays: Array) -> Array:
-        shape = arrays[0].shape[1:]
-        filler = [jnp.zeros((missing, *shape), arrays[0].dtype)] if missing else []
-        return jnp.concatenate([*map(_rows, arrays), *map(_rows, filler)]).reshape(total, *shape)
-
-    return items[0] if len(items) == 1 and not missing else jax.tree.map(join, *items)
+    if len(items) == 1 and not missing:
+        return items[0]
+    return jax.tree.map(lambda *arrays: join(arrays, missing), *items)
 
 
-def _apart(stacks: Stacks, lengths: list[int]) -> list[Stacks]:
+def _below(arrays: Sequence[Array], missing: int) -> Array:
+    """By copies of rows: along an axis of several others XLA would compile a loop for each array."""
+    shape = arrays[0].shape[1:]
+    filler = [jnp.zeros((missing, *shape), arrays[0].dtype)] if missing else []
+    return jnp.concatenate([*map(_rows, arrays), *map(_rows, filler)]).reshape(-1, *shape)
+
+
+def _beside(arrays: Sequence[Array], missing: int) -> Array:
+    """By axes as they are: rows that are sharded would be gathered to be counted in one with others."""
+    return jnp.pad(jnp.concatenate(arrays), ((0, missing), *[(0, 0)] * (arrays[0].ndim - 1)))
+
+
+def _apart(stacks: Stacks, lengths: list[int], at_run_time: bool) -> list[Stacks]:
     """The items of a joined one."""
     leaves, treedef = jax.tree.flatten(stacks)
-    pieces = [cut(x, lengths) for x in leaves]
+    pieces = [cut(x, lengths, at_run_time and x.ndim > 2) for x in leaves]
     return [treedef.unflatten([piece[i] for piece in pieces]) for i in range(len(lengths))]
 
 

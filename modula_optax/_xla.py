@@ -15,15 +15,17 @@ def never(x: Float[Array, "..."]) -> Bool[Array, ""]:
     return jnp.isnan(entry) & (entry > 0.0)
 
 
-def cut(x: Float[Array, "total *item"], lengths: Sequence[int]) -> list[Float[Array, "_ *item"]]:
+def cut(x: Float[Array, "total *item"], lengths: Sequence[int], at_run_time: bool) -> list[Float[Array, "_ *item"]]:
     """Pieces of these lengths, one after the other.
 
     XLA for CPUs (jaxlib 0.7 to 0.10) compiles a kernel for every offset that a matrix is cut out at, unless offsets are
-    known at run time only: a third of the compile time of an update (`benchmarks/compile_time.py`).
+    known at run time only: a third of the compile time of an update (`benchmarks/compile_time.py`). Of what lies on
+    several devices they must be known.
     """
-    starts = [np.uint32(start) for start in itertools.accumulate(lengths[:-1], initial=0)]
-    if x.ndim < 3:
-        return [x[int(start) : int(start) + length] for start, length in zip(starts, lengths, strict=True)]
+    ends = list(itertools.accumulate(lengths))
+    if not at_run_time:
+        return [x[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    starts = [np.uint32(end - length) for end, length in zip(ends, lengths, strict=True)]
     if len(lengths) > 1:
         starts = jax.lax.cond(never(x), lambda: [np.uint32(0)] * len(starts), lambda: starts)
     return [rows_from(x, start, length) for start, length in zip(starts, lengths, strict=True)]
@@ -46,3 +48,12 @@ def once(done: Bool[Array, ""], x: Array) -> Array:
     the memory of a step on eight devices (`tests/test_spread.py`).
     """
     return jnp.where(done, x, jnp.zeros_like(x))
+
+
+def placed_like(result: Array, x: Array) -> Array:
+    """A result, sharded as what it was made of: compilers shard alike what one elementwise operation joins.
+
+    No result of a NaN is anything else, so that nothing changes, which no compiler knows. `shard_alike` did this until
+    it went from JAX (0.11.2).
+    """
+    return jnp.where(jnp.isnan(x), x, result) if jnp.issubdtype(x.dtype, jnp.floating) else result

@@ -24,6 +24,10 @@ def test_every_public_name_has_one_entry_in_the_api():
     assert sorted(entries) == sorted(PUBLIC)
 
 
+def test_help_of_the_package_names_every_public_name():
+    assert sorted(set(re.findall(r"`(\w+)`", mo.__doc__))) == sorted(PUBLIC)
+
+
 def test_every_message_has_a_cause_and_a_cure():
     page = messages.page()
     found = list(messages.messages())

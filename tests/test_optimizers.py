@@ -214,7 +214,7 @@ def test_a_decay_of_zero_needs_no_parameters_and_another_that_is_traced_makes_na
     assert jnp.isfinite(injected(0.0)).all()
     assert jnp.isnan(injected(0.1)).all()
     tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()), weight_decay=0.1)
-    with pytest.raises(ValueError, match=r"Weight decay needs the parameters: call tx.update\(grads, state, params\)"):
+    with pytest.raises(ValueError, match=r"Weight decay needs the parameters: write tx.update\(grads, state, params\)"):
         tx.update(g, tx.init(g))
 
 

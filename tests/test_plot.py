@@ -2,6 +2,8 @@
 
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import modula_optax as mo
@@ -51,3 +53,13 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"modula_optax\[plot\]"):
         mo.plot_norms([measured(0)])
+
+
+@pytest.mark.parametrize("history", [[1.5], [np.float32(1.5)], {0: jnp.ones(())}, [None]])
+def test_what_is_no_measurement_is_refused_with_what_to_pass(history):
+    with pytest.raises(ValueError, match=r"history must hold what read_monitor returned(.|\n)*Write plot_norms"):
+        mo.plot_norms(history)
+
+
+def test_a_notebook_shows_the_figure():
+    assert mo.plot_norms([{"w/weight_norm": 1.0}])._repr_png_().startswith(b"\x89PNG")

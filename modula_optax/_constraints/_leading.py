@@ -14,7 +14,7 @@ from modula_optax._constraints._protocol import (
     needs_matrices,
     needs_spectral,
 )
-from modula_optax._norms import Embedding, Norm
+from modula_optax._norms import Norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Regularize(Constraint):
         hold(self, strength=as_positive("strength", self.strength))
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
-        if isinstance(norm, Embedding):
+        if norm.looks_up_rows:
             return norm.project(w), memory
         kept = jnp.maximum(1.0 - step.learning_rate * self.strength * step.target, 0.0)
         return kept[:, None, None, None] * w, memory

@@ -11,11 +11,8 @@ from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
 from modula_optax._cap import capped
 from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import Manifold, Step
-from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
+from modula_optax._norms import Norm, Spectral, orthogonalized
 from modula_optax._polar import matmul
-
-# the axes over which these norms are Euclidean: their unit spheres are products of spheres
-_EUCLIDEAN = {Frobenius: (-2, -1), Embedding: (-1,), RowL2: (-3, -2), RMS: ATOM}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +46,16 @@ class Hypersphere(Manifold):
         hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
-        if type(norm) in _EUCLIDEAN:
+        if norm.round_along:
             return None
-        names = ", ".join(f"{known.__name__}()" for known in _EUCLIDEAN)
-        return f"{self!r} is round, and the unit ball of {norm!r} is not; write one of {names}, or UnitSphere()"
+        names = "RMS()" if norm.takes_vectors else "Frobenius(), Embedding(), RowL2(), RMS()"
+        return f"{self!r} is round, and the unit ball of {norm!r} is not; write {names}, or UnitSphere()"
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         return self.radius * norm.project(w), memory
 
     def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:
-        return norm.dualize(_without(g, w, _EUCLIDEAN[type(norm)]))
+        return norm.dualize(_without(g, w, norm.round_along))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +132,11 @@ class Stiefel(Manifold):
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         _, fan_in, fan_out = shape
-        if not isinstance(norm, Spectral):
-            return f"{self!r} steps under the norm of Spectral(), not under {norm!r}; write Spectral() or Orthogonal()"
         if min(fan_in, fan_out) == 1 < max(fan_in, fan_out):
-            return f"{self!r} is about matrices, and this is vectors (axes say); write RMS() with Hypersphere()"
+            return f"{self!r} is about matrices, and this is vectors (axes say); write UnitSphere()"
+        if not isinstance(norm, Spectral):
+            instead = "UnitSphere()" if norm.takes_vectors else "Spectral() or Orthogonal()"
+            return f"{self!r} steps under the norm of Spectral(), not under {norm!r}; write {instead}"
         return None
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack
-from modula_optax._norms import RMS, Diagonal, Norm, Spectral, SpectralNormalized
+from modula_optax._norms import Norm
 
 
 class Step(NamedTuple):
@@ -58,13 +58,15 @@ class Manifold(Constraint, Protocol):
 
 def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
     """Misfit of a constraint on singular values whose radius is in units of `Spectral`."""
-    if isinstance(norm, Spectral | SpectralNormalized):
+    if norm.measures_singular_values:
         return None
-    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write Spectral() or NormBall"
+    ball = f"NormBall({getattr(constraint, 'radius', 1.0)})"
+    instead = ball if norm.takes_vectors else f"Spectral() or {ball}"
+    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write {instead}"
 
 
 def needs_matrices(constraint: Constraint, norm: Norm) -> str | None:
     """Misfit of a constraint on matrices."""
-    if not isinstance(norm, RMS | Diagonal):
+    if not norm.takes_vectors:
         return None
     return f"{constraint!r} is about matrices, and {norm!r} takes vectors; write UnitSphere()"

@@ -56,7 +56,9 @@ class Pieces:
         ends = [0, *(stop for _, stop in pieces)]
         if ends[-1] != entries or any(start != end for (start, _), end in zip(pieces, ends, strict=False)):
             return ()
-        return tuple(after - before for before, after in itertools.pairwise(ends))
+        # a block may be empty, as of a model without an optional branch
+        sizes = tuple(after - before for before, after in itertools.pairwise(ends) if after > before)
+        return sizes if len(sizes) > 1 else ()
 
 
 def folded(joined: Sequence[Dims], along: int, entries: Callable[[Label], int]) -> set[int]:

@@ -4,7 +4,16 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._finding import EVIDENCE, Evidence, Finding, UnclearError, agreed, least, roles_by_axis
+from modula_optax._infer._finding import (
+    EVIDENCE,
+    PRODUCT,
+    Evidence,
+    Finding,
+    UnclearError,
+    agreed,
+    least,
+    roles_by_axis,
+)
 from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
 from modula_optax._infer._program import is_backward
@@ -18,6 +27,7 @@ def classify(
     evidence: Evidence,
     reached: Mapping[int, Reach],
     parameters: Sequence[int],
+    known: Mapping[int, Finding],
 ) -> list[Finding]:
     """A finding for every parameter.
 
@@ -27,13 +37,16 @@ def classify(
       evidence: see `Evidence`.
       reached: which values reach the output.
       parameters: the position of each parameter among the values.
+      known: findings that are there before, by number of the parameter.
     """
     chosen = [_strongest([u for u in uses if u.param == i], reached) for i in range(len(shapes))]
     kinds = [{use.kind for use in mine} for mine in chosen]
     first = {i: next(n for n, use in enumerate(uses) if use is mine[0]) for i, mine in enumerate(chosen) if mine}
-    findings: dict[int, Finding] = {}
+    findings = dict(known)
     # matrices first: what a vector is depends on the axes of the matrices around it, in order of first use
     for i in sorted(range(len(shapes)), key=lambda i: (bool(kinds[i] <= {"add", "mul"}), first.get(i, -1))):
+        if i in known:
+            continue
         if not chosen[i]:
             alive = reached.get(parameters[i], Reach()).level != DEAD
             problem = "reaches the output without meeting any data"
@@ -81,13 +94,23 @@ def _find(
         return find_matrix(shape, uses, dead, evidence)
     if kinds == {"lookup", "linear"}:
         return _find_tied(shape, uses, dead, evidence)
+    if any(use.part.how == "product" for use in uses):
+        raise UnclearError(PRODUCT)
     raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
 
 
 def _with_data(uses: list[Use]) -> list[Use]:
-    """What a matrix does to data says more than its products with other parameters, as with learned first slots."""
-    matrices = [use for use in uses if use.part.how == "whole" and use.kind in ("linear", "conv")]
-    return [use for use in uses if use.part.how != "product"] if matrices else uses
+    """What a matrix does to data says more than its products with other parameters, as with learned first slots.
+
+    It also says more than its rows alone, which are derivatives along coordinates.
+    """
+    if not any(use.part.how == "whole" and use.kind in ("linear", "conv") for use in uses):
+        return uses
+    return [use for use in uses if use.part.how != "product" and not _is_of_rows(use)]
+
+
+def _is_of_rows(use: Use) -> bool:
+    return use.kind in ("add", "mul") and any(piece.role == "looked" for piece in use.axes)
 
 
 def _of_table(shape: tuple[int, ...], use: Use) -> Use:

@@ -173,8 +173,11 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
             kept=kept,
             summed=summed,
         )
-    for i in pairs.contracted[1]:
-        trace.note(labels_of(other.dims[i]), "contracted")
+    together = [labels_of(other.dims[i]) for i in pairs.contracted[1]]
+    for labels in together:
+        trace.note(labels, "contracted")
+        if len(together) > 1:
+            trace.note(labels, "contracted with others")
     for i in pairs.batched[1]:
         trace.note(labels_of(other.dims[i]), "batched")
 

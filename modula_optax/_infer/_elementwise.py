@@ -101,6 +101,8 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
     covered_a, covered_b = _covered(a, params_a), _covered(b, params_b)
     if kind == _ADD:
+        # a parameter's axis of one entry counts, too: what lacks it is added to something larger
+        covered_a, covered_b = _covered(a, params_a, least=1), _covered(b, params_b, least=1)
         everything = covered_a | covered_b
         parts_a = parts_a if covered_a == everything else _demoted(parts_a, "addend")
         parts_b = parts_b if covered_b == everything else _demoted(parts_b, "addend")
@@ -126,9 +128,10 @@ def _without_statistics(weight: Value, other: Value) -> tuple[Part, ...]:
     return kept + tuple(part for part in weight.parts if part not in kept and part.param not in own)
 
 
-def _covered(weight: Value, params: Collection[int]) -> set[int]:
-    """The axes that come from these parameters, not from a broadcast."""
-    return {i for i, dim in enumerate(weight.dims) if size_of(dim) > 1 and any(p in params for p, _ in labels_of(dim))}
+def _covered(weight: Value, params: Collection[int], least: int = 2) -> set[int]:
+    """The axes, of that many entries at least, that come from these parameters, not from a broadcast."""
+    dims = enumerate(weight.dims)
+    return {i for i, dim in dims if size_of(dim) >= least and any(p in params for p, _ in labels_of(dim))}
 
 
 def _demoted(parts: tuple[Part, ...], how: str) -> tuple[Part, ...]:
@@ -216,6 +219,7 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if op.ins[0] in trace.exponentials:
         along = labels_of(factor for i in axes for factor in value.dims[i])
         trace.note(labels_of(factor for dim in dims for factor in dim) - along, "attending")
+        trace.note(along, "competing")
     lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":

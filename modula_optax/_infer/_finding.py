@@ -9,6 +9,7 @@ from modula_optax._infer._values import Label
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
 LAYERS = ("linear", "conv", "depthwise")
 MATRICES = (*LAYERS, "embedding", "tied")
+PRODUCT = "a product of parameters: which of them data are multiplied with cannot be told"
 _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 
 
@@ -40,14 +41,15 @@ class Evidence:
     """What is known beside a parameter's own uses.
 
     `has` tells what later uses of its outputs say about an axis; `experts` are the indices that matrices are looked
-    up by.
+    up by. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
     """
 
-    def __init__(self, observed: Iterable[tuple[Label, str]], uses: Iterable[Use] = ()):
+    def __init__(self, observed: Iterable[tuple[Label, str]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
         self._observed: dict[Label, set[str]] = {}
         self.experts = {use.looked_up_by for use in uses if use.kind == "linear" and use.looked_up_by is not None}
-        for label, what in observed:
-            self._observed.setdefault(label, set()).add(what)
+        for (param, axis), what in observed:
+            if shapes[param][axis] > 1:
+                self._observed.setdefault((param, axis), set()).add(what)
 
     def makes_matrix(self, param: int, axes: Iterable[int]) -> bool:
         """Whether some of these axes are contracted with data while others are kept: a mixture of weights."""

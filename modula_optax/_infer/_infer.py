@@ -20,6 +20,7 @@ from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
+from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn
 from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
@@ -104,7 +105,7 @@ def infer_specs(
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
       >>> specs = infer_specs(apply, params, jax.ShapeDtypeStruct((8, 3), jnp.float32))
       >>> specs["w"].role, specs["w"].axes
-      ('linear', Axes(fan_in=(0,), fan_out=(1,), taps=(), groups=1))
+      ('linear', Axes(fan_in=(0,), fan_out=(1,)))
     """
     if sensitivity not in ("unit", "traced"):
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
@@ -155,11 +156,16 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         # a loss that closes over its batch: what it captured is all the data that there are
         inputs = program.captured
     consumers = count_consumers(program.block, reach(program))
-    trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs)
-    reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
-    findings = classify(
-        [leaf.shape for leaf in model.leaves], trace.uses, Evidence(trace.evidence, trace.uses), reached, parameters
-    )
+    shapes = [leaf.shape for leaf in model.leaves]
+
+    def read(latents: frozenset[int]) -> tuple[list[Finding], Trace]:
+        trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs, latents)
+        reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
+        evidence = Evidence(trace.evidence, trace.uses, shapes)
+        known = {i: find_latents(shapes[i], i, evidence) for i in latents}
+        return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
+
+    findings, trace = with_latents(read)
     findings = [
         dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace))
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))

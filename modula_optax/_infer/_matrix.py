@@ -7,6 +7,7 @@ from modula_optax._infer._finding import (
     CERTAIN,
     EVIDENCE,
     GUESS,
+    PRODUCT,
     Evidence,
     Finding,
     UnclearError,
@@ -30,9 +31,10 @@ def find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use]
         notes = ("used in both directions: the first one counts",)
         return dataclasses.replace(agreed(forward), confidence=GUESS, notes=notes)
     found = agreed(findings)
-    # forces from the gradient of an energy: only the way back is alive, the way forward was computed before
+    # forces from the gradient of an energy: only the way back is alive, the way forward was computed before; a gradient
+    # that is thrown away says nothing
     for use in dead:
-        if use.kind == "linear" and uses[0].kind == "linear":
+        if use.kind == "linear" and uses[0].kind == "linear" and is_backward(uses[0].op) and not is_backward(use.op):
             original = _find_one(shape, use, evidence)
             if _same_axes(found, _reversed(original)):
                 return dataclasses.replace(original, confidence=EVIDENCE, use=uses[0])
@@ -170,6 +172,6 @@ def _complete_product(use: Use, roles: dict[int, set[str]], evidence: Evidence) 
     outer = {role for axis in roles for role in roles[axis] & {"in", "out"}}
     proven = any(evidence.has(label, "contracted", "biased") for label in use.kept)
     if len(outer) != 1 or not (use.summed or proven):
-        raise UnclearError("a product of parameters: which of them data are multiplied with cannot be told")
+        raise UnclearError(PRODUCT)
     for axis in inner:
         roles[axis] = {"out" if outer == {"in"} else "in"}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from modula_optax._infer._finding import GUESS, Finding
 from modula_optax._infer._model import Model
 from modula_optax._infer._program import source
-from modula_optax._paths import describe, listing
+from modula_optax._paths import describe, listing, pattern_of
 
 
 def why(finding: Finding) -> str | None:
@@ -32,7 +32,7 @@ def refuse_unknown(model: Model, unknown: Sequence[Finding | None], unfamiliar: 
         if finding is not None:
             reason = "; ".join(filter(None, [why(finding), _unfamiliar(finding, unfamiliar)]))
             lines.append(f"{describe(path, leaf)}: {finding.problem}" + (f" ({reason})" if reason else ""))
-            overrides.append(f"    mo.Rule(r{path!r}, {_suggestion(leaf)}),")
+            overrides.append(f"    mo.Rule({pattern_of(path)}, {_suggestion(leaf)}),")
     if lines:
         advice = "\n".join(
             [

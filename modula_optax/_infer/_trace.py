@@ -1,6 +1,6 @@
 """The interpreter: runs a program on abstract values, and notes every meeting of a parameter with data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._blocks import Pieces
@@ -72,7 +72,8 @@ class Trace:
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
         # parameter, "merged" with another axis of the same; "row" and "column of a matrix": of a weight made from data;
-        # the same "of a form": it met vectors on both sides; "attending": each entry along it has a softmax
+        # the same "of a form": it met vectors on both sides; "attending": each entry along it has a softmax,
+        # "competing": they share one; "contracted with others": by a matrix that contracts another axis, too
         self.evidence: list[tuple[Label, str]] = []
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
@@ -148,6 +149,7 @@ def run(
     consumers: Mapping[int, int],
     parameters: Sequence[int],
     inputs: frozenset[int],
+    latents: Collection[int] = (),
 ) -> Trace:
     """Interprets a program.
 
@@ -158,6 +160,7 @@ def run(
       consumers: how many operations read each value.
       parameters: positions of the parameters.
       inputs: positions that hold data.
+      latents: numbers of the parameters that are taken for tables of vectors, which meet matrices as data do.
     """
     trace = Trace(program, consumers, parameters)
     values = trace.values
@@ -168,7 +171,8 @@ def run(
     for position in inputs:
         values[position] = Value(plain(trace.shape(position)), data=True, looked_up_by=position)
     for number, position in enumerate(parameters):
-        values[position] = parameter(number, trace.shape(position))
+        value = parameter(number, trace.shape(position))
+        values[position] = Value(value.dims, data=True, deep=True) if number in latents else value
     _run_block(trace, program.block, values, rules, default)
     return trace
 

@@ -59,7 +59,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return Finding("embedding", rows, columns, use=use)
     if evidence.makes_matrix(use.param, axes("feature", "position")):
         raise UnclearError("what it starts, or is added to, is used as a matrix")
-    features, positions = axes("feature"), axes("position")
+    features, positions = _apart(axes("feature"), axes("position"), use, evidence)
     if features and positions:
         return Finding("positional", positions, features, confidence=sureness, use=use)
     if features:
@@ -70,6 +70,36 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     return Finding("bias", (), positions or tuple(kinds), confidence=GUESS if positions else CERTAIN, use=use)
 
 
+def _apart(
+    features: tuple[int, ...], positions: tuple[int, ...], use: Use, evidence: Evidence
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Features and positions, where tokens were made by a layer, too: the next matrix takes features, not tokens.
+
+    Raises:
+      UnclearError: axes that different layers made, of which what follows does not tell these apart.
+    """
+    named = {axis: _labels(axis, use) for axis in features + positions}
+    taken = {axis for axis, labels in named.items() if any(evidence.has(label, "contracted") for label in labels)}
+    if features and positions:
+        # what is unnamed, but goes into a matrix, is a feature of the data; what a layer made, and does not, a token
+        return (positions, features) if set(positions) == taken else (features, positions)
+    makers = [{param for param, _ in named[axis]} - {use.param} for axis in features]
+    if len(features) < 2 or set.intersection(*makers):
+        return features, positions
+    if all(any(evidence.has(label, "contracted with others") for label in named[axis]) for axis in features):
+        return features, positions
+    if not taken or len(taken) == len(features):
+        raise UnclearError(
+            "its axes come from different layers: it is a bias, or positions of tokens that a layer made"
+        )
+    return tuple(a for a in features if a in taken), tuple(a for a in features if a not in taken)
+
+
+def _labels(axis: int, use: Use) -> frozenset[Label]:
+    """What made an axis of the activations that an axis of a vector meets; itself, if nothing else did."""
+    return frozenset({(use.param, axis)}).union(*(piece.labels for piece in use.axes if piece.axis == axis))
+
+
 def _kind(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
     """Whether an axis runs along features, positions, or a batch of layers; `"unit"` if it has one entry."""
     pieces = [piece for piece in use.axes if piece.axis == axis]
@@ -78,13 +108,20 @@ def _kind(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[
         raise UnclearError(f"axis {axis} was lost sight of on the way")
     if any(piece.role == "joined" for piece in proper):
         return _kind_of_labels(proper, use.param, evidence, findings)
-    if all(piece.size == 1 or piece.role == "batch" for piece in proper):
+    if all(piece.size == 1 or piece.role == "batch" for piece in proper) or _is_member(axis, use, evidence):
         return "batch"
     if any(piece.role == "expanded" for piece in proper):
         return "position"
     if all(piece.role != "aligned" for piece in proper):
         return "feature"
     return _kind_of_labels(proper, use.param, evidence, findings)
+
+
+def _is_member(axis: int, use: Use, evidence: Evidence) -> bool:
+    """Data that each member of an ensemble has of its own meet a matrix of its own."""
+    label = (use.param, axis)
+    is_whole = all(piece.role != "expanded" for piece in use.axes)
+    return is_whole and evidence.has(label, "batched") and not evidence.has(label, "contracted", "merged")
 
 
 def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, findings: Mapping[int, Finding]) -> str:

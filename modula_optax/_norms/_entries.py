@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
@@ -55,6 +56,9 @@ class RMS(Norm):
       Array(3., dtype=float32)
     """
 
+    takes_vectors: ClassVar[bool] = True
+    round_along: ClassVar[tuple[int, ...]] = ATOM
+
     def norm(self, w: Canonical) -> PerAtom:
         return length(w, ATOM) / math.sqrt(_size(w))
 
@@ -83,6 +87,8 @@ class Diagonal(Norm):
       >>> Diagonal().dualize(jnp.array([[[0.3, -2.0, 0.0]]]))
       Array([[[ 1., -1.,  0.]]], dtype=float32)
     """
+
+    takes_vectors: ClassVar[bool] = True
 
     def norm(self, w: Canonical) -> PerAtom:
         return _largest(w)

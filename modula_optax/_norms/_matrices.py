@@ -16,7 +16,7 @@ from modula_optax._canonical import (
     spectral_gain,
     unit,
 )
-from modula_optax._checks import as_count, hold
+from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
@@ -53,11 +53,14 @@ class Spectral(Norm):
     """
 
     expensive: ClassVar[bool] = True
+    measures_singular_values: ClassVar[bool] = True
 
     coefficients: Coefficients = "four-step"
     steps: int | None = None
     scaling: str | None = None
     products: str | None = None
+
+    __repr__ = brief_repr
 
     def __post_init__(self):
         if self.steps is not None:
@@ -107,6 +110,8 @@ class SpectralNormalized(Norm):
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813.
     """
 
+    measures_singular_values: ClassVar[bool] = True
+
     iterations: int = 16
 
     def __post_init__(self):
@@ -140,6 +145,8 @@ class Frobenius(Norm):
     References:
       Bernstein & Newhouse, Old Optimizer, New Norm, arXiv:2409.20325.
     """
+
+    round_along: ClassVar[tuple[int, ...]] = (-2, -1)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(length(w, (-2, -1)), axis=-1) / spectral_gain(w)

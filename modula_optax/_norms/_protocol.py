@@ -11,8 +11,20 @@ from modula_optax._canonical import Canonical, PerAtom
 
 @runtime_checkable
 class Norm(Protocol):
-    """What a norm must know; write your own by giving these methods to a frozen, hashable dataclass."""
+    """What a norm must know; write your own as a frozen, hashable dataclass that derives from this.
 
+    It has to define `norm`, `dual_norm`, `dualize` and `project`. Arrays are canonical,
+    `[*batch, taps, fan_in, fan_out]`, in float32 or float64; every index into the batch is an atom.
+    """
+
+    measures_singular_values: ClassVar[bool] = False
+    """Whether the norm is one of singular values, which constraints such as `SpectralCap` bound."""
+    takes_vectors: ClassVar[bool] = False
+    """Whether atoms are vectors: biases and gains, to which constraints on matrices do not apply."""
+    looks_up_rows: ClassVar[bool] = False
+    """Whether the rows of an atom are looked up one by one, as those of a table are."""
+    round_along: ClassVar[tuple[int, ...]] = ()
+    """The axes of an atom over which the unit sphere is a Euclidean one, such as (-2, -1), if it is."""
     # whether dual maps are so much work that they are done in turns, and on several devices each has atoms to itself
     expensive: ClassVar[bool] = False
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -25,6 +26,9 @@ class Embedding(Norm):
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813.
     """
+
+    looks_up_rows: ClassVar[bool] = True
+    round_along: ClassVar[tuple[int, ...]] = (-1,)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(length(w, -1), axis=(-2, -1)) / math.sqrt(w.shape[-1])
@@ -55,6 +59,8 @@ class RowL2(Norm):
     References:
       Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
     """
+
+    round_along: ClassVar[tuple[int, ...]] = (-3, -2)
 
     def norm(self, w: Canonical) -> PerAtom:
         return math.sqrt(inputs(w)) * jnp.max(length(w, (-3, -2)), axis=-1)

@@ -11,5 +11,6 @@ from tests.zoo import plain as plain
 from tests.zoo import plain_further as plain_further
 from tests.zoo import plain_nets as plain_nets
 from tests.zoo import plain_papers as plain_papers
+from tests.zoo import plain_published as plain_published
 from tests.zoo import plain_varied as plain_varied
 from tests.zoo._model import ZOO as ZOO

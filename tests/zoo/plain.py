@@ -379,7 +379,7 @@ def hypernetwork():
     return apply, shapes(hyper0=(3, 7), hyper1=(7, 24), hyper_b=24, w=(6, 2)), (array(5, 3), array(5, 4))
 
 
-@zoo_model(truth={"latents|wq": "unknown", "w.": "linear 0 > 1"})
+@zoo_model(truth={"latents": "positional 0 > 1", "w.": "linear 0 > 1"})
 def latents_times_weight():
     def apply(p, x):
         q = p["latents"] @ p["wq"]

@@ -93,9 +93,9 @@ def hyena():
     return apply, shapes(f0=(3, 8), fb=8, f1=(8, 6), w0=(4, 6), d=6, w1=(6, 2)), (array(2, 7, 4),)
 
 
-@zoo_model(truth={"query|s[qk]": "unknown"} | LINEAR)
+@zoo_model(truth={"query": "positional 0 > 1"} | LINEAR)
 def learned_object_queries():
-    """The queries are multiplied by matrices before they meet data: what those are cannot be told."""
+    """The queries are multiplied by matrices, and by each other, before they meet data."""
 
     def apply(p, x):
         attend = lambda q, k, v: jax.nn.softmax(q @ k.swapaxes(-1, -2)) @ v  # noqa: E731

@@ -15,7 +15,7 @@ def one_each(rows, row):
     return jnp.broadcast_to(row, (rows.shape[0], *row.shape))
 
 
-@zoo_model(truth={"slots": "unknown"} | LINEAR)
+@zoo_model(truth={"slots": "positional 0 > 1"} | LINEAR)
 def slot_attention():
     """Queries of the first round are made of parameters only, those of the second of data."""
 

@@ -1,0 +1,48 @@
+"""Learned vectors that meet matrices before any data do: queries and latents, told apart from low-rank factors.
+
+`A @ B` of two parameters is a matrix in two factors, or a layer `B` of learned vectors `A`: the product alone does not
+say which. If `A` are vectors, then the program makes sense with `A` taken for data: all others find their roles, one
+axis of `A` goes into matrices, and the other stays, as tokens do, through a softmax over something else.
+"""
+
+from collections.abc import Callable
+
+from modula_optax._infer._finding import EVIDENCE, GUESS, PRODUCT, Evidence, Finding
+from modula_optax._infer._trace import Trace
+
+Reading = tuple[list[Finding], Trace]
+
+
+def with_latents(read: Callable[[frozenset[int]], Reading]) -> Reading:
+    """What `read` finds, with those parameters taken for latents that let it find more.
+
+    Args:
+      read: the findings and the trace, given the numbers of the parameters that are taken for latents.
+    """
+    latents: frozenset[int] = frozenset()
+    found = read(latents)
+    candidates = [i for i, finding in enumerate(found[0]) if finding.problem == PRODUCT]
+    for i in candidates:
+        if found[0][i].problem != PRODUCT:
+            continue
+        attempt = read(latents | {i})
+        # a low-rank head has a softmax over its outputs, too, but then neither of its factors is known
+        latent = attempt[0][i]
+        proven = latent.role != "unknown" and (latent.confidence != GUESS or _unknown(found) == 1)
+        if proven and _unknown(attempt) < _unknown(found):
+            latents, found = latents | {i}, attempt
+    return found
+
+
+def _unknown(reading: Reading) -> int:
+    return sum(finding.role == "unknown" for finding in reading[0])
+
+
+def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence) -> Finding:
+    """A table of learned vectors, by what became of its axes."""
+    columns = tuple(axis for axis in range(len(shape)) if evidence.has((param, axis), "contracted"))
+    rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
+    if not columns or len(rows) != 1 or not evidence.has((param, rows[0]), "attending", "competing"):
+        return Finding("unknown", problem=PRODUCT)
+    confidence = EVIDENCE if evidence.has((param, rows[0]), "attending") else GUESS
+    return Finding("positional", rows, columns, confidence=confidence, place="hidden")

@@ -1,0 +1,26 @@
+"""Constraints, and what one of your own is written with; see `examples/extend.py`.
+
+`Constraint` is what a set of weights must know, `Manifold` what one that steps are taken along must know besides. Their
+methods work on stacks of atoms, `[n, taps, fan_in, fan_out]`; the helpers of `modula_optax.norms` take these, too.
+"""
+
+from modula_optax._canonical import Stack as Stack
+from modula_optax._constraints import Constraint as Constraint
+from modula_optax._constraints import FixedNorm as FixedNorm
+from modula_optax._constraints import Hammer as Hammer
+from modula_optax._constraints import Hypersphere as Hypersphere
+from modula_optax._constraints import Manifold as Manifold
+from modula_optax._constraints import NormBall as NormBall
+from modula_optax._constraints import Orthogonal as Orthogonal
+from modula_optax._constraints import Regularize as Regularize
+from modula_optax._constraints import SoftCap as SoftCap
+from modula_optax._constraints import SpectralCap as SpectralCap
+from modula_optax._constraints import SpectralDecay as SpectralDecay
+from modula_optax._constraints import SpectralNormalize as SpectralNormalize
+from modula_optax._constraints import Step as Step
+from modula_optax._constraints import Stiefel as Stiefel
+from modula_optax._constraints import UnitRows as UnitRows
+from modula_optax._constraints import UnitSphere as UnitSphere
+from modula_optax._constraints._protocol import needs_matrices as needs_matrices
+from modula_optax._constraints._protocol import needs_spectral as needs_spectral
+from modula_optax._serialize import register as register

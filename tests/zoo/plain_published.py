@@ -1,0 +1,259 @@
+"""Plain JAX: the patterns of published models that inference once read wrongly, or refused, in several forms each."""
+
+import jax
+import jax.numpy as jnp
+
+from tests.zoo._model import array, zoo_model
+from tests.zoo.plain import shapes
+
+LINEAR = {r"\w*": "linear 0 > 1"}
+FIELD = shapes(w0=(3, 8), b0=8, w1=(8, 6), w2=(6, 1))
+FIELD_TRUTH = {"b0": "bias > 0"} | LINEAR
+
+
+def density(p, x):
+    return jax.nn.softplus(jnp.tanh(jnp.tanh(x @ p["w0"] + p["b0"]) @ p["w1"]) @ p["w2"])[0]
+
+
+def of_points(function):
+    return lambda p, x: jax.vmap(lambda x: function(lambda x: density(p, x), x))(x)
+
+
+def field_with(function):
+    """A model of a field and its derivatives, of which `function` says what is returned."""
+    return of_points(function), FIELD, (array(5, 3),)
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_thrown_away():
+    return field_with(lambda f, x: jax.value_and_grad(f)(x)[0])
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def jacobian_thrown_away():
+    return field_with(lambda f, x: (jax.jacrev(f)(x), f(x))[1])
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_of_a_compiled_field_thrown_away():
+    return field_with(lambda f, x: jax.jit(jax.value_and_grad(jax.jit(f)))(x)[0])
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def field_and_gradient():
+    return field_with(lambda f, x: jax.value_and_grad(f)(x))
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_alone():
+    return field_with(lambda f, x: jax.grad(f)(x))
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_in_a_penalty():
+    return field_with(lambda f, x: f(x) + (jnp.sum(jax.grad(f)(x) ** 2) - 1) ** 2)
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_stopped():
+    return field_with(lambda f, x: f(x) * jax.lax.stop_gradient(jax.grad(f)(x)).sum())
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_forwards():
+    return field_with(lambda f, x: jax.jacfwd(f)(x))
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def gradient_forwards_thrown_away():
+    return field_with(lambda f, x: (f(x), jax.jacfwd(f)(x))[0])
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def second_derivatives():
+    return field_with(lambda f, x: jax.hessian(f)(x))
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def laplacian_beside_the_field():
+    return field_with(lambda f, x: (f(x), jnp.trace(jax.hessian(f)(x))))
+
+
+@zoo_model(truth=FIELD_TRUTH)
+def hamiltonian_step():
+    """A step along the gradient of an energy, and back by half."""
+
+    def step(f, x):
+        momentum = x - 0.1 * jax.grad(f)(x)
+        return momentum - 0.05 * jax.grad(f)(momentum)
+
+    return field_with(step)
+
+
+ENSEMBLE = shapes(s=(2, 10), o=(2, 10), w=(2, 10, 20), b=(2, 20), v=(2, 20, 3), c=(2, 3))
+ENSEMBLE_TRUTH = {"s": "gain > 1", "[obc]": "bias > 1", "[wv]": "linear 1 > 2"}
+
+
+def member(p, x):
+    return jax.nn.relu((x * p["s"] + p["o"]) @ p["w"] + p["b"]) @ p["v"] + p["c"]
+
+
+@zoo_model(truth=ENSEMBLE_TRUTH)
+def ensemble_with_data_of_their_own():
+    return lambda p, x: jax.vmap(member)(p, x), ENSEMBLE, (array(2, 5, 10),)
+
+
+@zoo_model(truth=ENSEMBLE_TRUTH)
+def ensemble_with_statistics_of_their_own():
+    def apply(p, x, mean, variance):
+        normalised = (x[None] - mean[:, None]) / jnp.sqrt(variance[:, None] + 1e-5)
+        return jax.vmap(member)(p, normalised).mean(0)
+
+    return apply, ENSEMBLE, (array(5, 10), array(2, 10), array(2, 10))
+
+
+@zoo_model(truth=ENSEMBLE_TRUTH)
+def ensemble_shifted_first():
+    def net(p, x):
+        return jax.nn.relu((x + p["o"]) @ p["w"] + p["b"]) @ p["v"] + p["c"]
+
+    params = {name: leaf for name, leaf in ENSEMBLE.items() if name != "s"}
+    return lambda p, x: jax.vmap(net)(p, x), params, (array(2, 5, 10),)
+
+
+@zoo_model(truth={"pos": "positional 0 > 1"} | LINEAR)
+def positions_of_mixed_tokens():
+    def apply(p, x):
+        t = jnp.einsum("bnd,nm->bmd", jnp.tanh(x @ p["in"]), p["mix"])
+        return (t + p["pos"]) @ p["w"]
+
+    return apply, shapes(**{"in": (9, 10)}, mix=(7, 4), pos=(4, 10), w=(10, 6)), (array(2, 7, 9),)
+
+
+@zoo_model(truth={"pos": "positional 1 > 0"} | LINEAR)
+def positions_of_mixed_tokens_channels_first():
+    def apply(p, x):
+        t = jnp.swapaxes(jnp.tanh(x @ p["in"]), 1, 2) @ p["mix"]
+        return jnp.swapaxes(t + p["pos"], 1, 2) @ p["w"]
+
+    return apply, shapes(**{"in": (9, 10)}, mix=(7, 4), pos=(10, 4), w=(10, 6)), (array(2, 7, 9),)
+
+
+@zoo_model(truth={"pos": "positional 0 > 1"} | LINEAR)
+def positions_of_learned_tokens():
+    """Weights of a few tokens, made for each of many: those have positions, and go into attention."""
+
+    def apply(p, x):
+        weights = jax.nn.softmax(x @ p["select"], 1)
+        t = jnp.einsum("bnm,bnd->bmd", weights, x) + p["pos"]
+        scores = jax.nn.softmax((t @ p["q"]) @ jnp.swapaxes(t @ p["k"], 1, 2))
+        return (scores @ (t @ p["v"])) @ p["o"]
+
+    params = shapes(select=(10, 4), pos=(4, 10), q=(10, 6), k=(10, 6), v=(10, 6), o=(6, 3))
+    return apply, params, (array(2, 7, 10),)
+
+
+@zoo_model(truth={"b": "bias > 0 1", "w": "linear 0 1 > 2"} | LINEAR)
+def bias_of_an_outer_product():
+    """Both axes are features, and go into the next layer together."""
+
+    def apply(p, x, y):
+        both = (x @ p["a"])[:, :, None] * (y @ p["c"])[:, None, :] + p["b"]
+        return jnp.einsum("bij,ijk->bk", jnp.tanh(both), p["w"])
+
+    return apply, shapes(a=(5, 4), c=(7, 6), b=(4, 6), w=(4, 6, 3)), (array(2, 5), array(2, 7))
+
+
+POOLING = shapes(q=(10, 3, 4), qb=(3, 4), k=(10, 3, 4), v=(10, 3, 4), o=(3, 4, 10))
+POOLING_TRUTH = {"[qkv]": "linear 0 > 1 2", "qb": "bias > 0 1", "o": "linear 0 1 > 2"}
+
+
+def pooled(p, probe, x):
+    q = jnp.einsum("bqd,dhc->bqhc", probe, p["q"]) + p["qb"]
+    k, v = (jnp.einsum("bkd,dhc->bkhc", x, p[name]) for name in "kv")
+    weights = jax.nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k))
+    return jnp.einsum("bhqk,bkhc,hcd->bqd", weights, v, p["o"])
+
+
+def pooled_by(n):
+    def apply(p, x):
+        return pooled(p, jnp.tile(p["probe"], (len(x), 1, 1)), x)[:, 0]
+
+    return apply, POOLING | shapes(probe=(1, n, 10)), (array(2, 7, 10),)
+
+
+@zoo_model(truth={"probe|qb?": "unknown"} | POOLING_TRUTH)
+def attention_pooled_by_one_query():
+    """Of an axis of one entry nothing is seen: a layer of one learned vector is a vector made of two parameters."""
+    return pooled_by(1)
+
+
+@zoo_model(truth={"probe": "positional 1 > 2"} | POOLING_TRUTH)
+def attention_pooled_by_two_queries():
+    return pooled_by(2)
+
+
+@zoo_model(truth={"probe": "positional 1 > 2"} | POOLING_TRUTH)
+def attention_pooled_by_queries():
+    return pooled_by(5)
+
+
+@zoo_model(truth={"content|where": "positional 0 > 1", "g": "gain > 0", "s": "bias > 0"} | LINEAR)
+def queries_with_positions_of_their_own():
+    """Two tables: contents, normalised and attended to among themselves, and positions that are added to them."""
+
+    def attend(p, name, q, k, v):
+        weights = jax.nn.softmax((q @ p[name + "q"]) @ jnp.swapaxes(k @ p[name + "k"], -1, -2))
+        return weights @ (v @ p[name + "v"]) @ p[name + "o"]
+
+    def normalised(p, t):
+        t = t - t.mean(-1, keepdims=True)
+        return t / jnp.sqrt((t**2).mean(-1, keepdims=True) + 1e-5) * p["g"] + p["s"]
+
+    def apply(p, x):
+        memory = x @ p["enc"]
+        t, where = (jnp.broadcast_to(p[name], (2, 5, 6)) for name in ("content", "where"))
+        t = normalised(p, t + attend(p, "s", t + where, t + where, t))
+        t = normalised(p, t + attend(p, "c", t + where, memory, memory))
+        return t @ p["head"]
+
+    square = dict.fromkeys([a + b for a in "sc" for b in "qkvo"], (6, 6))
+    params = shapes(content=(5, 6), where=(5, 6), enc=(4, 6), head=(6, 3), g=6, s=6, **square)
+    return apply, params, (array(2, 7, 4),)
+
+
+@zoo_model(truth={"latents": "positional 0 > 1"} | LINEAR)
+def perceiver():
+    """Latents read the data, and each other, in two rounds."""
+
+    def attend(p, i, q, k):
+        weights = jax.nn.softmax((q @ p[f"q{i}"]) @ jnp.swapaxes(k @ p[f"k{i}"], -1, -2))
+        return q + weights @ (k @ p[f"v{i}"]) @ p[f"o{i}"]
+
+    def apply(p, x):
+        z = jnp.broadcast_to(p["latents"], (2, 5, 6))
+        z = attend(p, 0, z, x)
+        z = attend(p, 1, z, z)
+        return z.mean(1) @ p["head"]
+
+    names = {f"{name}{i}": (6, 6) for name in "qkvo" for i in range(2)}
+    return apply, shapes(latents=(5, 6), head=(6, 3), **(names | {"k0": (4, 6), "v0": (4, 6)})), (array(2, 7, 4),)
+
+
+@zoo_model(truth={"[ab]": "unknown"} | LINEAR)
+def head_in_two_factors():
+    """No data between them: which of the two is multiplied by data cannot be told."""
+    return (
+        lambda p, x: jax.nn.softmax(jnp.tanh(x @ p["w"]) @ (p["a"] @ p["b"])),
+        shapes(w=(4, 6), a=(6, 3), b=(3, 8)),
+        (array(5, 4),),
+    )
+
+
+@zoo_model(truth=LINEAR)
+def block_without_entries():
+    def apply(p, x):
+        _, z, u = jnp.split(x @ p["in"], [0, 4], -1)
+        return (jax.nn.silu(z) * u) @ p["out"]
+
+    return apply, shapes(**{"in": (5, 8)}, out=(4, 3)), (array(2, 5),)
