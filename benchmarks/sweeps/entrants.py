@@ -166,6 +166,7 @@ PANEL: dict[str, Entrant] = {
     "conv, no taps": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, d_in / d_out) ** 0.5)),
     "conv, patches": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, taps * d_in / d_out) ** 0.5)),
     "no nesterov": Entrant(partial(modular, nesterov=False)),
+    "tied 1": Entrant(modular, masses(tied=1.0)),
     "tied 0.3": Entrant(modular, masses(tied=0.3)),
     "tied 0.1": Entrant(modular, masses(tied=0.1)),
 }
