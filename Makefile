@@ -5,7 +5,7 @@ NEWEST_PYTHON = $(shell .ci/newest-python)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo hosts test test-oldest test-newest test-long lint format bench evidence constraints clean
+.PHONY: demo docs docs-serve figures dist hosts test test-oldest test-newest test-long lint format bench evidence constraints clean
 
 demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_gpt.py $(ARGS)
@@ -22,7 +22,8 @@ test-oldest: .venv-oldest/test.stamp
 
 # the highest that there are today, pinned or not, on the newest Python of this machine
 test-newest: | .venv-newest/bin/python
-	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
+	.venv-newest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[examples]' --group test
 	.venv-newest/bin/python -m pytest -n auto $(ARGS)
 
 # the same claims over thousands of random trees, 20,000 steps and 20 killed runs: half an hour
@@ -35,6 +36,27 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/sharded_work.py
 	$(BIN)/python benchmarks/constraints.py --layers 2
 	$(BIN)/python benchmarks/overhead.py
+
+# the documentation, in docs/_build/html; warnings are errors, notebooks are executed
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/results.py --check
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+docs-serve: docs
+	$(BIN)/python -m http.server --directory docs/_build/html --bind 127.0.0.1 8000
+
+# the pictures of the documentation, and the numbers in it, after results have changed
+figures: $(VENV)/examples.stamp
+	for script in front duals unit_steps valleys; do $(BIN)/python docs/figures/$$script.py || exit 1; done
+	$(BIN)/python docs/results.py
+
+# source distribution and wheel, built, checked, and the wheel imported from where it was installed alone
+dist: $(VENV)/dist.stamp
+	rm -rf dist build/installed
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pip install --quiet --no-deps --target build/installed dist/*.whl
+	cd build && PYTHONPATH=installed ../$(BIN)/python ../tests/installed.py
 
 evidence: $(VENV)/examples.stamp
 	$(BIN)/python benchmarks/training.py $(ARGS)
@@ -51,20 +73,26 @@ format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# writes the versions that are installed now into constraints.txt, after an upgrade by hand
-constraints: $(VENV)/lint.stamp
+# writes the versions that are installed now, of all groups, into constraints.txt, after an upgrade by hand
+constraints: $(VENV)/lint.stamp $(VENV)/docs.stamp $(VENV)/dist.stamp
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist docs/_build docs/_generated
 
-# an extra of pyproject.toml, installed anew whenever the metadata or a pin changes
+# a dependency group of pyproject.toml beside the package, installed anew whenever the metadata or a pin changes
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' --group $*
+	@touch $@
+
+$(VENV)/examples.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]'
 	@touch $@
 
 .venv-oldest/test.stamp: pyproject.toml constraints-oldest.txt | .venv-oldest/bin/python
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[test]'
+	.venv-oldest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[examples]' --group test
 	@touch $@
 
 .venv-newest/bin/python: PYTHON = $(NEWEST_PYTHON)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import modula_optax
+
 
 def gpt2(layers: int, width: int = 768) -> dict[str, jax.ShapeDtypeStruct]:
     """The matrices of a GPT-2; width 768 is its small one, of 12 layers."""
@@ -76,5 +78,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "optax": version("optax"),
-        "modula_optax": version("modula_optax"),
+        # not that of the metadata, which an editable install keeps from the day it was made
+        "modula_optax": modula_optax.__version__,
     }

@@ -23,8 +23,9 @@ from pathlib import Path
 import jax
 from sweeps.entrants import PANEL
 from sweeps.panel import SETTINGS, ladder
+from sweeps.report import tables
 from sweeps.run import Hyper, Run, Setting
-from sweeps.store import Store
+from sweeps.store import Store, entries_of
 from sweeps.whole import norms_of, task_of, train
 
 from gpt.errors import UserError
@@ -67,7 +68,11 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, help=f"{meaning}, in place of the task's own")
     parser.add_argument("--data", type=Path, help="a text, or a directory of IDX files")
+    parser.add_argument("--report", action="store_true", help="only print the tables of what there is")
     arguments = parser.parse_args()
+    if arguments.report:
+        print(*tables(entry for path in sorted(RESULTS.glob("*.jsonl")) for entry in entries_of(path)), sep="\n")
+        return
     if (arguments.task is None) == (arguments.ladder is None):
         parser.error("say --task or --ladder")
 

@@ -1,4 +1,25 @@
-"""Modular duality for any JAX model, as ordinary Optax gradient transformations."""
+"""Modular duality for any JAX model, as ordinary Optax gradient transformations.
+
+    specs = mo.infer_specs(apply_fn, params, *example_inputs)   # the norm of every parameter, read off the model
+    tx = mo.modular(0.05, specs)                                # steepest descent under these norms
+
+Optimizers: `modular`, `muon`, `scion`.
+
+Links of a chain: `scale_by_momentum`, `dualize`, `keep_params_projected`; and `project`, outside of one.
+
+Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
+`specs_from_json`.
+
+Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of
+your own: `Norm`. What they are made of: `polar`, `polar_express`.
+
+Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
+`Hammer`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`,
+`Step`.
+
+Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `read_monitor`, `plot_norms`,
+`lipschitz_bound`.
+"""
 
 from modula_optax._coefficients import polar_express as polar_express
 from modula_optax._polar import polar as polar
@@ -29,6 +50,7 @@ from modula_optax._constraints import Regularize as Regularize
 from modula_optax._constraints import Hypersphere as Hypersphere
 from modula_optax._constraints import FixedNorm as FixedNorm
 from modula_optax._constraints import Stiefel as Stiefel
+from modula_optax._constraints import SpectralSphere as SpectralSphere
 from modula_optax._specs import NormSpec as NormSpec
 from modula_optax._specs import tare as tare
 from modula_optax._registry import NormRegistry as NormRegistry
@@ -42,7 +64,19 @@ from modula_optax._project import keep_params_projected as keep_params_projected
 from modula_optax._project import project as project
 from modula_optax._initialize import initialize as initialize
 from modula_optax._momentum import scale_by_momentum as scale_by_momentum
+from modula_optax._whiten import scale_by_whitened_momentum as scale_by_whitened_momentum
+from modula_optax._per_output import scale_by_output_moments as scale_by_output_moments
+from modula_optax._size import floor_relative_update as floor_relative_update
+from modula_optax._size import add_cautious_decay as add_cautious_decay
+from modula_optax._size import brake_growth as brake_growth
+from modula_optax._size import keep_lengths_fixed as keep_lengths_fixed
+from modula_optax._averages import average_params as average_params
+from modula_optax._averages import averaged_params as averaged_params
+from modula_optax._averages import look_along_average as look_along_average
+from modula_optax._averages import params_behind as params_behind
+from modula_optax._averages import ParamsAverageState as ParamsAverageState
 from modula_optax._optimizers import modular as modular
+from modula_optax._optimizers import whitened as whitened
 from modula_optax._optimizers import scion as scion
 from modula_optax._muon import muon as muon
 from modula_optax._monitor import monitor as monitor
@@ -53,4 +87,4 @@ from modula_optax._report import summarize as summarize
 from modula_optax._serialize import specs_from_json as specs_from_json
 from modula_optax._serialize import specs_to_json as specs_to_json
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

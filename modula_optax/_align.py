@@ -14,7 +14,7 @@ from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes,
 from modula_optax._canonical import stacked
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, pattern_of
 from modula_optax._polar import working_dtype
 from modula_optax._specs import NormSpec
 
@@ -51,7 +51,7 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     problems = [
         f"{describe(leaf.path, leaf.value)}: {problem}"
         for leaf in leaves
-        if (problem := _misfit(leaf.spec, leaf.value)) is not None
+        if (problem := _misfit(leaf.path, leaf.spec, leaf.value)) is not None
     ]
     if problems:
         raise ValueError(listing("parameter does not fit its spec", "parameters do not fit their specs", problems))
@@ -101,23 +101,37 @@ def _prefixes(path: str) -> Sequence[str]:
     return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
 
 
-def _misfit(spec: Any, value: Any) -> str | None:
+def write_instead(path: str, arguments: str) -> str:
+    """What to write for a parameter, in a spec tree and in a registry."""
+    return f"write NormSpec({arguments}), in a registry Rule({pattern_of(path)}, {arguments})"
+
+
+def fitting(value: Any) -> str:
+    """Arguments of a spec that fits an array of this shape and dtype."""
+    if not jnp.issubdtype(value.dtype, jnp.floating) or math.prod(value.shape) == 0:
+        return "Unnormed()"
+    return "RMS()" if len(value.shape) < 2 else "Spectral(), axes=Axes(fan_in=-2, fan_out=-1)"
+
+
+def _misfit(path: str, spec: Any, value: Any) -> str | None:
     """Why a spec cannot be that of an array, and what to write instead; `None` if it can."""
     if not isinstance(spec, NormSpec):
         if isinstance(spec, Norm):
-            return f"its spec is {spec!r}; write NormSpec({spec!r})"
+            return f"its spec is {spec!r}; {write_instead(path, repr(spec))}"
         got = "an array" if hasattr(spec, "shape") else repr(spec)
         return f"its spec is {got}; specs are made by infer_specs, NormRegistry.resolve or NormSpec"
     if not spec.is_normed:
-        return None if spec.constraint is None else f"Unnormed() cannot be held to {spec.constraint!r}; give it a norm"
+        constraint = spec.constraint
+        return None if constraint is None else f"Unnormed() cannot be held to {constraint!r}; write constraint=None"
+    instead = write_instead(path, "Unnormed()")
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        return f"{type(spec.norm).__name__} needs real floating-point numbers; write Unnormed() or leave it out"
+        return f"{type(spec.norm).__name__} needs real floating-point numbers; {instead}"
     if math.prod(value.shape) == 0:
-        return "has no entries; write Unnormed() or leave it out"
+        return f"has no entries; {instead}"
     try:
         resolve_axes(spec, value.shape)
     except ValueError as error:
-        return f"{type(spec.norm).__name__} {error}; write RMS(), or axes=Axes(...) that fit"
+        return f"{type(spec.norm).__name__} {error}; {write_instead(path, fitting(value))}"
     return None if spec.constraint is None else spec.constraint.misfit(spec.norm, _atom_shape(spec, value))
 
 
@@ -125,6 +139,11 @@ def _atom_shape(spec: NormSpec, value: Any) -> tuple[int, int, int]:
     """Taps, fan-in and fan-out of a parameter of this shape."""
     layout = jax.eval_shape(partial(canonical, spec=spec), jax.ShapeDtypeStruct(value.shape, value.dtype))
     return layout.shape[-3:]
+
+
+def is_abstract(value: Any) -> bool:
+    """Whether a parameter is a shape without values."""
+    return isinstance(value, jax.ShapeDtypeStruct)
 
 
 def resolve_axes(spec: NormSpec, shape: tuple[int, ...]) -> Axes:
@@ -170,13 +189,21 @@ def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in 
     return _canonical(value, resolve_axes(spec, value.shape))
 
 
-def atoms(value: Array, spec: NormSpec) -> Float[Array, "n taps fan_in fan_out"]:
-    """The same with all atoms along one axis."""
+def atoms(value: Array, spec: NormSpec, members: int = 0) -> Float[Array, "n taps fan_in fan_out"]:
+    """The same with all atoms along one axis, those of all members of an ensemble too."""
+    if members:
+        return stacked(jax.vmap(partial(atoms, spec=spec, members=members - 1))(value))
     return stacked(canonical(value, spec))
 
 
-def restored(w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0) -> Array:
+def restored(
+    w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0, members: int = 0
+) -> Array:
     """Inverse of `canonical` and of `atoms`, scaled: the layout, shape and dtype of the parameter `like`."""
+    if members:
+        one = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
+        back = partial(restored, spec=spec, like=one, scale=scale, members=members - 1)
+        return jax.vmap(back)(w.reshape(like.shape[0], -1, *w.shape[-3:]))
     return _restored(w, resolve_axes(spec, like.shape), tuple(like.shape), like.dtype, scale)
 
 

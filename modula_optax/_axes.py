@@ -3,9 +3,14 @@
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
+
+from modula_optax._checks import as_count, hold
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -26,7 +31,7 @@ class Axes:
 
     Example:
       >>> Axes(fan_in=-1, fan_out=-2)  # PyTorch and Equinox keep [fan_out, fan_in]
-      Axes(fan_in=(-1,), fan_out=(-2,), taps=(), groups=1)
+      Axes(fan_in=(-1,), fan_out=(-2,))
     """
 
     fan_in: tuple[int, ...]
@@ -41,12 +46,8 @@ class Axes:
         taps: int | Sequence[int] = (),
         groups: int = 1,
     ):
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"groups must be an integer of at least 1; got {groups!r}.")
-        object.__setattr__(self, "fan_in", _as_tuple("fan_in", fan_in))
-        object.__setattr__(self, "fan_out", _as_tuple("fan_out", fan_out))
-        object.__setattr__(self, "taps", _as_tuple("taps", taps))
-        object.__setattr__(self, "groups", groups)
+        hold(self, fan_in=_as_tuple("fan_in", fan_in), fan_out=_as_tuple("fan_out", fan_out))
+        hold(self, taps=_as_tuple("taps", taps), groups=as_count("groups", groups))
         named = self.taps + self.fan_in + self.fan_out
         repeated = sorted({i for i in named if named.count(i) > 1})
         if repeated:
@@ -54,12 +55,21 @@ class Axes:
                 f"axis {repeated[0]} is named twice in fan_in={self.fan_in}, fan_out={self.fan_out}, taps={self.taps}"
             )
 
+    def __repr__(self) -> str:
+        rest = [("taps", self.taps, ()), ("groups", self.groups, 1)]
+        given = "".join(f", {name}={value}" for name, value, usual in rest if value != usual)
+        return f"Axes(fan_in={self.fan_in}, fan_out={self.fan_out}{given})"
+
 
 def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
-    entries = (indices,) if isinstance(indices, int) else indices
-    if not isinstance(entries, Sequence) or not all(isinstance(i, int) and not isinstance(i, bool) for i in entries):
+    entries: Any = indices if isinstance(indices, Sequence) or np.ndim(indices) else (indices,)
+    try:
+        axes = tuple(operator.index(i) for i in entries)
+    except TypeError:
+        axes = None
+    if axes is None or any(isinstance(i, bool) for i in entries):
         raise ValueError(f"{name} must be an axis or a sequence of axes (integers); got {indices!r}.")
-    return tuple(entries)
+    return axes
 
 
 @functools.cache

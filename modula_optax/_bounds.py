@@ -1,4 +1,7 @@
-"""Bounds on the largest singular value of a matrix, from its Gram matrix R = XXᵀ and R²."""
+"""Bounds on the largest singular value of a matrix, from its Gram matrix R = XXᵀ and R²; 1 for 0, to divide by.
+
+What is zero is replaced before its root is taken: the derivative of a root at zero would be infinite.
+"""
 
 from collections.abc import Callable
 
@@ -31,15 +34,20 @@ def _sum_of_squares(gram: Gram) -> Float[Array, "*batch 1 1"]:
     return jnp.sum(gram * gram, axis=(-2, -1), keepdims=True)
 
 
-def _largest_singular_value(gram: Gram) -> Float[Array, "*batch 1 1"]:
-    return jnp.sqrt(jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram)), axis=-1, initial=0.0))[..., None, None]
+def _largest_eigenvalue(gram: Gram) -> Float[Array, "*batch 1 1"]:
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram)), axis=-1, initial=0.0)[..., None, None]
+
+
+def _root(x: Float[Array, "*batch 1 1"], order: int) -> Float[Array, "*batch 1 1"]:
+    x = jnp.where(x == 0.0, jnp.ones_like(x), x)
+    return jnp.sqrt(x) if order == 2 else x ** (1 / order)
 
 
 _BOUNDS: dict[str, Bound] = {
-    "frobenius": lambda gram, square: jnp.sqrt(_trace(gram)),
-    "schatten": lambda gram, square: _sum_of_squares(gram) ** 0.25,
-    "schatten-eight": lambda gram, square: _sum_of_squares(square) ** 0.125,
-    "spectral": lambda gram, square: _largest_singular_value(gram),
+    "frobenius": lambda gram, square: _root(_trace(gram), 2),
+    "schatten": lambda gram, square: _root(_sum_of_squares(gram), 4),
+    "schatten-eight": lambda gram, square: _root(_sum_of_squares(square), 8),
+    "spectral": lambda gram, square: _root(_largest_eigenvalue(gram), 2),
     # the rows have been divided already
     "aol": lambda gram, square: jnp.ones_like(_trace(gram)),
 }

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from modula_optax._definite import is_positive_definite
-from modula_optax._polar import gram_matrix, largest_entry, matmul
+from modula_optax._polar import gram_matrix, matmul, one_where_zero, scale_of
 
 Canonical = Float[Array, "*batch taps fan_in fan_out"]
 # the atoms of one or of several parameters
@@ -39,14 +39,16 @@ def inputs(w: Canonical) -> int:
 def length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
     """Euclidean length over `axes`, without overflow or underflow of the squares."""
     axes = (axes,) if isinstance(axes, int) else axes
-    largest = largest_entry(x, axes)
-    return jnp.squeeze(largest * jnp.sqrt(jnp.sum((x / largest) ** 2, axis=axes, keepdims=True)), axes)
+    scale = scale_of(x, axes)
+    squares = jnp.sum((x / scale) ** 2, axis=axes, keepdims=True)
+    # a root of zero has no derivative, and must not be one of the branches
+    return jnp.squeeze(jnp.where(squares == 0.0, squares, scale * jnp.sqrt(one_where_zero(squares))), axes)
 
 
 def unit(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
     """Vectors over `axes` of length one; 0 for 0."""
     axes = (axes,) if isinstance(axes, int) else axes
-    x = x / largest_entry(x, axes)
+    x = x / scale_of(x, axes)
     squares = jnp.sum(x * x, axis=axes, keepdims=True)
     # a non-zero vector has an entry of ±1 by now: 1 stands in for the squares of a zero one only
     return x / jnp.sqrt(jnp.maximum(squares, 1.0))
@@ -54,8 +56,8 @@ def unit(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, ".
 
 def singular_values(w: Canonical) -> Float[Array, "*batch taps rank"]:
     """All singular values of every tap, largest first."""
-    largest = largest_entry(w, (-2, -1))
-    return jnp.linalg.svdvals(w / largest) * largest[..., 0]
+    scale = scale_of(w, (-2, -1))
+    return jnp.linalg.svdvals(w / scale) * scale[..., 0]
 
 
 def power_iteration(
@@ -70,7 +72,8 @@ def power_iteration(
         # what is zero or no number says nothing, and must not end the iteration for the steps to come
         return jnp.where(jnp.any(jnp.abs(onward) > 0.0, axis=-1, keepdims=True), onward, v)
 
-    v = jax.lax.fori_loop(0, steps, step, v)
+    # under `shard_map` what a loop carries must vary over devices from the beginning, as the matrices may
+    v = jax.lax.fori_loop(0, steps, step, v + jnp.zeros_like(w, shape=v.shape))
     image = _times(w, v)
     return unit(image, -1), length(image, -1), v
 
@@ -94,6 +97,8 @@ def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Boo
 
 def gram_is_within(a: Float[Array, "*batch taps rank rank"], bound: float = 1.0) -> Bool[Array, "*batch taps"]:
     """Whether no eigenvalue is above bound², but for rounding: then bound² - A is positive definite."""
+    # a yes or no has no derivative, and the loop that finds it could not be gone through backwards
+    a = jax.lax.stop_gradient(a)
     largest = (1 + 100 * float(jnp.finfo(a.dtype).eps)) ** 2 * bound**2
     # one by one: on CPUs two batches of Cholesky factors at a time wait for each other's threads, for ever
     margins = (largest * identity_like(a) - a).reshape(-1, *a.shape[-2:])

@@ -1,6 +1,6 @@
 """Singular values capped at 1, by matrix products alone."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from modula_optax._canonical import gram_is_within, identity_like
 from modula_optax._coefficients import Polynomial, polar_express
 from modula_optax._norms import orthogonalized
-from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, on_smaller_side, polar
+from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, on_smaller_side, polar_of_stack
 
 Matrices = Float[Array, "*batch m n"]
 Symmetric = Float[Array, "*batch k k"]
@@ -41,7 +41,7 @@ def capped(x: Matrices) -> Matrices:
     h = matmul(x, p.mT)
     # What a singular value is off by is its distance from 1 times the error of the sign, 1e-5 at most: more steps cost
     # time, fewer would leave more than what `gram_is_within` takes for rounding.
-    z = polar(h - identity_like(h), _SIGN, scaling="schatten")
+    z = polar_of_stack(_SIGN, scaling="schatten")(h - identity_like(h))
     over = x - p
     return x - (over + matmul(z, over)) / 2
 
@@ -55,6 +55,7 @@ class _Capping(NamedTuple):
     rounds: Int[Array, ""]
 
 
+@jax.custom_jvp
 def _capped_in_rounds(x: Matrices, inside: Inside) -> Matrices:
     """`capped` until rounding leaves nothing above 1: rare once training runs, and twice the price."""
 
@@ -66,6 +67,12 @@ def _capped_in_rounds(x: Matrices, inside: Inside) -> Matrices:
         return _Capping(x, gram_is_within(gram_matrix(x)), carry.rounds + 1)
 
     return jax.lax.while_loop(goes_on, cap, _Capping(x, inside, jnp.zeros([], jnp.int32))).x
+
+
+@_capped_in_rounds.defjvp
+def _first_round(primals: tuple[Matrices, Inside], tangents: tuple[Matrices, Any]) -> tuple[Matrices, Matrices]:
+    """The derivative of one round is that of all, as the others only mend rounding."""
+    return _capped_in_rounds(*primals), jax.jvp(capped, primals[:1], tangents[:1])[1]
 
 
 # one takes an excess of 1e5 and less to rounding; six are enough for any float32, and what is not finite must end

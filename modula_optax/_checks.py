@@ -1,16 +1,94 @@
-"""Refusals of numbers that a norm, a constraint or a polynomial cannot be made with."""
+"""Numbers that users give: taken of every kind that there is, and refused where no step could be made with them."""
 
+import dataclasses
 import math
 import numbers
+import operator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuses a number of iterations that is not a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+def as_count(name: str, value: Any) -> int:
+    """A whole number of at least 1, of Python, NumPy or JAX.
+
+    Raises:
+      ValueError: it is none; names the argument.
+    """
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; {_got(value)}.")
+    return count
 
 
-def check_positive(name: str, value: float) -> None:
-    """Refuses a radius or a strength that is not a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a finite number above 0; got {value!r}.")
+def as_positive(name: str, value: Any) -> float:
+    """A finite number above 0, such as a radius or a strength.
+
+    Raises:
+      ValueError: it is none; names the argument.
+    """
+    number = _as_float(value)
+    if number is None or not math.isfinite(number) or number <= 0:
+        raise ValueError(f"{name} must be a finite number above 0; {_got(value)}.")
+    return number
+
+
+def check_mass(name: str, value: Any) -> float:
+    """A finite number of at least 0.
+
+    Raises:
+      ValueError: it is none; names the argument.
+    """
+    number = _as_float(value)
+    if number is None or not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0; {_got(value)}.")
+    return number
+
+
+def hold(instance: Any, **values: Any) -> None:
+    """Sets fields of a frozen dataclass, from within its `__post_init__`, to what they were given as."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
+def brief_repr(self: Any) -> str:
+    """How a dataclass shows itself: as the call that makes it, without arguments that are the defaults."""
+    given = []
+    for field in dataclasses.fields(self):
+        value = getattr(self, field.name)
+        if field.default is dataclasses.MISSING:
+            # what has no default comes first, and needs no name
+            given.append(repr(value))
+        elif value != field.default:
+            given.append(f"{field.name}={value!r}")
+    return f"{type(self).__name__}({', '.join(given)})"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number of Python, NumPy or JAX, which may be traced."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return np.ndim(value) == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether only the compiled program knows a number."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def _as_float(value: Any) -> float | None:
+    return float(value) if is_number(value) and not is_traced(value) else None
+
+
+def _got(value: Any) -> str:
+    if is_traced(value):
+        return "got a traced value, which is known to the compiled program alone: make specs outside of jit"
+    if callable(value):
+        return "got a function: masses, radii and strengths follow no schedule"
+    return f"got {value!r}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modula_optax._checks import check_count
+from modula_optax._checks import as_count
 
 Triple = tuple[float, float, float]
 # a x + b x³ + c x⁵ + ..., an odd number of coefficients
@@ -80,8 +80,7 @@ def polar_express(
     References:
       Amsel et al., The Polar Express, arXiv:2505.16932, theorem 3.1 and section 4.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"polar_express needs an integer number of steps of at least 1; got {steps!r}.")
+    steps = as_count("steps", steps)
     if not 0.0 < lower_bound <= 1.0:
         raise ValueError(f"polar_express needs a lower_bound in (0, 1]; got {lower_bound!r}.")
     if safety is None:
@@ -157,5 +156,5 @@ def resolve_coefficients(coefficients: Coefficients, steps: int | None = None) -
         raise ValueError(f"Coefficients must be finite numbers; got {coefficients!r}.")
     if steps is None:
         return polynomials
-    check_count("steps", steps)
+    steps = as_count("steps", steps)
     return polynomials[:steps] + (polynomials[-1],) * (steps - len(polynomials))

@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from modula_optax._checks import is_number, is_traced
 from modula_optax._norms import Embedding, RowL2, Sign
 from modula_optax._paths import flatten_with_paths, is_absent, listing
 from modula_optax._specs import NormSpec
@@ -61,8 +63,10 @@ def decaying(weight_decay: optax.ScalarOrSchedule, mask: Any, specs: Any, params
 
 
 def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
-    """Whether a decay is this number; an array may be traced, and is not."""
-    return isinstance(weight_decay, int | float) and weight_decay == value
+    """Whether a decay is this number, as far as it is known before the program runs."""
+    known: Any = weight_decay if is_number(weight_decay) and not is_traced(weight_decay) else np.nan
+    # in single precision, which `optax.inject_hyperparams` rounds numbers to
+    return bool(np.float32(known) == np.float32(value))
 
 
 def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dict[str, bool]:
@@ -110,8 +114,7 @@ def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[st
         advice = "Mark one of them that has a norm (Unnormed() parameters are the fallback's), or leave the mask out."
         many = "parameters, and weight_decay_mask decays none of them"
         raise ValueError(listing("parameter, and weight_decay_mask does not decay it", many, lines, advice))
-    asked_for = isinstance(weight_decay, int | float) and weight_decay not in (0.0, WEIGHT_DECAY)
-    if asked_for or callable(weight_decay):
+    if not any(is_constant(weight_decay, value) for value in (0.0, WEIGHT_DECAY)) and not is_traced(weight_decay):
         advice = (
             "Decay is of hidden matrices unless told otherwise. Write weight_decay_mask=True to decay everything, or\n"
             "weight_decay=0.0."
@@ -125,19 +128,30 @@ def decayed_where(decays: Any, weight_decay: optax.ScalarOrSchedule) -> optax.Gr
     # as a function: Optax would call a mask that is shaped like an Equinox module
     decay = decayed(weight_decay, lambda _: decays)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        if not any(jax.tree.leaves(decays)):
-            # nor are parameters asked for where there is nothing to decay
-            return updates, state
-        if params is None:
-            raise ValueError(
-                "Weight decay needs the parameters: call tx.update(grads, state, params), or pass weight_decay=0.0."
-            )
-        return optax.with_extra_args_support(decay).update(updates, state, params, **extra_args)
+    def update(updates: optax.Updates, state: Any, params: Any = None):
+        # nor are parameters asked for where there is nothing to decay
+        return decay.update(updates, state, params) if any(jax.tree.leaves(decays)) else (updates, state)
 
-    return optax.GradientTransformationExtraArgs(decay.init, update)
+    return optax.GradientTransformation(decay.init, update)
 
 
 def decayed(weight_decay: optax.ScalarOrSchedule, mask: Any = None) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay."""
-    return optax.identity() if is_constant(weight_decay, 0.0) else optax.add_decayed_weights(weight_decay, mask)
+    """`optax.add_decayed_weights`, but without asking for parameters where there is nothing to decay.
+
+    Of a traced decay only the program knows whether it is 0: without parameters, any other makes NaN.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask)
+
+    def update(updates: optax.Updates, state: Any, params: Any = None):
+        # the state is the same for every number, which may be 0 when it is made and traced when it is used
+        if is_constant(weight_decay, 0.0):
+            return updates, state
+        if params is not None:
+            return decay.update(updates, state, params)
+        if is_traced(weight_decay):
+            return jax.tree.map(lambda u: jnp.where(weight_decay == 0.0, u, jnp.nan), updates), state
+        raise ValueError(
+            "Weight decay needs the parameters: write tx.update(grads, state, params), or weight_decay=0.0."
+        )
+
+    return optax.GradientTransformation(decay.init, update)

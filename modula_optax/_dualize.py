@@ -2,21 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import optax
+from jaxtyping import Array
 
-from modula_optax._align import Leaf, atoms, restored
+from modula_optax._align import atoms, restored
+from modula_optax._arguments import check_specs
+from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
+from modula_optax._guard import guarded
+from modula_optax._match import Leaves, matching
+from modula_optax._members import over_members
+from modula_optax._mesh import automatic, shardings_of
 from modula_optax._norms import Norm
-from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
-from modula_optax._spread import automatic, free_axes, in_stacks, shardings_of, spread
-
-# a gradient, and the weights where its directions are those along a manifold
-Slope = tuple[Any, Any]
+from modula_optax._stacks import apply_alike
 
 
 def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.GradientTransformationExtraArgs:
@@ -52,61 +53,71 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_specs(specs, "mo.dualize(specs)")
+    match = matching(specs)
 
     def init(params: optax.Params) -> optax.EmptyState:
-        resolve(specs, params)
+        match(params)
         return optax.EmptyState()
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any):
         del extra_args
-        leaves, treedef = resolve(specs, updates)
-        weights = _weights_on_manifolds(leaves, treedef, params)
-        normed = [i for i, leaf in enumerate(leaves) if leaf.spec.is_normed]
-        dual_map = partial(_dualize_all, [leaves[i].spec for i in normed], axes=free_axes(mesh_axes))
-        slopes = [(leaves[i].value, weights.get(i)) for i in normed]
-        results = [leaf.value for leaf in leaves]
-        for i, (dual, _) in zip(normed, automatic(dual_map, slopes, shardings=shardings_of(slopes)), strict=True):
-            results[i] = dual
-        return treedef.unflatten(results), state
+        leaves = match(updates)
+        weights = _weights_on_manifolds(leaves, params)
+        normed = tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.is_normed)
+        gradients = {leaf.path: leaf.value for leaf in leaves.entries if leaf.spec.is_normed}
+        return leaves.rebuilt(_steepest(normed, mesh_axes, gradients, weights)), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
-def _dualize_all(specs: list[NormSpec], slopes: list[Slope], axes: tuple[str, ...]) -> list[Slope]:
-    """Dual maps: one call for all that are of one norm and along one manifold."""
-    groups: dict[tuple[Norm, Any], list[int]] = defaultdict(list)
-    for i, (_, w) in enumerate(slopes):
-        groups[specs[i].norm, None if w is None else specs[i].constraint].append(i)
-    results = list(slopes)
-    for (norm, manifold), members in groups.items():
-        stacks = [jax.tree.map(partial(atoms, spec=specs[i]), slopes[i]) for i in members]
-        duals = spread(_dual_map(norm, manifold), stacks, axes if norm.expensive else ())
-        for i, (dual, _) in zip(members, duals, strict=True):
-            g, w = slopes[i]
-            results[i] = restored(dual, specs[i], like=g, scale=specs[i].target), w
-    return results
+@over_members
+def _steepest(
+    specs: tuple[tuple[str, NormSpec], ...],
+    axes: tuple[str, ...],
+    members: int,
+    gradients: dict[str, Array],
+    weights: dict[str, Array],
+) -> dict[str, Array]:
+    """Steepest directions: one call for all that are of one norm and along one manifold."""
+
+    def directions(gradients: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
+        results = {}
+        for (norm, manifold), group in _groups(specs).items():
+            stacks = [
+                tuple(atoms(tree[path], spec, members) for tree in (gradients, weights) if path in tree)
+                for path, spec in group
+            ]
+            duals = apply_alike(
+                _dual_map(norm, manifold), stacks, axes=axes if norm.expensive else (), in_turns=norm.expensive
+            )
+            for (path, spec), dual in zip(group, duals, strict=True):
+                results[path] = restored(dual, spec, gradients[path], spec.target, members)
+        return results
+
+    return automatic(directions, gradients, weights, shardings=shardings_of(gradients))
 
 
-def _dual_map(norm: Norm, manifold: Any) -> Callable[[list[Slope]], list[Slope]]:
-    def steepest(slopes: list[Slope]) -> list[Slope]:
-        return [(dual, None) for dual in norm.dualize_all([g for g, _ in slopes])]
+def _groups(specs: tuple[tuple[str, NormSpec], ...]) -> dict[tuple[Norm, Manifold | None], list[tuple[str, NormSpec]]]:
+    """Those that share a norm, and the manifold that they are held to, if any."""
+    groups = defaultdict(list)
+    for path, spec in specs:
+        manifold = spec.constraint if isinstance(spec.constraint, Manifold) else None
+        groups[spec.norm, manifold].append((path, spec))
+    return groups
 
-    def steepest_along(slopes: list[Slope]) -> list[Slope]:
-        return [(manifold.tangent(norm, w, g), w) for g, w in slopes]
 
-    return steepest if manifold is None else partial(in_stacks, steepest_along)
+def _dual_map(norm: Norm, manifold: Manifold | None) -> Callable[..., Stack]:
+    return norm.dualize if manifold is None else lambda g, w: manifold.tangent(norm, w, g)
 
 
-def _weights_on_manifolds(leaves: list[Leaf], treedef: Any, params: Any) -> dict[int, Any]:
-    """The parameters that are held to a manifold, by the number of their leaf."""
-    held = [i for i, leaf in enumerate(leaves) if isinstance(leaf.spec.constraint, Manifold)]
-    if not held:
-        return {}
-    if params is None:
-        paths = ", ".join(leaves[i].path for i in held)
+def _weights_on_manifolds(leaves: Leaves, params: Any) -> dict[str, Array]:
+    """The parameters that are held to a manifold, by path."""
+    held = [leaf.path for leaf in leaves.entries if isinstance(leaf.spec.constraint, Manifold)]
+    if held and params is None:
         raise ValueError(
             f"Directions along a manifold depend on the weights: pass them, tx.update(grads, state, params). "
-            f"Held to a manifold: {paths}."
+            f"Held to a manifold: {', '.join(held)}."
         )
-    flat = treedef.flatten_up_to(params)
-    return {i: flat[i] for i in held}
+    weights = leaves.by_path(params) if held else {}
+    return {path: weights[path] for path in held}

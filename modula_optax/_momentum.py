@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
+from modula_optax._arguments import check_numbers
+from modula_optax._guard import guarded
+
 
 class MomentumState(NamedTuple):
     """Number of updates so far, and the running average of the gradients."""
@@ -32,7 +35,8 @@ def scale_by_momentum(
       accumulator_dtype: dtype of the average; `None`: that of the parameters.
 
     Returns:
-      A transformation whose updates have the dtype of the gradients.
+      A transformation whose updates are as wide as gradients and average together: gradients in half precision of
+      weights in float32 are averaged in float32. The average keeps its dtype.
 
     Example:
       >>> tx = scale_by_momentum(0.9, nesterov=False)
@@ -42,6 +46,7 @@ def scale_by_momentum(
     References:
       Dozat, Incorporating Nesterov Momentum into Adam, 2016.
     """
+    check_numbers("scale_by_momentum", b1=b1)
 
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
@@ -49,17 +54,22 @@ def scale_by_momentum(
     # `jit`: of many leaves of one shape only the first is traced step by step
     @partial(jax.jit, inline=True)
     def average(scale: Array, of_mu: Array, gradient: Array, mu: Array) -> tuple[Array, Array]:
-        mu = jnp.asarray(optax.tree.update_moment(gradient, mu, b1, 1))
+        kept, wide = mu.dtype, jnp.promote_types(gradient.dtype, mu.dtype)
+        # the numbers may be arrays of a dtype of their own, as those of `inject_hyperparams` are
+        scale, of_mu, rest = (jnp.asarray(number, wide) for number in (scale, of_mu, 1 - b1))
+        gradient = gradient.astype(wide)
+        # the product is rounded as the average is kept, as in Optax
+        mu = rest * gradient + (jnp.asarray(b1, kept) * mu).astype(wide)
         # a factor for all, since XLA compiles the sum of two products once for the first leaf and again for all others
         averaged = scale * (gradient + of_mu * mu) if nesterov else scale * mu
-        return averaged.astype(gradient.dtype), mu if accumulator_dtype is None else mu.astype(accumulator_dtype)
+        return averaged, mu.astype(kept)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
         count = optax.safe_increment(state.count)
-        debiasing = 1 - b1**count
+        debiasing = 1 - _power(b1, count)
         scale = (1 - b1) / debiasing if nesterov else 1 / debiasing
-        of_mu = b1 / (1 - b1 ** optax.safe_increment(count)) / scale
+        of_mu = b1 / (1 - _power(b1, optax.safe_increment(count))) / scale
         gradients, treedef = jax.tree.flatten(updates)
         averages = [
             average(scale, of_mu, gradient, mu)
@@ -68,4 +78,10 @@ def scale_by_momentum(
         averaged, mu = (treedef.unflatten([pair[i] for pair in averages]) for i in (0, 1))
         return averaged, MomentumState(count, mu)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
+
+
+def _power(x: jax.typing.ArrayLike, count: jax.typing.ArrayLike) -> Array:
+    """Power of a number by an integer, whose dtypes strict promotion would not let meet."""
+    dtype = jnp.result_type(float)
+    return jnp.asarray(x, dtype) ** jnp.asarray(count, dtype)

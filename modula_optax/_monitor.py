@@ -1,7 +1,7 @@
 """What people watch while training: norms, ratios, alignments and ranks of every parameter, in a state."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,15 +11,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Scalar
 
-from modula_optax._align import atoms
+from modula_optax._align import atoms, is_abstract
+from modula_optax._arguments import check_specs, check_transformation
 from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain
+from modula_optax._guard import guarded
+from modula_optax._match import Leaves, matching
+from modula_optax._mesh import replicated
 from modula_optax._norms import Norm, Spectral, SpectralNormalized
-from modula_optax._paths import is_absent, listing
+from modula_optax._paths import is_absent, listing, nested, path_string, unnested
 from modula_optax._polar import one_where_zero
-from modula_optax._registry import resolve
 from modula_optax._sketch import sketch_singular_values
 from modula_optax._specs import NormSpec
-from modula_optax._spread import in_stacks, replicated
+from modula_optax._stacks import apply_alike
 
 # how one number for a parameter is made of those of its atoms: the first three as the modular norm and its dual do
 _OVER_ATOMS = {
@@ -32,11 +35,14 @@ _OVER_ATOMS = {
 
 
 class MonitorState(NamedTuple):
-    """State of what is monitored, the last measurements, and where power iterations go on; by path."""
+    """State of what is monitored, the last measurements, and where power iterations go on.
+
+    Both are dictionaries nested as the paths of the parameters are.
+    """
 
     inner_state: optax.OptState
-    measurements: dict[str, dict[str, Scalar]]
-    directions: dict[str, dict[str, Array]]
+    measurements: dict[str, Any]
+    directions: dict[str, Any]
 
 
 def monitor(
@@ -82,15 +88,20 @@ def monitor(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Meyer et al.,
       Hutch++: Optimal Stochastic Trace Estimation, arXiv:2010.09649.
     """
-    inner = optax.with_extra_args_support(inner)
+    check_specs(specs, "mo.monitor(specs, tx)")
+    check_transformation("inner", inner, "mo.monitor(specs, optax.adam(1e-3))")
+    inner, match = optax.with_extra_args_support(inner), matching(specs)
 
     def init(params: optax.Params) -> MonitorState:
         inner_state = inner.init(params)
         if is_absent(params):
             # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
             return MonitorState(inner_state, *[jnp.zeros(())] * 2)  # pyright: ignore[reportArgumentType]
-        measured, (weights,) = _normed(specs, params)
-        return MonitorState(inner_state, *replicated(partial(_nothing_measured, measured))(weights))
+        measured, (weights,) = _normed(match(params), params)
+        if any(map(is_abstract, weights.values())):
+            # shapes have no directions yet: power iterations begin with the first update
+            weights = {path: jnp.zeros(x.shape, x.dtype) for path, x in weights.items()}
+        return _state(inner_state, measured, *replicated(partial(_nothing_measured, measured))(weights))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         if params is None:
@@ -98,10 +109,13 @@ def monitor(
         changed, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         if is_absent(updates):
             return changed, state._replace(inner_state=inner_state)
-        measured, arrays = _normed(specs, updates, params, extra_args.get("grad", updates), changed)
-        return changed, MonitorState(inner_state, *replicated(partial(_measure, measured))(*arrays, state.directions))
+        measured, arrays = _normed(match(updates), params, extra_args.get("grad", updates), changed)
+        directions = {path: {} for path in measured} | unnested(state.directions, measured)
+        # for people: a derivative with respect to what nobody optimizes would only bring its singularities along
+        arrays, directions = jax.lax.stop_gradient((arrays, directions))
+        return changed, _state(inner_state, measured, *replicated(partial(_measure, measured))(*arrays, directions))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def read_monitor(opt_state: optax.OptState) -> dict[str, float]:
@@ -125,20 +139,15 @@ def read_monitor(opt_state: optax.OptState) -> dict[str, float]:
         raise ValueError("There is no monitor in this state; write tx = monitor(specs, tx).")
     # one transfer for all
     measured = jax.device_get([state.measurements for state in monitors])
-    paths = [path for measurements in measured for path in measurements]
-    if repeated := sorted({path for path in paths if paths.count(path) > 1}):
+    named = [(path_string(keys), np.asarray(x)) for tree in measured for keys, x in jax.tree.leaves_with_path(tree)]
+    counts = Counter(name for name, _ in named)
+    if repeated := sorted({name.rpartition("/")[0] for name, count in counts.items() if count > 1}):
         one, many = "parameter is measured by several monitors", "parameters are measured by several monitors"
         raise ValueError(listing(one, many, repeated, "Read the state of one at a time, e.g. read_monitor(state[0])."))
-    flat = {
-        f"{path}/{metric}".lstrip("/"): np.asarray(value)
-        for measurements in measured
-        for path, metrics in measurements.items()
-        for metric, value in metrics.items()
-    }
-    if any(value.ndim for value in flat.values()):
+    if any(value.ndim for _, value in named):
         advice = "read those of one member, read_monitor(jax.tree.map(lambda x: x[0], state))"
         raise ValueError(f"This state holds the measurements of several models: {advice}.")
-    return {name: float(value) for name, value in flat.items()}
+    return {name: float(value) for name, value in named}
 
 
 def _monitors(tree: Any) -> Iterator[MonitorState]:
@@ -149,13 +158,15 @@ def _monitors(tree: Any) -> Iterator[MonitorState]:
             yield from _monitors(node.inner_state)
 
 
-def _normed(specs: Any, like: Any, *trees: Any) -> tuple[dict[str, NormSpec], list[dict[str, Array]]]:
+def _state(inner: Any, paths: Collection[str], measured: Mapping[str, Any], onward: Mapping[str, Any]) -> MonitorState:
+    directions = {path: of_parameter for path, of_parameter in onward.items() if of_parameter}
+    return MonitorState(inner, nested(measured, paths), nested(directions, paths))
+
+
+def _normed(leaves: Leaves, *trees: Any) -> tuple[dict[str, NormSpec], list[dict[str, Array]]]:
     """Specs of the parameters that have a norm, and their arrays in each of the trees, by path."""
-    leaves, treedef = resolve(specs, like)
-    specs_of = {leaf.path: leaf.spec for leaf in leaves if leaf.spec.is_normed}
-    flat = [treedef.flatten_up_to(tree) for tree in trees or (like,)]
-    paths = [leaf.path for leaf in leaves]
-    return specs_of, [{path: x for path, x in zip(paths, values, strict=True) if path in specs_of} for values in flat]
+    specs = {leaf.path: leaf.spec for leaf in leaves.entries if leaf.spec.is_normed}
+    return specs, [{path: x for path, x in leaves.by_path(tree).items() if path in specs} for tree in trees]
 
 
 def _nothing_measured(
@@ -163,7 +174,9 @@ def _nothing_measured(
 ) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
     directions = _first_directions(specs, weights)
     shapes, _ = jax.eval_shape(partial(_measure, specs), weights, weights, weights, directions)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), directions
+    # every measurement is a number, and under `shard_map` varies as its weight does
+    zeros = {path: jnp.zeros_like(w, jnp.float32, shape=()) for path, w in weights.items()}
+    return {path: dict.fromkeys(shapes[path], zeros[path]) for path in specs}, directions
 
 
 def _first_directions(specs: dict[str, NormSpec], weights: dict[str, Array]) -> dict[str, dict[str, Array]]:
@@ -196,15 +209,10 @@ def _measure(
         alike[spec.norm].append(path)
     results = {}
     for norm, paths in alike.items():
-        measured = in_stacks(partial(_measure_atoms, norm), [(*stacks[path], directions[path]) for path in paths])
+        measured = apply_alike(partial(_measure_stack, norm), [(*stacks[path], directions[path]) for path in paths])
         results.update(zip(paths, measured, strict=True))
     measurements = {path: _measure_parameter(*stacks[path][1:], results[path][0]) for path in specs}
     return measurements, {path: onward for path, (_, onward) in results.items()}
-
-
-def _measure_atoms(norm: Norm, stacks: list[Any]) -> list[tuple[dict[str, Array], dict[str, Array]]]:
-    """What is measured of each atom by itself, and where power iterations go on."""
-    return [_measure_stack(norm, *stack) for stack in stacks]
 
 
 def _measure_stack(

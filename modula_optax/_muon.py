@@ -6,29 +6,30 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from modula_optax._align import Leaf, resolve_axes
-from modula_optax._axes import Axes
-from modula_optax._coefficients import Coefficients
+from modula_optax._arguments import check_numbers, check_rate
+from modula_optax._axes import Axes, normalize_axes
 from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
+from modula_optax._match import matching
 from modula_optax._momentum import scale_by_momentum
-from modula_optax._norms import Spectral, Unnormed
+from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape
+from modula_optax._norms import Unnormed
 from modula_optax._optimizers import with_fallback
-from modula_optax._registry import resolve
+from modula_optax._parameters import flatten_parameters
+from modula_optax._paths import is_absent
+from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
-
-_PRESETS = {"standard": "muon", "dion": "five-step"}
 
 
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     ns_coeffs: str | Sequence[float] | Sequence[Sequence[float]] = (3.4445, -4.7750, 2.0315),
-    ns_steps: int = 5,
+    ns_steps: jax.typing.ArrayLike = 5,
     beta: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: optax.ScalarOrSchedule = 0.0,
@@ -44,17 +45,20 @@ def muon(
     adam_weight_decay: optax.ScalarOrSchedule = 0.0,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: Any | Callable[[optax.Params], Any] | None = None,
-    consistent_rms: float | None = None,
+    consistent_rms: jax.typing.ArrayLike | None = None,
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Drop-in for `optax.contrib.muon`: the same arguments and the same steps, on grouped and batched matrices.
 
     .. math:: w \leftarrow w - \eta \sqrt{\max(1, d_{out} / d_{in})} \, U V^\top
 
+    Complex matrices get :math:`U V^H`.
+
     Args:
       learning_rate: size of the step, or a schedule of it.
       ns_coeffs: a triple (a, b, c), one triple for each step, or `"standard"` or `"dion"`.
-      ns_steps: number of Newton-Schulz steps; at least as many as triples, of which there is one for each step if
-        there are several.
+      ns_steps: number of Newton-Schulz steps, which may be traced; at least as many as triples, of which there is one
+        for each step if there are several.
       beta: decay of the momentum.
       eps: stabilises Adam's denominator. Orthogonalization needs none: it does not depend on the gradient's scale.
       weight_decay: decoupled decay of matrices, multiplied with the learning rate.
@@ -71,6 +75,7 @@ def muon(
       muon_weight_dimension_numbers: tree (or prefix of one, or a function that gives one) of
         `optax.contrib.MuonDimensionNumbers`, `None` for parameters that go to Adam. `None`: arrays of two axes.
       consistent_rms: scales steps by `sqrt(max(fan_in, fan_out)) * consistent_rms` instead.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -86,15 +91,25 @@ def muon(
     References:
       Jordan et al., Muon, 2024; Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982.
     """
-    norm = Spectral(_coefficients(ns_coeffs, ns_steps), ns_steps, preconditioning)
+    check_rate("muon", "learning_rate", learning_rate)
+    check_rate("muon", "weight_decay", weight_decay)
+    check_rate("muon", "adam_weight_decay", adam_weight_decay)
+    check_rate("muon", "adam_learning_rate", adam_learning_rate)
+    check_numbers("muon", beta=beta, eps=eps, adam_b1=adam_b1, adam_b2=adam_b2, adam_eps_root=adam_eps_root)
+    check_numbers("muon", consistent_rms=1.0 if consistent_rms is None else consistent_rms)
+    norms = muon_norms(ns_coeffs, ns_steps, preconditioning)
 
     def specs(params: Any) -> Any:
-        return _muon_specs(norm, muon_weight_dimension_numbers, consistent_rms, params)
+        return _muon_specs(norms, muon_weight_dimension_numbers, consistent_rms is not None, params)
 
     def matrices(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             scale_by_momentum(beta, nesterov=nesterov, accumulator_dtype=mu_dtype),
-            _scale_by_dual_norm(specs) if adaptive else dualize(specs),
+            on_real_matrices(
+                _scale_by_dual_norm(specs, mesh_axes) if adaptive else dualize(specs, mesh_axes=mesh_axes)
+            ),
+            # a link of its own, since what masses are made of must not be traced
+            optax.identity() if consistent_rms is None else optax.scale(consistent_rms),
             decayed(weight_decay, weight_decay_mask),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -109,33 +124,27 @@ def muon(
         mu_dtype=mu_dtype,
         nesterov=nesterov,
     )
-    return with_fallback(specs, matrices, others)
+    return with_fallback(specs, matrices, others, resolve=_resolve)
 
 
-def _coefficients(ns_coeffs: str | Sequence[Any], ns_steps: int) -> Coefficients:
-    if isinstance(ns_coeffs, str):
-        if ns_coeffs not in _PRESETS:
-            raise ValueError(f"Unknown ns_coeffs {ns_coeffs!r}. Write 'standard', 'dion', or triples (a, b, c).")
-        return _PRESETS[ns_coeffs]
-    if np.ndim(ns_coeffs) == 2:
-        if len(ns_coeffs) > ns_steps:
-            raise ValueError(f"{len(ns_coeffs)} triples in ns_coeffs need as many ns_steps; got ns_steps={ns_steps}.")
-        return ns_coeffs
-    return (ns_coeffs,)
+def _resolve(specs: Callable[[Any], Any], params: Any) -> Any:
+    """Spec tree of the parameters, checked against the real matrices that stand for complex ones."""
+    if is_absent(params):
+        return resolve_tree(specs, params)
+    flatten_parameters(params)
+    return resolve_tree(specs(params), jax.tree.map(real_shape, params))
 
 
-def _muon_specs(norm: Spectral, dimension_numbers: Any, consistent_rms: float | None, params: Any) -> Any:
-    """Spec tree in which a spectral step of learning rate 1 is as large as Muon's."""
+def _muon_specs(norms: MuonNorms, dimension_numbers: Any, consistent_rms: bool, params: Any) -> Any:
+    """Spec tree in which a spectral step of learning rate 1 is as large as Muon's; see `MuonNorms` for complex ones."""
 
     def spec(numbers: MuonDimensionNumbers | None, x: Any) -> NormSpec:
         if numbers is None:
             return NormSpec(Unnormed())
         axes = Axes(numbers.reduction_axis, numbers.output_axis)
         fan_in, fan_out = _fans(axes, x.shape)
-        if consistent_rms is None:
-            scale = math.sqrt(max(1.0, fan_out / fan_in))
-        else:
-            scale = math.sqrt(max(fan_in, fan_out)) * consistent_rms
+        scale = math.sqrt(max(fan_in, fan_out) if consistent_rms else max(1.0, fan_out / fan_in))
+        norm, axes = norms.of(x, normalize_axes(axes, x.shape))
         return NormSpec(norm, axes, mass=scale * math.sqrt(fan_in / fan_out))
 
     if dimension_numbers is None:
@@ -149,9 +158,9 @@ def _muon_specs(norm: Spectral, dimension_numbers: Any, consistent_rms: float | 
     )
 
 
-def _scale_by_dual_norm(specs: Any) -> optax.GradientTransformation:
+def _scale_by_dual_norm(specs: Any, mesh_axes: Sequence[str] | None) -> optax.GradientTransformation:
     """The dual map times the nuclear norm of what it came from, as steepest descent without a learning rate has it."""
-    dual_map = dualize(specs)
+    dual_map, match = dualize(specs, mesh_axes=mesh_axes), matching(specs)
 
     def scale(leaf: Leaf, u: Any) -> Any:
         _, g, spec = leaf
@@ -159,14 +168,14 @@ def _scale_by_dual_norm(specs: Any) -> optax.GradientTransformation:
             return u
         fan_in, fan_out = _fans(resolve_axes(spec, g.shape), g.shape)
         # u is the polar factor times this; the nuclear norm is the product of g with the polar factor alone
-        gain = spec.target * math.sqrt(fan_out / fan_in)
+        gain = spec.target * math.sqrt(fan_out / fan_in) * copies(spec.norm)
         return jnp.sum(g * u) / gain * u
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None):
         duals, state = dual_map.update(updates, state, params)
-        leaves, treedef = resolve(specs, updates)
-        scaled = [scale(*pair) for pair in zip(leaves, treedef.flatten_up_to(duals), strict=True)]
-        return treedef.unflatten(scaled), state
+        leaves = match(updates)
+        duals = leaves.by_path(duals)
+        return leaves.rebuilt({leaf.path: scale(leaf, duals[leaf.path]) for leaf in leaves.entries}), state
 
     return optax.GradientTransformation(dual_map.init, update)
 

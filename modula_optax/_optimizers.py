@@ -1,7 +1,7 @@
 """Optimizers: each a short chain of Optax links around `dualize`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,13 +9,18 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
+from modula_optax._arguments import check_numbers, check_rate, check_specs, check_transformation
+from modula_optax._checks import as_count, is_traced
 from modula_optax._decay import WEIGHT_DECAY, decayed, decayed_where, decaying
 from modula_optax._dualize import dualize
+from modula_optax._guard import guarded
+from modula_optax._match import by_structure
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
 from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
+from modula_optax._whiten import scale_by_whitened_momentum
 
 
 def modular(
@@ -28,6 +33,7 @@ def modular(
     weight_decay_mask: Any = None,
     accumulator_dtype: DTypeLike | None = None,
     fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Modular duality: momentum, then the steepest step under the norms of a network's parameters.
 
@@ -50,6 +56,7 @@ def modular(
         parameters never do.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -72,35 +79,149 @@ def modular(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
       Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_rate("modular", "learning_rate", learning_rate)
+    check_rate("modular", "weight_decay", weight_decay)
+    check_numbers("modular", b1=b1)
+    check_specs(specs)
+
+    def averaged(specs: Any) -> optax.GradientTransformation:
+        del specs
+        return scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+
+    return steepest("modular", averaged, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+
+
+def whitened(
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Any,
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.9,
+    every: int = 10,
+    max_size: int = 2048,
+    nesterov: bool = True,
+    weight_decay: optax.ScalarOrSchedule = WEIGHT_DECAY,
+    weight_decay_mask: Any = None,
+    accumulator_dtype: DTypeLike | None = None,
+    fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""`modular` in a metric that is learned: matrices are whitened before the steepest step is taken.
+
+    .. math:: w_i \leftarrow w_i - \eta \left( \frac{m_i}{s_i} \, \text{dualize}_i(u_i) + \lambda_i w_i \right)
+
+    with :math:`u` the whitened momentum of `scale_by_whitened_momentum`, which says what it needs of memory. In
+    everything else, and in the learning rate, it is `modular`.
+
+    Args:
+      learning_rate: modular norm moved per step, or a schedule of it; see `modular`.
+      specs: what the norm of each parameter is; see `modular`.
+      b1: decay of the momentum.
+      b2: decay of what is learned of the gradients.
+      every: steps from one pair of bases to the next.
+      max_size: the largest side of a matrix that is given a basis.
+      nesterov: whether the momentum looks ahead.
+      weight_decay: decoupled decay, multiplied with the learning rate.
+      weight_decay_mask: which parameters decay; `None`: hidden matrices. See `modular`.
+      accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
+      fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
+
+    Returns:
+      The corresponding transformation.
+
+    Raises:
+      ValueError: specs or mask do not fit the parameters, or a decay is asked for that is of no parameter; raised by
+        `init`. `every` or `max_size` is not an integer of at least 1.
+
+    Warns:
+      UserWarning: in `init`, if the learning rate is as small as Adam's; see `modular`.
+
+    Example:
+      >>> tx = whitened(0.5, NormSpec(Spectral()), every=1, weight_decay=0.0)
+      >>> grads = {"w": jnp.diag(jnp.array([5.0, 0.1]))}
+      >>> tx.update(grads, tx.init(grads))[0]["w"].round(2) + 0.0
+      Array([[-0.5,  0. ],
+             [ 0. , -0.5]], dtype=float32)
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Vyas et al., SOAP, arXiv:2409.11321;
+      Zhang et al., Mousse, arXiv:2603.09697.
+    """
+    check_rate("whitened", "learning_rate", learning_rate)
+    check_rate("whitened", "weight_decay", weight_decay)
+    check_numbers("whitened", b1=b1, b2=b2)
+    check_specs(specs)
+    every = every if is_traced(every) else as_count("every", every)
+    max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
+    averaged = partial(
+        scale_by_whitened_momentum,
+        b1=b1,
+        nesterov=nesterov,
+        b2=b2,
+        every=every,
+        max_size=max_size,
+        accumulator_dtype=accumulator_dtype,
+        mesh_axes=mesh_axes,
+    )
+    return steepest("whitened", averaged, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+
+
+def steepest(
+    name: str,
+    averaged: Callable[[Any], optax.GradientTransformation],
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Any,
+    weight_decay: optax.ScalarOrSchedule,
+    weight_decay_mask: Any,
+    fallback: optax.GradientTransformation,
+    mesh_axes: Sequence[str] | None,
+) -> optax.GradientTransformationExtraArgs:
+    """The chain that aliases share: averages of gradients, made by `averaged(specs)`, then the steepest step.
+
+    Args:
+      name: of the alias, for its warnings.
+      averaged: what comes before the dual map, of resolved specs.
+      learning_rate: see `modular`, as for all that follow.
+      specs: of the parameters.
+      weight_decay: of those that decay.
+      weight_decay_mask: which they are.
+      fallback: for `Unnormed` parameters.
+      mesh_axes: to share out the work over.
+    """
 
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
-            scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
-            dualize(specs),
+            averaged(specs),
+            dualize(specs, mesh_axes=mesh_axes),
             # after the dual map, so that decay is not normalised away
             decayed_where(decays, weight_decay),
             optax.scale_by_learning_rate(learning_rate),
             # last, since any later link would lead out of the constraints
-            keep_params_projected(constrained(specs, decays, False), learning_rate=learning_rate),
+            keep_params_projected(constrained(specs, decays, False), learning_rate=learning_rate, mesh_axes=mesh_axes),
             keep_params_projected(
-                constrained(specs, decays, True), learning_rate=learning_rate, weight_decay=weight_decay
+                constrained(specs, decays, True),
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                mesh_axes=mesh_axes,
             ),
         )
 
+    @by_structure
     def chain(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve_tree(specs, tree)
         decays = decaying(weight_decay, weight_decay_mask, spec_tree, tree)
         return with_fallback(spec_tree, partial(normed, decays), fallback)
 
     def init(params: optax.Params) -> Any:
-        warn_of_small_rate("modular", learning_rate)
+        warn_of_small_rate(name, learning_rate)
         return chain(params).init(params)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return chain(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
 def constrained(specs: Any, decays: Any, which: bool) -> Any:
@@ -120,6 +241,7 @@ def scion(
     constrained: bool = False,
     accumulator_dtype: DTypeLike | None = None,
     fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scion: steps to (or towards) the extreme points of norm balls; the mass of a spec is the radius of its ball.
 
@@ -137,6 +259,7 @@ def scion(
       constrained: the second form, which keeps weights inside their balls (Frank-Wolfe).
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
 
     Returns:
       The corresponding transformation.
@@ -154,16 +277,21 @@ def scion(
     References:
       Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
     """
+    check_rate("scion", "learning_rate", learning_rate)
+    check_numbers("scion", momentum=momentum)
+    check_specs(specs, "mo.scion(0.05, specs)")
 
     def normed(specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             # no debiasing: the dual map forgets the length of the average
             optax.ema(1 - momentum, debias=False, accumulator_dtype=accumulator_dtype),
-            dualize(specs),
+            dualize(specs, mesh_axes=mesh_axes),
             # w + η (ρ · extreme point − w) is a decay of one
             decayed(1.0 if constrained else 0.0),
             optax.scale_by_learning_rate(learning_rate),
-            keep_params_projected(specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0),
+            keep_params_projected(
+                specs, learning_rate=learning_rate, weight_decay=1.0 if constrained else 0.0, mesh_axes=mesh_axes
+            ),
         )
 
     return with_fallback(specs, normed, fallback)
@@ -173,15 +301,18 @@ def with_fallback(
     specs: Any,
     normed: Callable[[Any], optax.GradientTransformation],
     fallback: optax.GradientTransformation,
+    resolve: Callable[[Any, Any], Any] = resolve_tree,
 ) -> optax.GradientTransformationExtraArgs:
     """Sends parameters that have a norm to `normed(specs)` and `Unnormed` ones to `fallback`.
 
     Specs are resolved on the whole tree, before `optax.partition` masks any of it: a function that traces the model
     needs all parameters.
     """
+    check_transformation("fallback", fallback, "fallback=optax.adam(1e-3)")
 
+    @by_structure
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
-        spec_tree = resolve_tree(specs, tree)
+        spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
         # as a function: Optax would call labels that are shaped like an Equinox module
         return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, lambda _: labels)
@@ -192,4 +323,4 @@ def with_fallback(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         return partition(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)

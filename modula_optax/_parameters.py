@@ -16,9 +16,8 @@ def flatten_parameters(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     Raises:
       ValueError: the tree holds something else as well: a model, its statistics, an optimizer's state, functions.
     """
-    mistake = next(_mistakes(tree), None)
-    if mistake is not None:
-        raise ValueError(mistake)
+    if (known := mistake(tree)) is not None:
+        raise ValueError(known)
     flat, treedef = flatten_with_paths(tree)
     wrong = [(path, leaf) for path, leaf in flat if not is_absent(leaf) and not _is_array(leaf)]
     if any(isinstance(leaf, NormSpec) for _, leaf in wrong):
@@ -33,6 +32,11 @@ def flatten_parameters(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     return flat, treedef
 
 
+def mistake(tree: Any) -> str | None:
+    """Why a tree is not one of parameters, and what to pass instead, if it is of a known kind."""
+    return next(_mistakes(tree), None)
+
+
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
@@ -40,6 +44,11 @@ def _is_array(leaf: Any) -> bool:
 def _mistakes(tree: Any) -> Iterator[str]:
     """Why a tree is not one of parameters, seen by what it is made of."""
     name = type(tree).__name__
+    if states := [node for node in (tree, *(tree if isinstance(tree, tuple) else ())) if _is_optimizer_state(node)]:
+        yield (
+            f"A {type(states[0]).__name__} is the state of an optimizer, not parameters. Write tx.init(params), "
+            "tx.update(grads, state, params)."
+        )
     if hasattr(tree, "params") and hasattr(tree, "opt_state"):
         yield f"A {name} is not the parameters: it holds the optimizer's state, too. Pass its field, state.params."
     is_model = callable(getattr(tree, "init", None)) and callable(getattr(tree, "apply", None))
@@ -64,6 +73,12 @@ def _mistakes(tree: Any) -> Iterator[str]:
             "of nnx.Optimizer, or graph, params, rest = nnx.split(model, nnx.Param, ...)."
         )
         yield listing("variable is no parameter", "variables are no parameters", variables, advice)
+
+
+def _is_optimizer_state(node: Any) -> bool:
+    kind = type(node)
+    of_optax = kind.__module__.split(".")[0] in ("optax", "modula_optax")
+    return isinstance(node, tuple) and of_optax and kind.__name__.endswith("State")
 
 
 def _collections(tree: Any) -> list[str]:

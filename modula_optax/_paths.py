@@ -1,7 +1,8 @@
 """Paths: the one name that every parameter goes by, in rules, in errors and in tables."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +61,50 @@ def _is_childless(node: Any) -> bool:
 def is_absent(node: Any) -> bool:
     """Whether a tree has no leaf, as `None`, `optax.MaskedNode()` and `{}` do not."""
     return jax.tree.structure(node).num_leaves == 0
+
+
+def nested(values: Mapping[str, Any], paths: Collection[str]) -> Any:
+    """Values of some of these paths as nested dictionaries: no key has a slash, by which formats flatten states."""
+    if "" in values:
+        return values[""]
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, name = _levels(path, paths)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def unnested(tree: Any, paths: Collection[str]) -> dict[str, Any]:
+    """The values that `nested` was given for some of these paths."""
+    values = {}
+    for path in paths:
+        node = tree
+        for key in _levels(path, paths):
+            node = node.get(key, _NOTHING) if isinstance(node, Mapping) else _NOTHING
+        # of the root alone, nothing is an empty dictionary
+        if node is not _NOTHING and not is_absent(node):
+            values[path] = node
+    return values
+
+
+_NOTHING = object()
+
+
+def _levels(path: str, paths: Collection[str]) -> list[str]:
+    """The keys of a path; they stay together below what is a path itself."""
+    keys = path.split("/") if path else []
+    above = next((n for n in range(1, len(keys)) if "/".join(keys[:n]) in paths), None)
+    return keys if above is None else [*keys[: above - 1], "/".join(keys[above - 1 :])]
+
+
+def pattern_of(path: str) -> str:
+    """The regular expression of one path alone, as it is written in a program."""
+    # the rest of what `re.escape` escapes means nothing outside of classes
+    pattern = re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", path)
+    return f"r{pattern!r}" if "\\" not in pattern else f'r"{pattern}"'
 
 
 def describe(path: str, leaf: Any) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from modula_optax._bounds import Bound, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
-from modula_optax._slices import map_alike
+from modula_optax._stacks import apply_alike
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
@@ -61,12 +61,19 @@ def polar(
       Jordan et al., Muon, 2024. Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265. Amsel et
       al., The Polar Express, arXiv:2505.16932.
     """
-    return map_alike(polar_of_stack(coefficients, steps, scaling, products), [x], rank=2)[0]
+    factors = polar_of_stack(coefficients, steps, scaling, products)
+    return _in_turns(factors, x) if x.size else x
+
+
+# `inline`, here and below: what is traced once is copied where it is used again, and outside of `jit` compiled once
+@partial(jax.jit, static_argnums=0, inline=True)
+def _in_turns(factors: "PolarFactors", x: Matrices) -> Matrices:
+    return apply_alike(factors, [(x.reshape(-1, *x.shape[-2:]),)], in_turns=True)[0].reshape(x.shape)
 
 
 def polar_of_stack(
-    coefficients: Coefficients, steps: int | None, scaling: str | None, products: str | None
-) -> Callable[[Matrices], Matrices]:
+    coefficients: Coefficients, steps: int | None = None, scaling: str | None = None, products: str | None = None
+) -> "PolarFactors":
     """`polar` of these arguments, which it checks at once, as a function of all matrices of a stack at a time."""
     polynomials = resolve_coefficients(coefficients, steps)
     return PolarFactors(
@@ -83,6 +90,7 @@ class PolarFactors:
     by_row: bool
     arithmetic: "Arithmetic"
 
+    @partial(jax.jit, static_argnums=0, inline=True)
     def __call__(self, x: Matrices) -> Matrices:
         y = _scaled(x, self.by_row)
         if self.arithmetic is _FLOAT32 and _gram_form_pays(y, self.polynomials):
@@ -98,10 +106,10 @@ def _scaled(x: Matrices, by_row: bool) -> Matrices:
     By row: every one, along the shorter side, also over a bound of its own ("almost orthogonal layers").
     """
     y = x.astype(working_dtype(x.dtype))
-    y = y / largest_entry(y, (-2, -1))
+    y = y / scale_of(y, (-2, -1))
     if not by_row:
         return y
-    bounds = one_where_zero(jnp.sqrt(jnp.sum(jnp.abs(gram_matrix(y)), axis=-1, keepdims=True)))
+    bounds = jnp.sqrt(one_where_zero(jnp.sum(jnp.abs(gram_matrix(y)), axis=-1, keepdims=True)))
     return y / (bounds.mT if is_tall(y) else bounds)
 
 
@@ -122,7 +130,7 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
     for i, polynomial in enumerate(polynomials):
         gram = arithmetic.gram_matrix(x)
         square = arithmetic.matmul(gram, gram)
-        scale = 1 / one_where_zero(bound(gram, square)) if i == 0 else 1.0
+        scale = 1 / bound(gram, square) if i == 0 else 1.0
         x = arithmetic.step(_multiplier(polynomial, gram, square, scale), scale * polynomial[0], x)
     return x / arithmetic.excess
 
@@ -134,7 +142,7 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     side.
     """
     square = matmul(gram, gram)
-    product = step = _multiplier(polynomials[0], gram, square, 1 / one_where_zero(bound(gram, square)))
+    product = step = _multiplier(polynomials[0], gram, square, 1 / bound(gram, square))
     for polynomial in polynomials[1:]:
         gram = matmul(matmul(step, gram), step)
         step = matrix_polynomial(polynomial, gram, matmul(gram, gram))
@@ -202,6 +210,11 @@ def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array,
     """
     largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
     return jnp.where(largest < jnp.finfo(x.dtype).tiny, jnp.ones_like(largest), largest)
+
+
+def scale_of(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """`largest_entry` as a constant, for results that do not depend on it: derivatives need not go through it."""
+    return jax.lax.stop_gradient(largest_entry(x, axes))
 
 
 def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:

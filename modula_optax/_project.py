@@ -1,21 +1,20 @@
 """Projection: weights back to the constraints of their specs, after a step or as the last link of a chain."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
-from modula_optax._align import Leaf, canonical, restored
-from modula_optax._paths import describe, listing
-from modula_optax._registry import resolve
-from modula_optax._retract import Memory, remember, retract
-from modula_optax._specs import NormSpec
-from modula_optax._spread import automatic, free_axes, replicated, shardings_of
-
-Arrays = dict[str, Any]
+from modula_optax._align import is_abstract
+from modula_optax._arguments import check_rate, check_specs
+from modula_optax._guard import guarded
+from modula_optax._match import Leaves, matching
+from modula_optax._mesh import replicated
+from modula_optax._paths import describe, listing, nested, unnested
+from modula_optax._retract import Arrays, Held, remember, retract
 
 
 def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) -> Any:
@@ -45,22 +44,14 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
-    leaves, treedef = resolve(specs, params)
+    leaves = matching(specs)(params)
     held = _held(leaves)
-    axes = free_axes(mesh_axes)
-
-    def put_back(params: Arrays) -> Arrays:
-        weights = _canonical(held, params)
-        kept, _ = retract(held, weights, remember(held, weights), (0.0, 0.0), axes)
-        return _restored(held, kept, params)
-
-    params = {leaf.path: leaf.value for leaf in leaves}
-    kept = automatic(put_back, _of(held, params), shardings=shardings_of(_of(held, params)))
-    return treedef.unflatten([kept.get(leaf.path, leaf.value) for leaf in leaves])
+    kept, _ = retract(held, mesh_axes, _of(held, leaves.by_path()), {}, None, jnp.zeros(2)) if held else ({}, {})
+    return leaves.rebuilt(kept)
 
 
 class ProjectionState(NamedTuple):
-    """Number of updates so far, and what constraints remember of the parameters of these paths."""
+    """Number of updates so far, and what constraints remember of parameters, in dictionaries nested as their paths."""
 
     count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
     memory: dict[str, Any]
@@ -100,78 +91,65 @@ def keep_params_projected(
       >>> abs(tx.update(updates, tx.init(params), params)[0]).round(3)
       Array([[0., 0.]], dtype=float32)
     """
+    check_specs(specs, "mo.keep_params_projected(specs)")
+    check_rate("keep_params_projected", "learning_rate", learning_rate)
+    check_rate("keep_params_projected", "weight_decay", weight_decay)
+    match = matching(specs)
 
     def init(params: optax.Params) -> ProjectionState:
-        leaves, _ = resolve(specs, params)
+        leaves = match(params)
         held = _held(leaves)
-        weights = _of(held, {leaf.path: leaf.value for leaf in leaves})
-        # a few vectors, on every device
-        memory = replicated(lambda weights: remember(held, _canonical(held, weights)))(weights)
-        return ProjectionState(jnp.zeros([], jnp.int32), memory)
+        weights = _of(held, leaves.by_path())
+        if any(map(is_abstract, weights.values())):
+            # shapes remember nothing: the first update does, of the weights that it is given
+            shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
+            shapes = jax.eval_shape(partial(remember, held), shapes)
+            memory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        else:
+            # a few vectors, on every device
+            memory = replicated(partial(remember, held))(weights)
+        return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, dict(held)))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        leaves, treedef = resolve(specs, updates)
+        leaves = match(updates)
         held = _held(leaves)
         rate = extra_args.get("learning_rate", learning_rate)
         _refuse_unknowns(held, leaves, params, rate)
         count = optax.safe_increment(state.count)
         if not held:
             return updates, ProjectionState(count, state.memory)
-        axes = free_axes(mesh_axes)
+        weights, changes = (_of(held, leaves.by_path(tree)) for tree in (params, updates))
+        now = [_now(0.0 if r is None else r, state.count) for r in (rate, weight_decay)]
+        rates = jnp.stack([jnp.asarray(r, jnp.result_type(float)) for r in now])
+        memory = unnested(state.memory, dict(held))
+        moved, memory = retract(held, mesh_axes, weights, changes, memory, rates)
+        return leaves.rebuilt(moved), ProjectionState(count, nested(memory, dict(held)))
 
-        def put_back(updates: Arrays, params: Arrays, memory: Memory, *rates: Array) -> tuple[Arrays, Memory]:
-            before = _canonical(held, params)
-            # the difference of the low-precision sum would lose the step: add and subtract in float32
-            after = jax.tree.map(jnp.add, before, _canonical(held, updates))
-            kept, memory = retract(held, after, memory, rates, axes)
-            return _restored(held, jax.tree.map(jnp.subtract, kept, before), updates), memory
-
-        flat = {leaf.path: leaf.value for leaf in leaves}
-        weights = dict(zip(flat, treedef.flatten_up_to(params), strict=True))
-        rates = [jnp.asarray(_now(0.0 if r is None else r, state.count)) for r in (rate, weight_decay)]
-        moved, memory = automatic(
-            put_back,
-            _of(held, flat),
-            _of(held, weights),
-            state.memory,
-            *rates,
-            shardings=shardings_of((_of(held, flat), state.memory)),
-        )
-        return treedef.unflatten([moved.get(path, u) for path, u in flat.items()]), ProjectionState(count, memory)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return guarded(init, update)
 
 
-def _held(leaves: list[Leaf]) -> dict[str, NormSpec]:
-    return {leaf.path: leaf.spec for leaf in leaves if leaf.spec.constraint is not None}
+def _held(leaves: Leaves) -> Held:
+    return tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.constraint is not None)
 
 
-def _of(held: dict[str, NormSpec], arrays: Arrays) -> Arrays:
-    return {path: arrays[path] for path in held}
-
-
-def _canonical(held: dict[str, NormSpec], arrays: Arrays) -> Arrays:
-    return {path: canonical(arrays[path], spec) for path, spec in held.items()}
-
-
-def _restored(held: dict[str, NormSpec], arrays: Arrays, like: Arrays) -> Arrays:
-    return {path: restored(arrays[path], spec, like[path]) for path, spec in held.items()}
+def _of(held: Held, arrays: Arrays) -> Arrays:
+    return {path: arrays[path] for path, _ in held}
 
 
 def _now(rate: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     return rate(count) if callable(rate) else rate
 
 
-def _refuse_unknowns(held: dict[str, NormSpec], leaves: list[Leaf], params: Any, learning_rate: Any) -> None:
+def _refuse_unknowns(held: Held, leaves: Leaves, params: Any, learning_rate: Any) -> None:
     if held and params is None:
-        first = next(iter(held))
+        first, _ = held[0]
         raise ValueError(
             f"keep_params_projected needs the parameters, to hold {first or 'them'} to its constraint: "
             "call tx.update(grads, state, params)."
         )
     lines = [
         f"{describe(leaf.path, leaf.value)}: {leaf.spec.constraint!r}"
-        for leaf in leaves
+        for leaf in leaves.entries
         if leaf.spec.constraint is not None and leaf.spec.constraint.needs_learning_rate
     ]
     if lines and learning_rate is None:

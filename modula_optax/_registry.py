@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import optax
 
-from modula_optax._align import Leaf, align, align_new, refuse_restacked
+from modula_optax._align import Leaf, align, align_new, fitting, refuse_restacked
+from modula_optax._arguments import check_specs
 from modula_optax._axes import Axes
+from modula_optax._checks import brief_repr
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import describe, is_absent, listing
+from modula_optax._paths import describe, is_absent, listing, pattern_of
 from modula_optax._specs import NormSpec, compile_pattern
 
 
@@ -60,6 +62,8 @@ class Rule:
         return NormSpec(
             self.norm, self.axes, self.mass, self.sensitivity, self.constraint, role=self.role, place=self.place
         )
+
+    __repr__ = brief_repr
 
     def matches(self, path: str) -> bool:
         """Whether the rule is for the parameter of this path."""
@@ -129,15 +133,27 @@ class NormRegistry:
     def _refuse_gaps(self, unmatched: list[tuple[str, Any]]) -> None:
         gaps = [(path, leaf) for path, leaf in unmatched if not is_absent(leaf)]
         if gaps and self.default is None:
+            path, leaf = gaps[0]
             advice = (
-                f"Add a rule, e.g. Rule(r{gaps[0][0]!r}, Spectral(), axes=Axes(fan_in=-2, fan_out=-1)),\n"
+                f"Add a rule, e.g. Rule({pattern_of(path)}, {fitting(leaf)}),\n"
                 "or pass default=Unnormed() to leave them to another optimizer."
             )
+            if longer := self._longer({path for path, _ in gaps}):
+                advice += "\nPatterns match whole paths: " + "; ".join(longer) + "."
             raise ValueError(
                 listing(
                     "parameter matches no rule", "parameters match no rule", [describe(*gap) for gap in gaps], advice
                 )
             )
+
+    def _longer(self, paths: set[str]) -> list[str]:
+        """Rules for some of these paths that were meant by rules for the ends of paths."""
+        return [
+            f"write {longer!r}, not {rule.pattern!r}"
+            for rule in self.rules
+            if not any(map(rule.matches, paths))
+            and any(map((longer := dataclasses.replace(rule, pattern=_below(rule.pattern))).matches, paths))
+        ]
 
     def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
         idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
@@ -153,9 +169,14 @@ class NormRegistry:
                     "rule matches no parameter",
                     "rules match no parameter",
                     lines,
-                    f"Patterns match whole paths. These are:\n{known}",
+                    "\n".join(["Patterns match whole paths. These are:", known, *self._longer(paths)]),
                 )
             )
+
+
+def _below(pattern: str) -> str:
+    """The pattern of what ends, after a slash, in what another pattern matches."""
+    return f".*/({pattern})" if "|" in pattern else f".*/{pattern}"
 
 
 def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
@@ -174,6 +195,7 @@ def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     if is_absent(tree):
         # Optax initializes transformations on placeholders without leaves, which no function of the user expects
         return align({}, tree)
+    check_specs(specs)
     if isinstance(specs, NormRegistry):
         specs = specs.resolve(tree)
     # a spec tree shaped like an Equinox module can be called too, but it is no leaf

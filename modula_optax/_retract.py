@@ -1,80 +1,146 @@
-"""Retraction of many parameters: together where they share norm and constraint, spread over devices."""
+"""Retraction of many parameters: together where they share norm and constraint, over the members of an ensemble."""
 
 from collections import defaultdict
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from modula_optax._canonical import Canonical, Stack, stacked
+from modula_optax._align import atoms, restored
+from modula_optax._canonical import Stack
 from modula_optax._constraints import Constraint, Step
+from modula_optax._members import over_members
+from modula_optax._mesh import automatic, shardings_of, varying_alike
 from modula_optax._norms import Norm
 from modula_optax._specs import NormSpec
-from modula_optax._spread import in_stacks, spread
+from modula_optax._stacks import apply_alike
 
-Weights = dict[str, Canonical]
+# by path
+Arrays = dict[str, Array]
+Stacks = dict[str, Stack]
 Memory = dict[str, Any]
+# paths of the parameters that have a constraint, and their specs
+Held = tuple[tuple[str, NormSpec], ...]
 
 
-class Held(NamedTuple):
-    """Atoms of one parameter, or of several, and all that their constraint looks at."""
-
-    weights: Stack
-    memory: Any
-    step: Step
-
-
-def remember(specs: dict[str, NormSpec], weights: Weights) -> Memory:
+def remember(held: Held, weights: Arrays) -> Memory:
     """What the constraints of weights remember of them at first; those that remember nothing have no entry."""
+    return _first_memory(held, {path: atoms(weights[path], spec) for path, spec in held})
+
+
+def _first_memory(held: Held, weights: Stacks) -> Memory:
     first = {}
-    for (norm, constraint), paths in _groups(specs).items():
+    for (norm, constraint), paths in _groups(held).items():
 
-        def init(ws: list[Stack], norm: Norm = norm, constraint: Constraint = constraint) -> list[Any]:
-            return [constraint.init(norm, w) for w in ws]
+        def init(w: Stack, norm: Norm = norm, constraint: Constraint = constraint) -> Any:
+            return constraint.init(norm, w)
 
-        first.update(zip(paths, in_stacks(init, [stacked(weights[path]) for path in paths]), strict=True))
+        first.update(zip(paths, apply_alike(init, [(weights[path],) for path in paths]), strict=True))
     return {path: first[path] for path in weights if jax.tree.leaves(first[path])}
 
 
+@over_members
 def retract(
-    specs: dict[str, NormSpec],
-    weights: Weights,
-    memory: Memory,
-    rates: tuple[jax.typing.ArrayLike, ...],
+    held: Held,
     axes: tuple[str, ...],
-) -> tuple[Weights, Memory]:
-    """Weights in the sets of their constraints, and what to remember of them.
+    members: int,
+    params: Arrays,
+    updates: Arrays,
+    memory: Memory | None,
+    rates: Float[Array, "*members 2"],
+) -> tuple[Arrays, Memory]:
+    """Parameters, or updates if there are any, that lead into the sets of their constraints; what to remember of them.
 
     Args:
-      specs: norm and constraint of every path.
-      weights: canonical.
-      memory: what is remembered of them.
-      rates: learning rate and weight decay of the step that led to them.
+      held: norm and constraint of every path.
       axes: those of the mesh to share them out over.
+      members: how many axes of members every array begins with.
+      params: the parameters.
+      updates: what is about to be added to them; empty: nothing, and parameters are returned.
+      memory: what is remembered of them; `None`: nothing yet.
+      rates: learning rate and weight decay of the step that led to them.
     """
 
-    def held(path: str, w: Stack) -> Held:
-        step = Step(*(jnp.full(len(w), number, w.dtype) for number in (*rates, specs[path].target)))
-        return Held(w, memory.get(path, ()), step)
+    def put_back(params: Arrays, updates: Arrays, memory: Memory | None, rates: Array) -> tuple[Arrays, Memory]:
+        before = {path: atoms(params[path], spec, members) for path, spec in held}
+        # the difference of the low-precision sum would lose the step: add and subtract in float32
+        after = {path: before[path] + atoms(updates[path], spec, members) for path, spec in held} if updates else before
+        known = _first_memory(held, before) if memory is None else _known(held, before, _merged(memory, members))
+        kept = {}
+        for (norm, constraint), paths in _groups(held).items():
+            specs = dict(held)
+            items = [
+                ((after[path], known.get(path, ())), _step(after[path], rates, specs[path].target, members))
+                for path in paths
+            ]
+            costly = constraint.is_expensive(norm)
+            results = apply_alike(_retraction(norm, constraint), items, axes=axes if costly else (), in_turns=costly)
+            kept.update(zip(paths, results, strict=True))
+        moved = {path: w - before[path] if updates else w for path, (w, _) in kept.items()}
+        like = updates or params
+        return (
+            {path: restored(moved[path], spec, like[path], members=members) for path, spec in held},
+            {path: _apart(kept[path][1], params[path].shape[:members]) for path in (memory or {})},
+        )
 
-    stacks = {path: held(path, stacked(w)) for path, w in weights.items()}
-    for (norm, constraint), paths in _groups(specs).items():
-        put_back = partial(_put_back, norm, constraint)
-        shared_axes = axes if constraint.is_expensive(norm) else ()
-        stacks.update(zip(paths, spread(put_back, [stacks[path] for path in paths], shared_axes), strict=True))
-    kept = {path: stacks[path].weights.reshape(w.shape) for path, w in weights.items()}
-    return kept, {path: stacks[path].memory for path in memory}
+    return automatic(
+        put_back, params, updates, memory, rates, shardings=shardings_of((updates or params, memory or {}))
+    )
 
 
-def _put_back(norm: Norm, constraint: Constraint, stacks: list[Held]) -> list[Held]:
-    kept = constraint.retract_all(norm, *map(list, zip(*stacks, strict=True)))
-    return [held._replace(weights=w, memory=memory) for held, (w, memory) in zip(stacks, kept, strict=True)]
+def _retraction(norm: Norm, constraint: Constraint) -> Callable[..., tuple[Stack, Any]]:
+    def put_back(held: tuple[Stack, Any], step: Step) -> tuple[Stack, Any]:
+        return constraint.retract(norm, *held, step)
+
+    return put_back
 
 
-def _groups(specs: dict[str, NormSpec]) -> dict[tuple[Norm, Constraint], list[str]]:
+def _known(held: Held, weights: Stacks, memory: Memory) -> Memory:
+    """What is remembered, or what is remembered at first where that is nothing yet: the state was made of shapes."""
+
+    def is_unknown(path: str) -> Array:
+        entries = [(x != 0).reshape(len(weights[path]), -1) for x in jax.tree.leaves(memory[path])]
+        return ~jnp.any(jnp.concatenate(entries, axis=1), axis=1)
+
+    def completed() -> Memory:
+        first = _first_memory(held, weights)
+
+        def choose(path: str) -> Any:
+            def pick(x: Array, fresh: Array) -> Array:
+                return jnp.where(is_unknown(path).reshape(-1, *[1] * (x.ndim - 1)), fresh, x)
+
+            return jax.tree.map(pick, memory[path], first[path])
+
+        return {path: choose(path) for path in memory}
+
+    if not memory:
+        return memory
+    weights, memory = varying_alike((weights, memory))
+    nothing_new = ~jnp.any(jnp.concatenate([is_unknown(path) for path in memory]))
+    return jax.lax.cond(nothing_new, lambda: memory, completed)
+
+
+def _step(w: Stack, rates: Float[Array, "*members 2"], target: float, members: int) -> Step:
+    """The step that led to every atom."""
+    of_member = rates.reshape(-1, 2).astype(w.dtype)
+    of_atoms = jnp.repeat(of_member, len(w) // len(of_member), axis=0, total_repeat_length=len(w))
+    return Step(of_atoms[:, 0], of_atoms[:, 1], jnp.full(len(w), target, w.dtype))
+
+
+def _merged(memory: Memory, members: int) -> Memory:
+    """Memory of all members along one axis."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[members + 1 :]), memory)
+
+
+def _apart(memory: Any, members: tuple[int, ...]) -> Any:
+    return jax.tree.map(lambda x: x.reshape(*members, -1, *x.shape[1:]), memory)
+
+
+def _groups(held: Held) -> dict[tuple[Norm, Constraint], list[str]]:
     """Paths of the parameters that share norm and constraint."""
     groups: dict[Any, list[str]] = defaultdict(list)
-    for path, spec in specs.items():
+    for path, spec in held:
         groups[spec.norm, spec.constraint].append(path)
     return groups

@@ -38,7 +38,7 @@ def sketch_singular_values(x: Matrices) -> tuple[Float[Array, "*batch"], Float[A
     """
     starts, counts = _starts(x)
     moments, largest = _moments(x, starts)
-    return jnp.max(largest, axis=-1), jnp.sum(counts.astype(x.dtype) * moments, axis=-1)
+    return jnp.max(largest, axis=-1), matmul(moments, jnp.asarray(counts, x.dtype))
 
 
 def _starts(x: Matrices) -> tuple[Rows, Float[np.ndarray, " k"]]:

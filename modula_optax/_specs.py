@@ -1,13 +1,12 @@
 """Specs: what the norm of each parameter is, and how large its steps are."""
 
 import dataclasses
-import math
-import numbers
 import re
 from collections.abc import Callable
 from typing import Any
 
 from modula_optax._axes import Axes
+from modula_optax._checks import as_count, as_positive, brief_repr, check_mass, hold
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._paths import flatten_with_paths
@@ -75,15 +74,14 @@ class NormSpec:
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, or None; got {value!r}.")
-        if not _is_count(self.atoms):
-            raise ValueError(f"atoms must be an integer of at least 1; got {self.atoms!r}.")
         if not isinstance(self.blocks, tuple) or not all(map(_is_count, self.blocks)):
             raise ValueError(f"blocks must be a tuple of sizes, such as (6, 6, 6); got {self.blocks!r}.")
         if not isinstance(self.why, str | None):
             raise ValueError(f"why must be a text, or None; got {self.why!r}.")
-        check_mass("mass", self.mass)
-        if not _is_finite(self.sensitivity) or self.sensitivity <= 0:
-            raise ValueError(f"sensitivity must be a finite number above 0; got {self.sensitivity!r}.")
+        hold(self, mass=check_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
+        hold(self, atoms=as_count("atoms", self.atoms))
+
+    __repr__ = brief_repr
 
     @property
     def is_normed(self) -> bool:
@@ -96,18 +94,8 @@ class NormSpec:
         return self.mass / self.sensitivity
 
 
-def check_mass(name: str, value: float) -> None:
-    """Raises an error that names the argument, if it is no mass."""
-    if not _is_finite(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
-
-
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_finite(value: float) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: float) -> Any:
@@ -137,16 +125,20 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.3.
     """
-    check_mass("absolute", absolute)
+    absolute = check_mass("absolute", absolute)
     flat, treedef = flatten_with_paths(specs)
+    if callable(getattr(specs, "resolve", None)):
+        raise ValueError("tare scales the masses of a spec tree, not of a registry: write registry.resolve(params).")
+    if not (isinstance(select, str) or callable(select)):
+        raise ValueError(f"select must be a regular expression or a predicate (path, spec) -> bool; got {select!r}.")
     if isinstance(select, str):
         pattern = compile_pattern(select)
-        chosen = [_has_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]
+        chosen = [_hcheck_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]
     else:
-        chosen = [_has_mass(spec) and select(path, spec) for path, spec in flat]
+        chosen = [_hcheck_mass(spec) and select(path, spec) for path, spec in flat]
     total = sum(spec.atoms * spec.mass for (_, spec), c in zip(flat, chosen, strict=True) if c)
     if total == 0:
-        paths = "\n".join(f"  {path}" for path, spec in flat if _has_mass(spec))
+        paths = "\n".join(f"  {path}" for path, spec in flat if _hcheck_mass(spec))
         raise ValueError(
             f"tare found no mass to scale: {select!r} selects nothing, or masses of zero only. The normed "
             f"parameters are:\n{paths}"
@@ -159,7 +151,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     return treedef.unflatten(scaled)
 
 
-def _has_mass(spec: Any) -> bool:
+def _hcheck_mass(spec: Any) -> bool:
     return isinstance(spec, NormSpec) and spec.is_normed
 
 

@@ -394,14 +394,14 @@ def test_arguments_are_checked_at_once(make, message):
 @pytest.mark.parametrize(
     ("norm", "axes", "constraint", "message"),
     [
-        (mo.RMS(), None, mo.SpectralCap(), r"SpectralCap\(radius=1.0\) .* RMS\(\) .*; write Spectral\(\) or NormBall"),
+        (mo.RMS(), None, mo.SpectralCap(), r"SpectralCap\(radius=1.0\) .* RMS\(\) .*; write NormBall\(1.0\)"),
         (mo.Frobenius(), None, mo.SoftCap(), r"SoftCap\(radius=1.0\) .* Frobenius\(\) .*; write Spectral\(\)"),
         (mo.Sign(), None, mo.Hammer(), r"Hammer.* is about singular values, which Sign\(\) does not measure"),
         (mo.Diagonal(), None, mo.Orthogonal(), r"Orthogonal\(\) is about matrices, and Diagonal\(\) takes vectors"),
-        (mo.Spectral(), None, mo.Hypersphere(), r"is round, .* write one of Frobenius\(\), .* or UnitSphere\(\)"),
-        (mo.RMS(), None, mo.Stiefel(), r"Stiefel.* not under RMS\(\); write Spectral\(\) or Orthogonal\(\)"),
-        (mo.Spectral(), mo.Axes((), -1), mo.Stiefel(), r"and this is vectors .*; write RMS\(\) with Hypersphere\(\)"),
-        (mo.Unnormed(), None, mo.SpectralCap(), r"Unnormed\(\) cannot be held to SpectralCap.*; give it a norm"),
+        (mo.Spectral(), None, mo.Hypersphere(), r"is round, .* write Frobenius\(\), .* or UnitSphere\(\)"),
+        (mo.RMS(), None, mo.Stiefel(), r"Stiefel.* not under RMS\(\); write UnitSphere\(\)"),
+        (mo.Spectral(), mo.Axes((), -1), mo.Stiefel(), r"and this is vectors .*; write UnitSphere\(\)"),
+        (mo.Unnormed(), None, mo.SpectralCap(), r"Unnormed\(\) cannot be held to SpectralCap.*; write constraint=None"),
     ],
 )
 def test_constraints_that_do_not_fit_are_refused_with_the_path(norm, axes, constraint, message):

@@ -78,7 +78,7 @@ def test_the_masses_that_the_panel_chose_are_the_default():
 
     params = shapes(table=(11, 4), gain=4, pos=(7, 4), bias=4, w=(4, 2))
     masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
-    assert masses == {"table": 1.0, "gain": 0.1, "pos": 0.5, "bias": 0.1, "w": 8.0}
+    assert masses == {"table": 1.0, "gain": 0.1, "pos": 0.5, "bias": 0.1, "w": 2.0}
     assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
 
 
@@ -86,6 +86,12 @@ def test_a_linear_head_takes_a_step_for_every_output_unless_it_is_told_another_n
     assert mo.infer_specs(deep, DEEP, tokens(3, 7))["w1"].norm == mo.RowL2()
     spectral = mo.infer_specs(deep, DEEP, tokens(3, 7), head=mo.Spectral())["w1"]
     assert (spectral.norm, spectral.mass) == (mo.Spectral(), 1.0)
+    # a head of many inputs learns from what is along them in part: its steps are no larger for it
+    masses = [
+        mo.infer_specs(two_layers, shapes(w0=(4, width), b0=width, w1=(width, 2)), X)["w1"].mass
+        for width in (9, 64, 400)
+    ]
+    assert masses == [3.0, 8.0, 8.0]
     # sensitivities say the size of steps themselves
     traced = mo.infer_specs(two_layers, PARAMS, X, sensitivity="traced")
     assert {(spec.norm, spec.mass) for name, spec in traced.items() if name != "b0"} == {(mo.Spectral(), 1.0)}
@@ -110,7 +116,7 @@ def test_what_narrows_and_what_has_taps_has_the_mass_that_a_typical_input_asks_f
     )
     masses = {name: spec.mass for name, spec in mo.infer_specs(network, params, array(3, 4, 4, 16)).items()}
     # fans are those of one group, one expert: 16 and 8, 4 and 1, 1 and 1, 2 and 6, 6 and 2; taps are nine
-    expected = {"conv": 18.0, "grouped": 36.0, "depthwise": 9.0, "experts": 1.0, "back": 3.0, "head": 64.0}
+    expected = {"conv": 18.0, "grouped": 36.0, "depthwise": 9.0, "experts": 1.0, "back": 3.0, "head": 2.0}
     assert masses == pytest.approx({name: square**0.5 for name, square in expected.items()})
 
 
@@ -159,7 +165,7 @@ def test_hidden_layers_that_follow_each_other_share_their_mass():
     def masses(apply, layers):
         params = {**shapes(first=(4, 6), head=(6, 2)), "layers": layers}
         specs = mo.infer_specs(apply, params, X)
-        assert (specs["first"].mass, specs["head"].mass) == (1.0, 8.0)
+        assert (specs["first"].mass, specs["head"].mass) == (1.0, 6.0**0.5)
         return {spec.mass for spec in jax.tree.leaves(specs["layers"])}
 
     for depth, mass in ((1, 1.0), (8, 1.0), (128, 0.5)):

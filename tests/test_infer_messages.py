@@ -24,7 +24,7 @@ def refusal(apply, params, *inputs):
 def pasted(message):
     """The registry that an error offers, and the names of what it says to fill in."""
     code = message[message.index("overrides=") :]
-    left = re.findall(r"# mo\.Rule\(r'([^']*)'.*# (?:axes|role): say which", code)
+    left = re.findall(r"""# mo\.Rule\(r['"]([^'"]*)['"].*# (?:axes|role): say which""", code)
     return eval(code.removeprefix("overrides="), {"mo": mo}), left
 
 

@@ -10,7 +10,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import modula_optax as mo
-from tests.cases import random_like
+from tests.cases import enable_x64, random_like
 
 
 def regression(key):
@@ -70,6 +70,7 @@ OLDER = set(THEIRS) < set(OURS)
         {"preconditioning": "schatten"},
         {"preconditioning": "aol"},
         {"mu_dtype": jnp.bfloat16},
+        {"ns_coeffs": ((3.0, -3.2, 1.2), (2.0, -1.5, 0.5))},
     ],
     ids=lambda arguments: "-".join(arguments) or "defaults",
 )
@@ -88,6 +89,171 @@ def test_muon_is_the_muon_of_optax(arguments, key):
         assert ours[-1] < 0.8 * ours[0]
 
 
+MATRICES = {"wide": (4, 7), "tall": (7, 4), "square": (4, 4), "bias": (4,)}
+
+
+def steps_of(tx, grads, params, count=3):
+    state = tx.init(params)
+    for i in range(count):
+        updates, state = tx.update(jax.tree.map(lambda g, i=i: jnp.cos(i + 1.0) * g, grads), state, params)
+    return updates
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"consistent_rms": 0.2, "weight_decay": 0.1},
+        {"adaptive": True},
+        {"preconditioning": "spectral"},
+        {"ns_coeffs": ((3.0, -3.2, 1.2), (2.0, -1.5, 0.5))},
+    ],
+    ids=lambda arguments: "-".join(arguments) or "defaults",
+)
+def test_complex_matrices_get_the_steps_of_optax(arguments, key):
+    if set(arguments) - set(THEIRS):
+        pytest.skip("Muon of this Optax does not take these")
+    params = {
+        name: random_like(key, shape) + 1j * random_like(jax.random.key(1), shape) for name, shape in MATRICES.items()
+    }
+    grads = jax.tree.map(lambda p: jnp.conj(p) * 0.3 + 0.1, params)
+    ours, theirs = (steps_of(muon(0.1, **arguments), grads, params) for muon in (mo.muon, optax.contrib.muon))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
+    assert {u.dtype for u in jax.tree.leaves(ours)} == {jnp.dtype(jnp.complex64)}
+
+
+@pytest.mark.parametrize("preconditioning", ["aol", "schatten"])
+def test_complex_matrices_become_unitary_under_every_bound(preconditioning, key):
+    w = random_like(key, (4, 7)) + 1j * random_like(jax.random.key(1), (4, 7))
+    tx = mo.muon(1.0, "dion", preconditioning=preconditioning)
+    s = np.linalg.svd(tx.update(w, tx.init(w), w)[0], compute_uv=False)
+    np.testing.assert_allclose(s, np.sqrt(7 / 4), rtol=0.15)
+
+
+# Numbers of every kind: what inject_hyperparams makes of them, traced or not
+
+NUMBERS = {"Python": float, "NumPy": np.float32, "an array": jnp.float32, "a schedule": lambda x: lambda count: x}
+
+
+def aliases(number):
+    """Every alias, with all of its numbers given as `number` makes them."""
+    adam = {"adam_b1": 0.9, "adam_b2": 0.99, "adam_weight_decay": 0.1, "adam_learning_rate": 0.01, "eps": 1e-8}
+    arguments = {
+        "modular": (mo.modular, {"learning_rate": 0.1, "b1": 0.9, "weight_decay": 0.1}, {"specs": INJECTED}),
+        "scion": (mo.scion, {"learning_rate": 0.1, "momentum": 0.2}, {"specs": INJECTED}),
+        "muon": (
+            mo.muon,
+            {"learning_rate": 0.1, "beta": 0.9, "weight_decay": 0.1, "consistent_rms": 0.2, **adam},
+            {"nesterov": False},
+        ),
+        "keep_params_projected": (
+            mo.keep_params_projected,
+            {"learning_rate": 0.1, "weight_decay": 0.1},
+            {"specs": mo.NormRegistry(mo.Rule(".*", mo.RMS(), constraint=mo.Regularize(0.5)))},
+        ),
+        "scale_by_momentum": (mo.scale_by_momentum, {"b1": 0.9}, {}),
+    }
+    return {
+        name: (factory, others, {key: number(value) for key, value in numbers.items()})
+        for name, (factory, numbers, others) in arguments.items()
+    }
+
+
+INJECTED = mo.NormRegistry(mo.Rule("bias", mo.Unnormed()), mo.Rule(".*", mo.Spectral()))
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.parametrize("name", aliases(float))
+def test_numbers_are_taken_of_every_kind_and_injected_with_nothing_named_static(name, kind, key):
+    params = {name: random_like(key, shape) for name, shape in MATRICES.items()}
+    grads = jax.tree.map(lambda p: jnp.sin(3 * p) + 0.2, params)
+    factory, others, numbers = aliases(float)[name]
+    expected = steps_of(factory(**others, **numbers), grads, params, 2)
+    _, _, numbers = aliases(NUMBERS[kind])[name]
+    injected = optax.inject_hyperparams(factory)(**others, **numbers)
+    state = injected.init(params)
+    for i in range(2):
+        g = jax.tree.map(lambda g, i=i: jnp.cos(i + 1.0) * g, grads)
+        updates, state = jax.jit(injected.update)(g, state, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updates, expected)
+    if kind != "a schedule":
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            steps_of(factory(**others, **numbers), grads, params, 2),
+            expected,
+        )
+
+
+@pytest.mark.parametrize("preconditioning", ["frobenius", "aol"] if not OLDER else ["frobenius"])
+def test_the_number_of_steps_may_be_traced_as_that_of_optax_may(preconditioning, key):
+    w = random_like(key, (4, 7))
+    arguments = {"preconditioning": preconditioning} if not OLDER else {}
+
+    def step(muon, count):
+        tx = muon(0.1, ns_steps=count, **arguments)
+        return tx.update(w, tx.init(w), w)[0]
+
+    with jax.checking_leaks():
+        ours = jax.jit(lambda count: step(mo.muon, count))
+        for count in (1, 3, 5):
+            np.testing.assert_allclose(ours(count), step(mo.muon, count), atol=1e-6)
+            np.testing.assert_allclose(ours(count), step(optax.contrib.muon, count), atol=1e-6)
+
+
+def test_a_decay_of_zero_needs_no_parameters_and_another_that_is_traced_makes_nan(key):
+    g = random_like(key, (4, 3))
+    for zero in (0.0, np.float32(0.0), jnp.zeros(())):
+        tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()), weight_decay=zero)
+        assert jnp.isfinite(tx.update(g, tx.init(g))[0]).all()
+
+    @jax.jit
+    def injected(decay):
+        tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()), weight_decay=decay)
+        return tx.update(g, tx.init(g))[0]
+
+    assert jnp.isfinite(injected(0.0)).all()
+    assert jnp.isnan(injected(0.1)).all()
+    tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()), weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"Weight decay needs the parameters: write tx.update\(grads, state, params\)"):
+        tx.update(g, tx.init(g))
+
+
+# Dtypes
+
+ALIASES = {
+    "modular": mo.modular(1e-4, mo.NormSpec(mo.Spectral())),
+    "modular, decay": mo.modular(1e-4, mo.NormSpec(mo.Sign()), weight_decay=0.1, weight_decay_mask=True),
+    "scion": mo.scion(1e-4, mo.NormSpec(mo.Sign())),
+    "muon": mo.muon(1e-4),
+    "kept": mo.modular(1e-4, mo.NormSpec(mo.Spectral(), constraint=mo.NormBall(1.0))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:modular. the learning rate")
+@pytest.mark.parametrize("name", ALIASES)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("grad_dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_updates_have_the_dtype_of_optax_and_the_state_keeps_its_own(name, dtype, grad_dtype):
+    with enable_x64(True):
+        w, g = jnp.ones((8, 4), dtype), jnp.ones((8, 4), grad_dtype)
+        run = lambda tx: jax.eval_shape(lambda w, g: tx.update(g, tx.init(w), w), w, g)  # noqa: E731
+        updates, state = run(ALIASES[name])
+        assert updates.dtype == run(optax.contrib.muon(1e-4))[0].dtype
+        if "scion" not in name:
+            before = jax.eval_shape(ALIASES[name].init, w)
+            assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, before)
+
+
+@pytest.mark.filterwarnings("ignore:modular. the learning rate")
+@pytest.mark.parametrize("name", ALIASES)
+def test_gradients_in_half_precision_move_weights_as_their_numbers_in_float32_do(name, key):
+    w = random_like(key, (512, 4))
+    half = jnp.cos(w).astype(jnp.float16)
+    tx = ALIASES[name]
+    updates, expected = (tx.update(g, tx.init(w), w)[0] for g in (half, half.astype(jnp.float32)))
+    np.testing.assert_allclose(updates, expected, rtol=5e-3, atol=1e-9)
+
+
 @pytest.mark.skipif(OLDER, reason="Muon of this Optax has fewer arguments")
 def test_muon_has_the_arguments_of_the_muon_of_optax():
     assert list(OURS) == list(THEIRS)
@@ -103,7 +269,7 @@ def test_muon_has_the_arguments_of_the_muon_of_optax():
             r"3 triples in ns_coeffs need as many ns_steps; got ns_steps=2",
         ),
         ({"preconditioning": "none"}, r"Unknown scaling 'none'. Write one of 'frobenius', 'schatten'"),
-        ({"ns_steps": 0}, r"steps must be an integer of at least 1; got 0"),
+        ({"ns_steps": 0}, r"ns_steps must be an integer of at least 1; got 0"),
     ],
 )
 def test_muon_refuses_what_it_does_not_know(arguments, message):

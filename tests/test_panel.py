@@ -18,7 +18,8 @@ from sweeps.entrants import PANEL, warmed_up  # noqa: E402
 from sweeps.networks import GPT, ResNet  # noqa: E402
 from sweeps.panel import SETTINGS, TASKS, ladder  # noqa: E402
 from sweeps.referee import reaches, steps_to  # noqa: E402
-from sweeps.run import Curve, Hyper, Run  # noqa: E402
+from sweeps.report import best, gathered, tables  # noqa: E402
+from sweeps.run import Curve, Hyper, Run, Setting  # noqa: E402
 from sweeps.store import Store  # noqa: E402
 from sweeps.whole import specs_of, task_of, train  # noqa: E402
 
@@ -167,3 +168,37 @@ def test_the_defaults_have_the_masses_that_their_ablations_change():
 
 def test_seeds_are_numbers_and_ranges():
     assert command.seeds_of(["0", "100-103"]) == [0, 100, 101, 102, 103]
+
+
+def entry(optimizer, rate, seed, loss):
+    setting = Setting(64, 4, 1000, 16, task="usual gpt")
+    return Run(setting, optimizer, Hyper(rate), seed).record() | {"losses": [5.0, loss]}
+
+
+def test_numbers_are_chosen_by_some_seeds_and_reported_with_others():
+    found = gathered(
+        [
+            entry("modular", 0.05, 0, 1.30),
+            entry("modular", 0.05, 1, 1.40),
+            # better with the seed that reports, and with one that the other was not tried with
+            entry("modular", 0.10, 0, 1.31),
+            entry("modular", 0.10, 2, 1.00),
+            entry("modular", 0.10, 100, 1.00),
+            entry("modular", 0.20, 0, None),
+        ]
+    )
+    (contenders,) = found.values()
+    chosen = best(contenders["modular"])
+    assert chosen.numbers["learning_rate"] == 0.05
+    assert (chosen.chosen_by, chosen.reported) == ({0: 1.30, 1: 1.40}, {})
+
+
+def test_the_tables_say_who_is_below_the_target():
+    entries = [entry("muon", 0.05, seed, 1.40 + 0.002 * (seed % 2)) for seed in (0, *range(100, 108))]
+    entries += [entry("modular", 0.05, seed, 1.38) for seed in (0, *range(100, 108))]
+    entries += [entry("bias 1", 0.05, seed, 1.4008) for seed in (0, *range(100, 108))]
+    lines = tables(entries)
+    assert lines[0] == "usual gpt, width 64, depth 4, 1000 steps of 16 x 64 bytes"
+    ends = {line.split(" | ")[0]: line.split(" | ")[-1] for line in lines[4:7]}
+    assert ends == {"| modular": "below the target |", "| muon": " |", "| bias 1": "not below the target |"}
+    assert "| 1, 1.4000 | 8, 1.4010, 0.0011 |" in "".join(lines)

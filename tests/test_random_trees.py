@@ -71,7 +71,7 @@ def mo_path(path):
 
 TRANSFORMATIONS = {
     "dualize": mo.dualize,
-    "modular": lambda specs: mo.modular(0.1, specs, weight_decay=0.1),
+    "modular": lambda specs: mo.modular(0.1, specs),
     "scion": lambda specs: mo.scion(0.1, specs, constrained=True),
     "keep_params_projected": lambda specs: mo.keep_params_projected(specs, learning_rate=0.1),
 }

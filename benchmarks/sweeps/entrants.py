@@ -45,11 +45,16 @@ def modular(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> o
     return mo.modular(rate, specs, b1=hyper.b1, weight_decay=hyper.weight_decay, **changes)
 
 
+def whitened(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> optax.GradientTransformation:
+    """The defaults with a learned metric."""
+    return mo.whitened(rate, specs, b1=hyper.b1, weight_decay=hyper.weight_decay, **changes)
+
+
 def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
     """Optax's Muon for all layers but the head, which alone decay; its Adam for the rest, at a rate of its own."""
 
     def numbers(spec: mo.NormSpec) -> MuonDimensionNumbers | None:
-        if spec.role not in LAYERS or spec.place == "head":
+        if spec.axes is None or spec.role not in LAYERS or spec.place == "head":
             return None
         return MuonDimensionNumbers(spec.axes.taps + spec.axes.fan_in, spec.axes.fan_out)
 
@@ -139,6 +144,11 @@ PANEL: dict[str, Entrant] = {
     "muon": Entrant(muon, has_norms=False),
     "adamw": Entrant(adamw, has_norms=False),
     "scion": Entrant(scion, scion_specs, start_at_norm_one=True),
+    "whitened": Entrant(whitened),
+    "whitened, b2 0.95": Entrant(partial(whitened, b2=0.95)),
+    "whitened, b2 0.98": Entrant(partial(whitened, b2=0.98)),
+    "whitened, every 2": Entrant(partial(whitened, every=2)),
+    "whitened, one side": Entrant(partial(whitened, max_size=64)),
     # one choice changed at a time
     "initialize": Entrant(modular, start_at_norm_one=True),
     "decay of everything": Entrant(partial(modular, **EVERYTHING)),

@@ -28,12 +28,7 @@ class Store:
     def __init__(self, path: Path, train: Callable[[Run], Curve], identity: Callable[[Run], str], expected: int = 0):
         self.path, self.train, self.identity, self.expected = path, train, identity, expected
         self.trained, self.asked, self.seconds = 0, 0, 0.0
-        self.runs: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                entry = _entry(line)
-                if entry is not None:
-                    self.runs[entry["key"]] = entry
+        self.runs = {entry["key"]: entry for entry in entries_of(path)} if path.exists() else {}
 
     def __call__(self, run: Run) -> Curve:
         """The curve of a run, read or trained."""
@@ -63,6 +58,12 @@ class Store:
         left = self.seconds / self.trained * max(0, self.expected - self.asked) / 60
         numbers = " ".join(f"{name} {value:.4g}" for name, value in run.hyper._asdict().items())
         print(f"{run.optimizer}: {numbers} seed {run.seed}: {loss} ({seconds:.0f} s, {left:.0f} min left)", flush=True)
+
+
+def entries_of(path: Path) -> list[dict[str, Any]]:
+    """The runs in a file."""
+    entries = map(_entry, path.read_text().splitlines())
+    return [entry for entry in entries if entry is not None]
 
 
 def _entry(line: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, leading_direction, power_iteration, spectral_gain
-from modula_optax._checks import check_count, check_positive
+from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm
 
@@ -37,7 +37,7 @@ class NormBall(Constraint):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         return _shrunk(w, norm.norm(w) / self.radius), memory
@@ -73,8 +73,7 @@ class SpectralNormalize(Constraint):
     iterations: int = 2
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
-        check_count("iterations", self.iterations)
+        hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)

@@ -1,19 +1,17 @@
 """Caps on singular values: those above the radius come down to it."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from modula_optax._canonical import PerTap, Stack, is_within, length, spectral_gain, unit
 from modula_optax._cap import capped_and_inside
-from modula_optax._checks import check_positive
+from modula_optax._checks import as_positive, hold
 from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm
-from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side
-from modula_optax._slices import map_alike
+from modula_optax._polar import gram_matrix, is_tall, matmul, on_smaller_side, one_where_zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +43,15 @@ class SpectralCap(Constraint):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
-        return self.retract_all(norm, [w], [memory], [step])[0]
-
-    def retract_all(
-        self, norm: Norm, ws: Sequence[Stack], memories: Sequence[Any], steps: Sequence[Step]
-    ) -> list[tuple[Stack, Any]]:
-        return list(zip(map_alike(self._cap, ws, rank=3), memories, strict=True))
-
-    def _cap(self, w: Stack) -> Stack:
         bound = self.radius * spectral_gain(w)
         x, inside = capped_and_inside(w / bound)
-        return jnp.where(inside[..., None, None], w, bound * x)
+        return jnp.where(inside[..., None, None], w, bound * x), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +88,7 @@ class SoftCap(Constraint):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
@@ -132,8 +122,9 @@ _MONOTONE = 1.3
 def _strength(reach: PerTap) -> PerTap:
     """The t = α k² at which p(k) = k (1 - 3 t² + 3 t³ - t⁴) is 1, for k up to 1.3."""
     drop = 1.0 - 1.0 / reach
-    # Newton's method from below, where it cannot overshoot by much; t is 0.33 at most
-    t = jnp.sqrt(drop / 3)
+    # Newton's method from below, where it cannot overshoot by much; t is 0.33 at most. It forgets where it started,
+    # where the root of zero has no derivative.
+    t = jax.lax.stop_gradient(jnp.sqrt(drop / 3))
     for _ in range(5):
         t = t - (3 * t**2 - 3 * t**3 + t**4 - drop) / jnp.maximum(6 * t - 9 * t**2 + 4 * t**3, 1e-10)
     return t
@@ -152,6 +143,7 @@ def _largest_singular_bound(x: Stack) -> PerTap:
     for _ in range(6):
         root /= 2
         power = matmul(power, power.mT)
-        bound = bound * length(power, (-2, -1)) ** root
+        # the root of zero has no derivative
+        bound = bound * one_where_zero(length(power, (-2, -1))) ** root
         power = unit(power, (-2, -1))
     return bound

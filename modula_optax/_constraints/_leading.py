@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, leading_direction, power_iteration, spectral_gain
-from modula_optax._checks import check_count, check_positive
+from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import (
     Constraint,
     Step,
@@ -47,8 +47,7 @@ class Hammer(Constraint):
     iterations: int = 2
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
-        check_count("iterations", self.iterations)
+        hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
@@ -93,8 +92,7 @@ class SpectralDecay(Constraint):
     iterations: int = 2
 
     def __post_init__(self):
-        check_positive("strength", self.strength)
-        check_count("iterations", self.iterations)
+        hold(self, strength=as_positive("strength", self.strength), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_matrices(self, norm)
@@ -137,7 +135,7 @@ class Regularize(Constraint):
     strength: float
 
     def __post_init__(self):
-        check_positive("strength", self.strength)
+        hold(self, strength=as_positive("strength", self.strength))
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         if isinstance(norm, Embedding):

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
 from modula_optax._cap import capped
-from modula_optax._checks import check_count, check_positive
+from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import Manifold, Step
-from modula_optax._norms import RMS, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
+from modula_optax._norms import RMS, Diagonal, Embedding, Frobenius, Norm, RowL2, Spectral, orthogonalized
 from modula_optax._polar import matmul
 
 # the axes over which these norms are Euclidean: their unit spheres are products of spheres
@@ -46,13 +46,14 @@ class Hypersphere(Manifold):
     radius: float = 1.0
 
     def __post_init__(self):
-        check_positive("radius", self.radius)
+        hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         if type(norm) in _EUCLIDEAN:
             return None
-        names = ", ".join(f"{known.__name__}()" for known in _EUCLIDEAN)
-        return f"{self!r} is round, and the unit ball of {norm!r} is not; write one of {names}, or UnitSphere()"
+        known = (RMS,) if isinstance(norm, Diagonal) else _EUCLIDEAN
+        names = ", ".join(f"{one.__name__}()" for one in known)
+        return f"{self!r} is round, and the unit ball of {norm!r} is not; write {names}, or UnitSphere()"
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
         return self.radius * norm.project(w), memory
@@ -131,14 +132,15 @@ class Stiefel(Manifold):
     iterations: int = 10
 
     def __post_init__(self):
-        check_count("iterations", self.iterations)
+        hold(self, iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         _, fan_in, fan_out = shape
         if not isinstance(norm, Spectral):
-            return f"{self!r} steps under the norm of Spectral(), not under {norm!r}; write Spectral() or Orthogonal()"
+            instead = "UnitSphere()" if isinstance(norm, RMS | Diagonal) else "Spectral() or Orthogonal()"
+            return f"{self!r} steps under the norm of Spectral(), not under {norm!r}; write {instead}"
         if min(fan_in, fan_out) == 1 < max(fan_in, fan_out):
-            return f"{self!r} is about matrices, and this is vectors (axes say); write RMS() with Hypersphere()"
+            return f"{self!r} is about matrices, and this is vectors (axes say); write UnitSphere()"
         return None
 
     def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:

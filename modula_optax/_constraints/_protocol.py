@@ -1,13 +1,11 @@
 """What a constraint must know, and what it is told of the step that it comes after."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack
 from modula_optax._norms import RMS, Diagonal, Norm, Spectral, SpectralNormalized
-from modula_optax._spread import in_stacks
 
 
 class Step(NamedTuple):
@@ -44,18 +42,8 @@ class Constraint(Protocol):
         """Weights in the set, near `w`, and what to remember of them; `w` itself where it is in the set."""
         ...
 
-    def retract_all(
-        self, norm: Norm, ws: Sequence[Stack], memories: Sequence[Any], steps: Sequence[Step]
-    ) -> list[tuple[Stack, Any]]:
-        """`retract` of the atoms of several parameters, here those of one shape as one stack."""
-
-        def retract_stacks(stacks: list[Any]) -> list[Any]:
-            return [self.retract(norm, *of_one_shape) for of_one_shape in stacks]
-
-        return in_stacks(retract_stacks, list(zip(ws, memories, steps, strict=True)))
-
     def is_expensive(self, norm: Norm) -> bool:
-        """Whether `retract` costs more than moving matrices to another device."""
+        """Whether `retract` costs so much that it is done in turns, and shared out over devices."""
         return norm.expensive
 
 
@@ -72,7 +60,9 @@ def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
     """Misfit of a constraint on singular values whose radius is in units of `Spectral`."""
     if isinstance(norm, Spectral | SpectralNormalized):
         return None
-    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write Spectral() or NormBall"
+    ball = f"NormBall({getattr(constraint, 'radius', 1.0)})"
+    instead = ball if isinstance(norm, RMS | Diagonal) else f"Spectral() or {ball}"
+    return f"{constraint!r} is about singular values, which {norm!r} does not measure; write {instead}"
 
 
 def needs_matrices(constraint: Constraint, norm: Norm) -> str | None:

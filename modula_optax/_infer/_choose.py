@@ -31,8 +31,9 @@ HEAD = RowL2()
 # do: they are first to become unstable.
 MASSES: dict[str, float] = {"embedding": 1.0, "positional": 0.5, "bias": 0.1, "gain": 0.1}
 
-# A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one is hardly along a row, so
-# that the steps are small: a head of mass 1 holds the others up.
+# A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one moves it by the root of the
+# fan-in less: a head of mass 1 holds the others up. Wide ones get no more than this, since what they learn from is
+# along their inputs in part, however wide.
 HEAD_MASS = 8.0
 
 # Steps of layers that follow each other add up. Up to this many (two blocks of a transformer) need not be smaller for
@@ -49,7 +50,7 @@ def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]],
         if finding.role not in LAYERS:
             return MASSES.get(finding.role, 1.0)
         if _is_linear_head(finding) and isinstance(head, RowL2):
-            return HEAD_MASS
+            return min(HEAD_MASS, math.sqrt(_size(finding.fan_in, shape)))
         return for_typical_inputs(finding, shape) * (hidden if finding.place == "hidden" else 1.0)
 
     return [usual(finding, shape) for finding, shape in zip(findings, shapes, strict=True)]
@@ -64,10 +65,12 @@ def for_typical_inputs(finding: Finding, shape: tuple[int, ...]) -> float:
     number of taps. A patch is then moved as much by a convolution as by the same kernel as a linear layer. A group of a
     convolution, an expert, a layer of a stack are matrices of their own.
     """
-    fan_in, fan_out, taps = (
-        math.prod(shape[axis] for axis in axes) for axes in (finding.fan_in, finding.fan_out, finding.taps)
-    )
+    fan_in, fan_out, taps = (_size(axes, shape) for axes in (finding.fan_in, finding.fan_out, finding.taps))
     return math.sqrt(taps * max(1.0, fan_in * finding.groups / max(fan_out, 1)))
+
+
+def _size(axes: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    return math.prod(shape[axis] for axis in axes)
 
 
 def _is_linear_head(finding: Finding) -> bool:

@@ -73,10 +73,10 @@ def infer_specs(
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
       masses: mass of each leaf by role or place, such as `{"head": 4.0, "bias": 0.2}`; of a matrix the place counts
-        first, of anything else the role. Of all others: 8 for heads under `RowL2`, 0.5 for positions, 0.1 for biases
-        and gains, 1 for tables; for other matrices sqrt(max(1, fan_in / fan_out)), times the root of the taps of a
-        convolution, which is what a typical input asks for where the norm minds the worst, and times
-        (8 / depth)^(1/4) for hidden ones where more than eight follow each other. With traced sensitivities, 1.
+        first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, 0.5 for
+        positions, 0.1 for biases and gains, 1 for tables; for other matrices sqrt(max(1, fan_in / fan_out)), times the
+        root of the taps of a convolution, which is what a typical input asks for where the norm minds the worst, and
+        times (8 / depth)^(1/4) for hidden ones where more than eight follow each other. With traced sensitivities, 1.
       head: norm of linear layers whose output no other matrix follows; `None`: `RowL2()`, and with traced sensitivities
         `Spectral()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
@@ -104,7 +104,7 @@ def infer_specs(
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
       >>> specs = infer_specs(apply, params, jax.ShapeDtypeStruct((8, 3), jnp.float32))
       >>> specs["w"].role, specs["w"].axes
-      ('linear', Axes(fan_in=(0,), fan_out=(1,), taps=(), groups=1))
+      ('linear', Axes(fan_in=(0,), fan_out=(1,)))
     """
     if sensitivity not in ("unit", "traced"):
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")

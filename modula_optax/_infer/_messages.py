@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from modula_optax._infer._finding import GUESS, Finding
 from modula_optax._infer._model import Model
 from modula_optax._infer._program import source
-from modula_optax._paths import describe, listing
+from modula_optax._paths import describe, listing, pattern_of
 
 
 def why(finding: Finding) -> str | None:
@@ -38,10 +38,7 @@ def refuse_unknown(
             remarks.append((path, leaf, finding.problem + (f" ({reason})" if reason else "")))
             overrides.append((path, leaf, _suggestion(path, leaf, finding, layouts)))
     if remarks:
-        rules = [
-            f"    {rule}".replace("PATH", f"r'{_pattern(paths)}'")
-            for (_, _, rule), paths in _layers_together(overrides)
-        ]
+        rules = [f"    {rule}".replace("PATH", _pattern(paths)) for (_, _, rule), paths in _layers_together(overrides)]
         advice = "\n".join(
             [
                 "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):",
@@ -67,7 +64,6 @@ def _layers_together(remarks: Sequence[Remark]) -> list[tuple[Remark, list[str]]
 
 
 _NUMBER = re.compile(r"\d+")
-_SPECIAL = re.compile(r"([.*+?^$()\[\]{}|\\])")
 
 
 def _lines(remarks: Sequence[Remark]) -> list[str]:
@@ -89,9 +85,9 @@ def _varied(paths: Sequence[str], number: str, path: str) -> str:
 
 
 def _pattern(paths: Sequence[str]) -> str:
-    """The regular expression of a rule for these paths."""
-    escaped = [_SPECIAL.sub(r"\\\1", path) for path in paths]
-    return _varied(escaped, r"\d+", escaped[0])
+    """The regular expression of a rule for these paths, as it is written in a program."""
+    patterns = list(map(pattern_of, paths))
+    return _varied(patterns, r"\d+", patterns[0])
 
 
 def _unfamiliar(finding: Finding, unfamiliar: Mapping[str, str]) -> str | None:

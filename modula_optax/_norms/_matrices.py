@@ -1,7 +1,6 @@
 """Norms of matrices as operators from RMS to RMS: hidden layers, convolutions."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -17,12 +16,11 @@ from modula_optax._canonical import (
     spectral_gain,
     unit,
 )
-from modula_optax._checks import check_count
+from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
 from modula_optax._polar import one_where_zero, polar_of_stack, resolve_products
-from modula_optax._slices import map_alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +59,17 @@ class Spectral(Norm):
     scaling: str | None = None
     products: str | None = None
 
+    __repr__ = brief_repr
+
     def __post_init__(self):
+        if self.steps is not None:
+            hold(self, steps=as_count("steps", self.steps))
         polynomials = resolve_coefficients(self.coefficients, self.steps)
         resolve_scaling(self.scaling, self.coefficients)
         resolve_products(self.products, polynomials)
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
-            object.__setattr__(self, "coefficients", polynomials)
+            hold(self, coefficients=polynomials)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(singular_values(w), axis=(-2, -1)) / spectral_gain(w)
@@ -76,12 +78,6 @@ class Spectral(Norm):
         return spectral_gain(g) * jnp.sum(singular_values(g), axis=(-2, -1))
 
     def dualize(self, g: Canonical) -> Canonical:
-        return self.dualize_all([g])[0]
-
-    def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
-        return map_alike(self._dualize_stack, gs, rank=3)
-
-    def _dualize_stack(self, g: Canonical) -> Canonical:
         polar_factors = polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
         return spectral_gain(g) * polar_factors(g)
 
@@ -116,7 +112,7 @@ class SpectralNormalized(Norm):
     iterations: int = 16
 
     def __post_init__(self):
-        check_count("iterations", self.iterations)
+        hold(self, iterations=as_count("iterations", self.iterations))
 
     def norm(self, w: Canonical) -> PerAtom:
         return Spectral().norm(w)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from modula_optax._canonical import Canonical, identity_like, length
 from modula_optax._coefficients import inverse_root, polar_express
-from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, polar
+from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, polar_of_stack
 
 # weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm
 _EXACT = polar_express(9, 1e-4)
@@ -20,13 +20,15 @@ def orthogonalized(x: Canonical) -> Canonical:
     square = matmul(excess, excess)
     fourth = matmul(square, square)
     # the Schatten norm of order 16 is never below the largest eigenvalue
-    nearly = jnp.all(length(matmul(fourth, fourth), (-2, -1)) ** (1 / 8) <= _NEARLY)
+    close = length(matmul(fourth, fourth), (-2, -1)) <= _NEARLY**8
+    # zeros are multiplied by anything, and fill up stacks
+    nearly = jnp.all(close | ~jnp.any(x, axis=(-2, -1)))
 
     def refined(x: Canonical) -> Canonical:
         coefficients = _INVERSE_ROOT[jnp.finfo(x.dtype).bits]
         return matmul(matrix_polynomial(coefficients, excess, square), x)
 
-    return jax.lax.cond(nearly, refined, lambda x: polar(x, _EXACT), x)
+    return jax.lax.cond(nearly, refined, polar_of_stack(_EXACT), x)
 
 
 # singular values from 0.8 to 1.17

@@ -1,6 +1,5 @@
 """What a norm must know: itself, its dual, its steepest direction, its unit sphere."""
 
-from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -14,7 +13,7 @@ from modula_optax._canonical import Canonical, PerAtom
 class Norm(Protocol):
     """What a norm must know; write your own by giving these methods to a frozen, hashable dataclass."""
 
-    # whether dual maps are so much work that, on several devices, each has an atom to itself
+    # whether dual maps are so much work that they are done in turns, and on several devices each has atoms to itself
     expensive: ClassVar[bool] = False
 
     def norm(self, w: Canonical) -> PerAtom:
@@ -28,10 +27,6 @@ class Norm(Protocol):
     def dualize(self, g: Canonical) -> Canonical:
         """The atom of norm one with the largest inner product with `g`; 0 for 0."""
         ...
-
-    def dualize_all(self, gs: Sequence[Canonical]) -> list[Canonical]:
-        """`dualize` of arrays of several shapes; for norms to which together means faster."""
-        return [self.dualize(g) for g in gs]
 
     def project(self, w: Canonical) -> Canonical:
         """A retraction to the unit sphere: same direction where the norm leaves a choice; 0 for 0."""

@@ -1,0 +1,291 @@
+"""Puts the numbers of `benchmarks/results/*.json` into the README and the documentation.
+
+    python docs/results.py            # writes them anew, after a benchmark has run
+    python docs/results.py --check    # says which documents are out of date
+
+A document asks for a table between two comments, `<!-- results: NAME -->` and `<!-- end of results -->`, and for a
+number by a comment that follows it and says where it stands: `0.38<!-- update_step/costs/.../median -->`. The number is
+rounded to as many places as it is written with; a percent sign after it multiplies by a hundred.
+"""
+
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import ablations  # noqa: E402
+import learning_rate_transfer  # noqa: E402
+import training  # noqa: E402
+
+import modula_optax  # noqa: E402
+
+# what sweeps were run on, by what the names of their results end in
+TASKS = {"": "GPT on bytes", "_images_of_fashion-mnist": "Fashion-MNIST", "_digits": "digits"}
+BLOCK = re.compile(r"(<!-- results: (.+?) (?:\(.*?\) )?-->\n).*?(<!-- end of results -->)", re.DOTALL)
+NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ?%)?<!-- ([^:\n]+?) -->")
+Lines = list[str]
+
+
+@cache
+def load(name: str) -> Any:
+    """Results of a benchmark."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def documents() -> Iterator[Path]:
+    """Everything that may quote a result."""
+    yield ROOT / "README.md"
+    yield from pages()
+
+
+def pages() -> list[Path]:
+    """The pages of the documentation, without what its build writes."""
+    return sorted(path for path in (ROOT / "docs").rglob("*.md") if not path.relative_to(ROOT).parts[1].startswith("_"))
+
+
+def refreshed(text: str) -> str:
+    """A document with the numbers that the results have now."""
+    text = BLOCK.sub(lambda match: match[1] + "\n" + "\n".join(BLOCKS[match[2]]()) + "\n\n" + match[3], text)
+    return NUMBER.sub(lambda match: f"{rounded(match)}{match[2] or ''}<!-- {match[3]} -->", text)
+
+
+def rounded(match: re.Match[str]) -> str:
+    """The number that a comment names, written like the one that stands before it."""
+    file, *keys = match[3].split("/")
+    value = load(file)
+    for key in keys:
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    places = len(match[1].partition(".")[2])
+    return f"{value * (100 if match[2] else 1):{',' if ',' in match[1] else ''}.{places}f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> Lines:
+    """Markdown of a table; the first column has text, the others numbers."""
+    ruler = ["---"] + ["---:"] * (len(header) - 1)
+    return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
+
+
+def measured(name: str, trained: bool = False) -> Lines:
+    """With what something was measured; where something was trained, whether that was before the present defaults."""
+    machine = load(name).get("machine", {})
+    if not machine:
+        return []
+    version = machine["modula_optax"]
+    note = f"Measured with modula_optax {version}, jax {machine['jax']} and optax {machine['optax']}"
+    note += f" on {machine['cores']} cores of a {machine['device'].upper()}."
+    if trained and version != modula_optax.__version__:
+        note += f" The defaults of {version} were others than today's."
+    return ["", note]
+
+
+# training
+
+
+def headline() -> Lines:
+    """Final losses on every task, the lowest in bold, and how many of AdamW's steps are needed."""
+    names, rows = ("modular", "muon", "adamw"), []
+    for suffix, task in TASKS.items():
+        comparison = load(f"training{suffix}")["comparisons"][-1]
+        setting, optimizers = comparison["setting"], comparison["optimizers"]
+        losses = [optimizers[name]["final_loss"]["median"] for name in names]
+        cells = [f"**{loss:.3f}**" if loss == min(losses) else f"{loss:.3f}" for loss in losses]
+        steps = [f"{optimizers[name]['steps_to_adamw_loss']['median']:.2f}" for name in names[:2]]
+        title = f"{task}, width {setting['width']}, {setting['steps']} steps"
+        rows.append([title, *cells, *steps])
+    header = ["validation loss", "`mo.modular`", "`optax.contrib.muon`", "`optax.adamw`"]
+    header += ["steps to AdamW's loss: modular", "Muon"]
+    return table(header, rows) + measured("training", trained=True)
+
+
+def comparisons(suffix: str) -> Lines:
+    """Every optimizer on one task, a table for each size."""
+    lines: Lines = []
+    for comparison in load(f"training{suffix}")["comparisons"]:
+        setting = comparison["setting"]
+        title = f"{TASKS[suffix]}, width {setting['width']}, depth {setting['depth']}, {setting['steps']} steps"
+        lines += [f"**{title}**", "", *training.table(comparison["optimizers"]), ""]
+    return lines[:-1] + measured(f"training{suffix}", trained=True)
+
+
+def transfer(suffix: str) -> Lines:
+    """Best learning rates over width and depth."""
+    name = f"learning_rate_transfer{suffix}"
+    return learning_rate_transfer.table(load(name)["growths"]) + measured(name, trained=True)
+
+
+def one_change_at_a_time() -> Lines:
+    """The ablations."""
+    return ablations.table(load("ablations")["groups"]) + measured("ablations", trained=True)
+
+
+def panel() -> Lines:
+    """Every task of the panel, as far as it has runs for reporting: means over seeds, at what other seeds chose."""
+    runs: dict[Any, dict[str, dict[Any, list[tuple[int, float]]]]] = {}
+    for path in sorted((RESULTS / "panel").glob("*.jsonl")):
+        for run in map(json.loads, path.read_text().splitlines()):
+            setting = (run["task"], run["width"], run["depth"], run["steps"], run["batch"])
+            numbers = tuple((key, run[key]) for key in CHOSEN)
+            contender = runs.setdefault(setting, {}).setdefault(run["optimizer"], {})
+            contender.setdefault(numbers, []).append((run["seed"], run["losses"][-1]))
+    rows = []
+    for (task, width, depth, steps, _), contenders in sorted(runs.items()):
+        for name, choices in sorted(contenders.items()):
+            chosen = min(choices, key=lambda numbers: tuning_loss(choices[numbers]))
+            reported = [loss for seed, loss in choices[chosen] if seed >= REPORTING]
+            if len(reported) > 1:
+                title = f"{task}, width {width}, depth {depth}, {steps} steps"
+                spread = f"{statistics.fmean(reported):.4f} ± {statistics.stdev(reported):.4f}"
+                used = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in chosen[:2])
+                rows.append([title, name, spread, str(len(reported)), used])
+    header = ["task", "optimizer", "final loss, mean and deviation", "runs", "chosen"]
+    return table(header, rows) if rows else ["No task has runs for reporting yet."]
+
+
+CHOSEN = ("learning_rate", "weight_decay", "b1", "b2", "second_rate")
+REPORTING = 100  # seeds from this one on choose nothing
+
+
+def tuning_loss(runs: list[tuple[int, float]]) -> float:
+    """Mean loss of the runs that choose numbers."""
+    losses = [loss for seed, loss in runs if seed < REPORTING]
+    return statistics.fmean(losses) if losses else math.inf
+
+
+# speed
+
+
+def update_step() -> Lines:
+    """Time, compile time and memory of an update, relative to Muon's."""
+    rows = [
+        [f"`{name}`", f"{cost['time']['median']:.2f}", f"{cost['compile']:.2f}", f"{cost['memory']:.2f}"]
+        for name, cost in load("update_step")["costs"].items()
+    ]
+    return table(["", "time", "compile time", "temporary memory"], rows) + measured("update_step")
+
+
+def compile_time() -> Lines:
+    """Compile times over Muon's."""
+    rows = [
+        [name, f"{figure['ratio']['median']:.2f}" if isinstance(figure["ratio"], dict) else f"{figure['ratio']:.2f}"]
+        for name, figure in load("compile_time")["figures"].items()
+    ]
+    return table(["", "`mo.modular` over `optax.contrib.muon`"], rows) + measured("compile_time")
+
+
+def overhead() -> Lines:
+    """What an update adds to the matrix products of a training step."""
+    shares = load("overhead")["overhead"]
+    batches = list(next(iter(shares.values())))
+    rows = [
+        [f"`{name}`", *(f"{share[batch]:.2%}" for batch in batches)]
+        for name, share in shares.items()
+        if any(share.values())
+    ]
+    return table(["tokens in a batch", *batches], rows) + measured("overhead")
+
+
+def sharded_work() -> Lines:
+    """Work, communication and memory of each of eight devices."""
+    record = load("sharded_work")
+    rows = [
+        [f"{layout}, `{name}`", *(f"{cost[key]:.{places}f}" for key, places in SHARDED.values())]
+        for layout, costs in record["results"].items()
+        for name, cost in costs.items()
+    ]
+    return table(["per device", *SHARDED], rows) + measured("sharded_work")
+
+
+SHARDED = {
+    "GFLOP": ("gigaflops", 1),
+    "collectives": ("collectives", 0),
+    "MB sent": ("megabytes", 1),
+    "temporary MB": ("temporary_megabytes", 1),
+}
+
+
+def constraints() -> Lines:
+    """Time to keep a constraint, relative to the dual map of the spectral norm."""
+    rows = [
+        [f"`{name}`", f"{time['median']:.2f}", f"{time['lowest']:.2f} to {time['highest']:.2f}"]
+        for name, time in load("constraints")["time"].items()
+    ]
+    return table(["", "median", "range"], rows) + measured("constraints")
+
+
+# weights
+
+
+def lipschitz() -> Lines:
+    """What a certified bound costs."""
+    rows = [
+        [name, f"{run['validation_loss'][-1]:.3f}", f"{run['lipschitz_bound'][-1]:.3g}"]
+        for name, run in load("lipschitz")["runs"].items()
+    ]
+    return table(["", "validation loss (nats per byte)", "certified bound"], rows) + measured("lipschitz", trained=True)
+
+
+def weight_erasure() -> Lines:
+    """How far training moves a layer from its start."""
+    rows = [
+        [f"{run['optimizer']}, width {run['width']}", f"{run['change']:.2f}", f"{run['trace']:.2f}"]
+        for run in load("weight_erasure")["runs"]
+    ]
+    header = ["", "spectral norm of the change over that of the start", "correlation with the start"]
+    return table(header, rows) + measured("weight_erasure")
+
+
+def modula_gpt() -> Lines:
+    """Losses of Modula's GPT in Modula's own setting."""
+    losses = list(load("modula_gpt")["losses"].values())
+    rows = [[f"{statistics.fmean(losses):.3f}", f"{max(losses):.3f}", str(len(losses))]]
+    return table(["mean", "highest", "seeds"], rows)
+
+
+def questions() -> Lines:
+    """What is left of Adam's lead over SGD, the more is normalized."""
+    rows = [
+        [f"`{name}`" if name.startswith("mo.") else name, f"{run['loss']:.3f}", f"{run['learning_rate']:g}"]
+        for name, run in load("questions")["optimizers"].items()
+    ]
+    return table(["", "validation loss", "best learning rate"], rows) + measured("questions")
+
+
+BLOCKS: dict[str, Callable[[], Lines]] = {
+    "headline": headline,
+    "panel": panel,
+    "ablations": one_change_at_a_time,
+    "update step": update_step,
+    "compile time": compile_time,
+    "overhead": overhead,
+    "sharded work": sharded_work,
+    "constraints": constraints,
+    "lipschitz": lipschitz,
+    "weight erasure": weight_erasure,
+    "questions": questions,
+    "modula gpt": modula_gpt,
+    **{f"training{suffix}": lambda suffix=suffix: comparisons(suffix) for suffix in TASKS},
+    **{f"learning_rate_transfer{suffix}": lambda suffix=suffix: transfer(suffix) for suffix in TASKS},
+}
+
+
+def main() -> int:
+    """Refreshes or checks all documents; returns the exit status."""
+    stale = [path for path in documents() if refreshed(path.read_text()) != path.read_text()]
+    for path in stale:
+        print(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_text(refreshed(path.read_text()))
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What goes into `update`: the state of this very optimizer, and parameters like the updates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from modula_optax._parameters import mistake
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, path_string
+
+
+def guarded(init: Callable[..., Any], update: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
+    """The transformation of two functions, with errors that say what was passed in place of what.
+
+    A state is looked at only when an update with it fails: nothing is asked of one that works.
+    """
+
+    def guarded_update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        params = like_updates(params, updates)
+        try:
+            return update(updates, state, params, **extra_args)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            problem = _problem_of_state(init, updates if params is None else params, state)
+            if problem is None:
+                raise
+            raise ValueError(problem) from error
+
+    return optax.GradientTransformationExtraArgs(init, guarded_update)
+
+
+def like_updates(params: Any, updates: Any) -> Any:
+    """The parameters that the updates are of, in the structure of the updates.
+
+    They are found by path, so that a whole model may be passed, as it may to Optax's own optimizers.
+
+    Raises:
+      ValueError: some are not there, or of another shape; lists them.
+    """
+    if params is None or is_absent(updates):
+        return params
+    treedef = jax.tree.structure(updates)
+    shapes = [_shape(x) for x in jax.tree.leaves(updates)]
+    if None in shapes:
+        # what is no update is told by who reads them
+        return params
+    if jax.tree.structure(params) == treedef and [_shape(x) for x in jax.tree.leaves(params)] == shapes:
+        return params
+    found = dict(flatten_with_paths(params)[0])
+    flat, treedef = flatten_with_paths(updates)
+    lines = [
+        f"{describe(path, x)}: {describe('', found[path]).split()[-1] if path in found else 'nothing'} under this path"
+        for path, x in flat
+        if not is_absent(x) and not (path in found and _shape(found[path]) == _shape(x))
+    ]
+    if lines:
+        if (known := mistake(params)) is not None:
+            raise ValueError(f"In the third argument of update: {known}")
+        one = "update is of a parameter that the third argument does not hold"
+        many = "updates are of parameters that the third argument does not hold"
+        advice = "Pass what the gradients are of: write tx.update(grads, state, params)."
+        raise ValueError(listing(one, many, lines, advice))
+    return treedef.unflatten([x if is_absent(x) else found[path] for path, x in flat])
+
+
+def _shape(x: Any) -> tuple[int, ...] | None:
+    return tuple(x.shape) if hasattr(x, "shape") and hasattr(x, "dtype") else None
+
+
+def _problem_of_state(init: Callable[..., Any], params: Any, state: Any) -> str | None:
+    """How a state differs from one of `init`, and what to do about it; `None` if it does not, or nobody can say."""
+    try:
+        expected = jax.eval_shape(init, params)
+    except Exception:  # whatever it is, it is no problem of the state
+        return None
+    wanted, found = _shapes(expected), _shapes(state)
+    lines = [
+        f"{path or '(root)'}: {found.get(path, 'nothing')} in place of {wanted.get(path, 'nothing')}"
+        for path in sorted(wanted.keys() | found.keys())
+        if wanted.get(path) != found.get(path)
+    ]
+    if not lines and jax.tree.structure(expected) == jax.tree.structure(state):
+        return None
+    if not lines:
+        return (
+            "This state holds the right arrays in other containers, as some formats restore them. Restore it into a "
+            "new one: write\nflax.serialization.from_state_dict(tx.init(params), state), or with Orbax "
+            "checkpointer.restore(path, tx.init(params))."
+        )
+    more = [f"... and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
+    advice = (
+        "It was saved under other specs, by another optimizer, or of another model. Build the optimizer with the\n"
+        "specs that it was saved under (specs_to_json keeps them), or start anew: write state = tx.init(params)."
+    )
+    return "\n".join(
+        [
+            "This state is not one of this optimizer and these parameters:",
+            *(f"  {line}" for line in [*lines[:_LINES], *more]),
+            advice,
+        ]
+    )
+
+
+_LINES = 8
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """The arrays of a tree in words, by path."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_string(path): f"an array {list(np.shape(x))}" for path, x in flat}

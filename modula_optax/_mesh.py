@@ -1,0 +1,131 @@
+"""The mesh in force: which of its axes work is shared out over, and a function of stacks on each of its devices."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, Bool
+
+from modula_optax._xla import never
+
+Trees = list[Any]
+
+
+def free_axes(mesh_axes: Sequence[str] | None) -> tuple[str, ...]:
+    """The axes of the mesh in force to spread over: those asked for, or all, less those `shard_map` has taken."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return ()
+    wanted = mesh.axis_names if mesh_axes is None else tuple(mesh_axes)
+    if unknown := [name for name in wanted if name not in mesh.axis_names]:
+        raise ValueError(f"mesh_axes names {unknown}, but the axes of the mesh in force are {list(mesh.axis_names)}.")
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    free = tuple(name for name in wanted if kinds[name] != AxisType.Manual and mesh.shape[name] > 1)
+    return tuple(filter(_is_free, free)) if AxisType.Explicit in mesh.axis_types else free
+
+
+def _is_free(axis: str) -> bool:
+    """Whether `shard_map` takes an axis, which alone knows the explicit one that the members of a `vmap` lie along."""
+    try:
+        jax.eval_shape(
+            jax.shard_map(
+                lambda: jnp.zeros(()), in_specs=(), out_specs=PartitionSpec(), axis_names={axis}, check_vma=False
+            )
+        )
+    except ValueError:
+        return False
+    return True
+
+
+def varying_alike(tree: Any) -> Any:
+    """Inside `shard_map`, arrays that all vary over the devices that one of them varies over, as loops want them."""
+    if AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
+        return tree
+    # zeros that vary as an array does: all versions of JAX have them, where names for the property come and go
+    zero = sum(jnp.zeros_like(x, jnp.float32, shape=()) for x in jax.tree.leaves(tree))
+    return jax.tree.map(lambda x: x + jnp.astype(zero, x.dtype), tree)
+
+
+def devices_along(axes: tuple[str, ...]) -> int:
+    """How many devices there are along axes of the mesh in force."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in axes)
+
+
+def automatic(function: Callable[..., Any], *args: Any, shardings: Any) -> Any:
+    """`function(*args)` where the compiler finds the shardings, whatever the mesh; those of the results are given."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Explicit not in mesh.axis_types:
+        return function(*args)
+    in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=shardings)
+    return in_automatic_mode(*args)
+
+
+def shardings_of(tree: Any) -> Any:
+    """The shardings that are part of the types of arrays."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding, tree)
+
+
+def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` where the compiler finds the shardings, whatever the mesh; every device gets the whole results."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return function
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
+    return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
+
+
+def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any]) -> Any:
+    """Arrays `[count, ...]` made with their first axis over these axes of the mesh, if their devices divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return function()
+    place = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.auto_axes(function, out_sharding=place)()
+    return jax.lax.with_sharding_constraint(function(), place)
+
+
+def on_each_device(
+    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...]
+) -> tuple[Trees, Bool[Array, ""]]:
+    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done."""
+
+    def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
+        results = [function(stack) for function, stack in zip(functions, stacks, strict=True)]
+        return results, ~jnp.any(jnp.stack([never(x) for x in jax.tree.leaves(results)]), keepdims=True)
+
+    # one axis after the other: the compiler exchanges along one, but gathers everything to move two at once
+    ways = [axes[:n] for n in range(len(axes) + 1)]
+    for way in ways:
+        stacks = _batch_over(stacks, way)
+    spread_out = jax.shard_map(
+        on_each,
+        in_specs=(PartitionSpec(axes),),
+        out_specs=PartitionSpec(axes),
+        axis_names=set(axes),
+        # every result differs from device to device: constraints need not say so of each number in their loops
+        check_vma=False,
+    )
+    stacks, done = spread_out(stacks)
+    for way in reversed(ways):
+        stacks = _batch_over(stacks, way)
+    return stacks, jnp.all(done)
+
+
+def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
+    """The first axis sharded over these axes of the mesh, the rest as the compiler likes.
+
+    Over no axes, too: without that stop on the way, the sharding of the batch spreads to every single parameter, and
+    these are exchanged one by one.
+    """
+
+    def place(x: Array) -> Array:
+        free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))
+
+    return jax.tree.map(place, stacks)
