@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from modula_optax._align import is_abstract
 from modula_optax._atomwise import refuse_without
 from modula_optax._guard import guarded
 from modula_optax._linalg import working_dtype
@@ -45,9 +46,13 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
     """
 
     def init(params: optax.Params) -> ParamsAverageState:
-        first = jax.tree.map(lambda p: jnp.asarray(p, working_dtype(p.dtype)), params)
-        # a copy, since parameters may be donated to the next step
-        return ParamsAverageState(jnp.zeros([], jnp.int32), optax.tree.add(first, optax.tree.zeros_like(first)))
+        def first(p: Any) -> Array:
+            # shapes alone say nothing of values, which the first update takes in place of these anyway
+            zeros = jnp.zeros_like(p, working_dtype(p.dtype))
+            # a copy, since parameters may be donated to the next step
+            return zeros if is_abstract(p) else zeros + jnp.asarray(p, zeros.dtype)
+
+        return ParamsAverageState(jnp.zeros([], jnp.int32), jax.tree.map(first, params))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args

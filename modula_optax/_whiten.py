@@ -11,12 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from modula_optax._align import Leaf, atoms, restored
+from modula_optax._align import Leaf, atoms, is_abstract, restored
 from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, matmul, one_where_zero, working_dtype
-from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of
+from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of, varying_alike
 from modula_optax._momentum import MomentumState, scale_by_momentum
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
@@ -142,7 +142,9 @@ def scale_by_whitened_momentum(
             key: _first_metric(sum(_count(leaves[i]) for i in members), _item(leaves[members[0]]), max_size, axes)
             for key, members in _shapes(leaves).items()
         }
-        return WhitenedState(momentum.init(params), metrics)
+        # inside `shard_map` they vary over devices as what is learned of will
+        arrays = [leaf.value for leaf in leaves if not (is_absent(leaf.value) or is_abstract(leaf.value))]
+        return WhitenedState(momentum.init(params), varying_alike((metrics, arrays))[0] if arrays else metrics)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
