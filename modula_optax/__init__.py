@@ -3,9 +3,12 @@
     specs = mo.infer_specs(apply_fn, params, *example_inputs)   # the norm of every parameter, read off the model
     tx = mo.modular(0.05, specs)                                # steepest descent under these norms
 
-Optimizers: `modular`, `muon`, `scion`.
+Optimizers: `modular`, `whitened`, `muon`, `scion`.
 
-Links of a chain: `scale_by_momentum`, `dualize`, `keep_params_projected`; and `project`, outside of one.
+Links of a chain: `scale_by_momentum`, `scale_by_whitened_momentum`, `look_along_average`, `dualize`,
+`scale_by_output_moments`, `floor_relative_update`, `add_cautious_decay`, `brake_growth`, `keep_lengths_fixed`,
+`average_params`, `keep_params_projected`; and, outside of one, `project`, `averaged_params`, `params_behind`,
+`ParamsAverageState`.
 
 Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
 `specs_from_json`.
@@ -14,8 +17,8 @@ Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`,
 your own: `Norm` and the helpers in `norms`. What they are made of: `polar`, `polar_express`.
 
 Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
-`Hammer`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`,
-`Step`, in `constraints`.
+`Hammer`, `SpectralSphere`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own:
+`Constraint`, `Manifold`, `Step`, and the helpers in `constraints`.
 
 Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `read_monitor`, `plot_norms`,
 `lipschitz_bound`.

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from modula_optax._atomwise import refuse_without
 from modula_optax._guard import guarded
-from modula_optax._polar import working_dtype
+from modula_optax._linalg import working_dtype
 
 
 class ParamsAverageState(NamedTuple):

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._canonical import unit
-from modula_optax._polar import matmul, one_where_zero
+from modula_optax._linalg import matmul, one_where_zero, unit
 
 Symmetric = Float[Array, "n k k"]
 Columns = Float[Array, "n k _"]

@@ -9,12 +9,12 @@ from jaxtyping import Array
 
 from modula_optax._align import atoms
 from modula_optax._atomwise import leaves_of, map_atoms
-from modula_optax._canonical import ATOM, Stack, length
+from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import guarded
+from modula_optax._linalg import length, one_where_zero
 from modula_optax._mesh import replicated
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent
-from modula_optax._polar import one_where_zero
 from modula_optax._specs import NormSpec
 
 

@@ -8,12 +8,12 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._atomwise import map_atoms, refuse_without
-from modula_optax._canonical import ATOM, Stack, length, unit
+from modula_optax._canonical import ATOM, Stack
 from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
 from modula_optax._guard import guarded
+from modula_optax._linalg import length, one_where_zero, unit, working_dtype
 from modula_optax._paths import is_absent
-from modula_optax._polar import one_where_zero, working_dtype
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 

@@ -13,15 +13,14 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from modula_optax._align import Leaf, atoms, restored
 from modula_optax._arguments import check_specs
-from modula_optax._canonical import length
 from modula_optax._checks import as_count, is_traced
 from modula_optax._guard import guarded
+from modula_optax._linalg import length, matmul, one_where_zero, working_dtype
 from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of
 from modula_optax._momentum import MomentumState, scale_by_momentum
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
 from modula_optax._paths import is_absent
-from modula_optax._polar import matmul, one_where_zero, working_dtype
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike

@@ -33,7 +33,7 @@ def start_modular(model: GPT, params: optax.Params, learning_rate: optax.Schedul
 
 
 def start_whitened(model: GPT, params: optax.Params, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """The same in a metric that is learned from the gradients; see `docs/whitening.md` for when."""
+    """The same in a metric that is learned from the gradients; see `docs/choose/whitening.md` for when."""
     specs = norms(model, params)
     return mo.monitor(specs, mo.whitened(learning_rate, specs))
 

@@ -130,9 +130,8 @@ def infer_specs(
         spec_of(finding, rule, defaults, head, masses or {}, mass)
         for finding, rule, mass in zip(findings, rules, usual, strict=True)
     ]
-    refuse_unknown(
-        model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)], trace.unfamiliar
-    )
+    untold = [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)]
+    refuse_unknown(model, findings, untold, trace.unfamiliar)
     specs = [spec for spec in chosen if spec is not None]
     if is_traced:
         traced = sensitivities(model, findings, program, trace)
