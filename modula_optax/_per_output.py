@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from modula_optax._align import atoms
+from modula_optax._align import Leaf, atoms, is_abstract
 from modula_optax._atomwise import leaves_of, map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, one_where_zero
-from modula_optax._mesh import replicated
+from modula_optax._mesh import replicated, varying_alike
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
@@ -63,11 +63,16 @@ def scale_by_output_moments(
             # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
             return OutputMomentsState(jnp.zeros([]))
 
-        def first(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return {path: jnp.zeros_like(atoms(w, by_path[path].spec)[:, :1, :1]) for path, w in weights.items()}
+        def first(leaf: Leaf) -> jax.Array:
+            like = jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype)
+            moments = jax.eval_shape(lambda w: atoms(w, leaf.spec)[:, :1, :1], like)
+            return jnp.zeros(moments.shape, moments.dtype)
 
-        by_path = {leaf.path: leaf for leaf in leaves_of(specs, _has_outputs, params)}
-        return OutputMomentsState(replicated(first)({path: leaf.value for path, leaf in by_path.items()}))
+        leaves = leaves_of(specs, _has_outputs, params)
+        moments = replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})()
+        # inside `shard_map` they vary over devices as updates do
+        arrays = [leaf.value for leaf in leaves if not is_abstract(leaf.value)]
+        return OutputMomentsState(varying_alike((moments, arrays))[0] if arrays else moments)
 
     def scaled(u: Stack, v: Array) -> tuple[Stack, Array]:
         decay = jnp.asarray(b2, u.dtype)
