@@ -429,7 +429,7 @@ BAD = {
             X,
             overrides=mo.NormRegistry(mo.Rule("w", mo.Spectral())),
         ),
-        r"w  complex64\[4, 2\]: Spectral needs real floating-point numbers; write Unnormed\(\)",
+        r"w  complex64\[4, 2\]: Spectral needs real floating-point numbers; write NormSpec\(Unnormed\(\)\)",
     ),
     "sensitivity": (lambda: mo.infer_specs(two_layers, PARAMS, X, sensitivity="yes"), "must be 'unit' or 'traced'"),
     "overrides": (lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.RMS()), "must be a NormRegistry"),
