@@ -101,6 +101,7 @@ def train(text: np.ndarray, vocabulary: int, config: Config, rate: float, origin
         return float(np.average([evaluate(params, piece) for piece in pieces], weights=[len(p) for p in pieces]))
 
     state, rng, every = tx.init(params), np.random.default_rng(config.seed), max(1, config.steps // SHOWN)
+    value = jnp.inf
     print(" step  training  validation")
     for i in range(1, config.steps + 1):
         batch = windows(training, rng.integers(0, len(training) - CONTEXT, BATCH))

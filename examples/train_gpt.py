@@ -2,6 +2,7 @@
 
     python examples/train_gpt.py                          # all three: some minutes on two cores
     python examples/train_gpt.py --optimizer modular      # one of them
+    python examples/train_gpt.py --optimizer whitened     # the one with a learned metric
     python examples/train_gpt.py --resume                 # goes on where it was interrupted
 
 The lines that a user of modula_optax writes are in `gpt/contenders.py`; the model and the training loop know nothing
@@ -25,7 +26,7 @@ from common.command import run_command
 from gpt.checkpoint import Checkpoints
 from gpt.cli import parse_arguments
 from gpt.config import Config
-from gpt.contenders import CONTENDERS, LEARNING_RATES, READERS, start
+from gpt.contenders import COMPARED, LEARNING_RATES, READERS, start
 from gpt.corpus import Corpus, load_corpus
 from gpt.errors import UserError
 from gpt.model import GPT
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 def compare(arguments: argparse.Namespace) -> None:
     """Trains with every optimizer that was asked for, and reports."""
     config = Config(arguments.steps, arguments.width, arguments.depth, arguments.seed)
-    names = list(CONTENDERS) if arguments.optimizer == "all" else [arguments.optimizer]
+    names = list(COMPARED) if arguments.optimizer == "all" else [arguments.optimizer]
     refuse_what_does_not_fit(config)
     corpus = load_corpus(arguments.corpus, config.context)
     prepare_directory(arguments.out)

@@ -3,9 +3,12 @@
     specs = mo.infer_specs(apply_fn, params, *example_inputs)   # the norm of every parameter, read off the model
     tx = mo.modular(0.05, specs)                                # steepest descent under these norms
 
-Optimizers: `modular`, `muon`, `scion`.
+Optimizers: `modular`, `whitened`, `muon`, `scion`.
 
-Links of a chain: `scale_by_momentum`, `dualize`, `keep_params_projected`; and `project`, outside of one.
+Links of a chain: `scale_by_momentum`, `scale_by_whitened_momentum`, `look_along_average`, `dualize`,
+`scale_by_output_moments`, `floor_relative_update`, `add_cautious_decay`, `brake_growth`, `keep_lengths_fixed`,
+`average_params`, `keep_params_projected`; and, outside of one, `project`, `averaged_params`, `params_behind`,
+`ParamsAverageState`.
 
 Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
 `specs_from_json`.
@@ -14,8 +17,8 @@ Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`,
 your own: `Norm` and the helpers in `norms`. What they are made of: `polar`, `polar_express`.
 
 Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
-`Hammer`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own: `Constraint`, `Manifold`,
-`Step`, in `constraints`.
+`Hammer`, `SpectralSphere`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own:
+`Constraint`, `Manifold`, `Step`, and the helpers in `constraints`.
 
 Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `read_monitor`, `plot_norms`,
 `lipschitz_bound`.
@@ -52,6 +55,7 @@ from modula_optax._constraints import Regularize as Regularize
 from modula_optax._constraints import Hypersphere as Hypersphere
 from modula_optax._constraints import FixedNorm as FixedNorm
 from modula_optax._constraints import Stiefel as Stiefel
+from modula_optax._constraints import SpectralSphere as SpectralSphere
 from modula_optax._specs import NormSpec as NormSpec
 from modula_optax._specs import tare as tare
 from modula_optax._registry import NormRegistry as NormRegistry
@@ -65,7 +69,19 @@ from modula_optax._project import keep_params_projected as keep_params_projected
 from modula_optax._project import project as project
 from modula_optax._initialize import initialize as initialize
 from modula_optax._momentum import scale_by_momentum as scale_by_momentum
+from modula_optax._whiten import scale_by_whitened_momentum as scale_by_whitened_momentum
+from modula_optax._per_output import scale_by_output_moments as scale_by_output_moments
+from modula_optax._size import floor_relative_update as floor_relative_update
+from modula_optax._size import add_cautious_decay as add_cautious_decay
+from modula_optax._size import brake_growth as brake_growth
+from modula_optax._size import keep_lengths_fixed as keep_lengths_fixed
+from modula_optax._averages import average_params as average_params
+from modula_optax._averages import averaged_params as averaged_params
+from modula_optax._averages import look_along_average as look_along_average
+from modula_optax._averages import params_behind as params_behind
+from modula_optax._averages import ParamsAverageState as ParamsAverageState
 from modula_optax._optimizers import modular as modular
+from modula_optax._optimizers import whitened as whitened
 from modula_optax._optimizers import scion as scion
 from modula_optax._muon import muon as muon
 from modula_optax._monitor import monitor as monitor

@@ -12,10 +12,10 @@ from jaxtyping import Array, DTypeLike, Float
 
 from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes, to_canonical
 from modula_optax._canonical import stacked
+from modula_optax._linalg import working_dtype
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, pattern_of
-from modula_optax._polar import working_dtype
 from modula_optax._specs import NormSpec
 
 

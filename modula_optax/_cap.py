@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from modula_optax._canonical import gram_is_within, identity_like
+from modula_optax._canonical import gram_is_within
 from modula_optax._coefficients import Polynomial, polar_express
+from modula_optax._linalg import gram_matrix, identity_like, is_tall, matmul, matrix_polynomial, on_smaller_side
 from modula_optax._norms import orthogonalized
-from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, on_smaller_side, polar_of_stack
+from modula_optax._polar import polar_of_stack
 
 Matrices = Float[Array, "*batch m n"]
 Symmetric = Float[Array, "*batch k k"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt
 
-from modula_optax._polar import matmul
+from modula_optax._linalg import matmul
 
 Symmetric = Float[Array, "n n"]
 

@@ -29,6 +29,10 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
     sign, shape, dtype and tree structure; `Unnormed` ones pass through; zeros stay zero, and what is not finite comes
     out as NaN.
 
+    Under `vmap` members of an ensemble are more of the same matrices. Derivatives of both kinds go through, by
+    gradients, weights and hyperparameters: those of the polynomials, which where singular values are tiny are not those
+    of the exact polar factor. They are taken where the arrays lie, not shared out over devices.
+
     Args:
       specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from the tree at hand to a spec tree.
       mesh_axes: axes of the mesh in force (`jax.set_mesh`) to share out the matrices over, each of which is then

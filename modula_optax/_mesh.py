@@ -75,8 +75,21 @@ def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return function
     if AxisType.Explicit in mesh.axis_types:
-        return jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
+        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
+        return in_automatic_mode
     return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
+
+
+def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any]) -> Any:
+    """Arrays `[count, ...]` made with their first axis over these axes of the mesh, if their devices divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return function()
+    place = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
+    if AxisType.Explicit in mesh.axis_types:
+        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=place)
+        return in_automatic_mode()
+    return jax.lax.with_sharding_constraint(function(), place)
 
 
 def on_each_device(

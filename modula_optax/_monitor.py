@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Scalar
 
 from modula_optax._align import atoms, is_abstract
 from modula_optax._arguments import check_specs, check_transformation
-from modula_optax._canonical import Stack, leading_direction, length, power_iteration, spectral_gain
+from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._guard import guarded
+from modula_optax._linalg import length, one_where_zero
 from modula_optax._match import Leaves, matching
 from modula_optax._mesh import replicated
 from modula_optax._norms import Norm, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent, listing, nested, path_string, unnested
-from modula_optax._polar import one_where_zero
+from modula_optax._power import leading_direction, power_iteration
 from modula_optax._sketch import sketch_singular_values
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
@@ -62,6 +63,8 @@ def monitor(
     Nothing is decomposed: norms by singular values are estimates. Weights' and updates' :math:`s_1` come by power
     iteration that goes on from step to step, never above the truth and within 2 % of it after some; gradients' within
     3 %, and their dual norms within some 12 % (2 % on random matrices). What others divide by is 0: so are they.
+
+    No derivative goes through what is measured; updates are as differentiable as those of `inner`.
 
     Alone, `monitor(specs)`, it is a link: what passes is the update, and the gradient is what `update` is given as
     `grad=`. Without that, what passes stands for both.

@@ -15,8 +15,9 @@ from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import Canonical, spectral_gain
 from modula_optax._checks import as_count, is_traced
 from modula_optax._coefficients import COEFFICIENTS
+from modula_optax._linalg import gram_matrix, matmul, matrix_polynomial, on_smaller_side
 from modula_optax._norms import Spectral
-from modula_optax._polar import gram_matrix, matmul, matrix_polynomial, on_smaller_side, polar_of_stack
+from modula_optax._polar import polar_of_stack
 
 _PRESETS = {"standard": COEFFICIENTS["muon"][0], "dion": COEFFICIENTS["five-step"]}
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import DTypeLike
 
 from modula_optax._arguments import check_numbers, check_rate, check_specs, check_transformation
+from modula_optax._checks import as_count, is_traced
 from modula_optax._decay import WEIGHT_DECAY, decayed, decayed_where, decaying
 from modula_optax._dualize import dualize
 from modula_optax._guard import guarded
@@ -19,6 +20,7 @@ from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
 from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
+from modula_optax._whiten import scale_by_whitened_momentum
 
 
 def modular(
@@ -82,10 +84,116 @@ def modular(
     check_numbers("modular", b1=b1)
     check_specs(specs)
 
+    def averaged(specs: Any) -> optax.GradientTransformation:
+        del specs
+        return scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+
+    return steepest("modular", averaged, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+
+
+def whitened(
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Any,
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.9,
+    every: int = 10,
+    max_size: int = 2048,
+    nesterov: bool = True,
+    weight_decay: optax.ScalarOrSchedule = WEIGHT_DECAY,
+    weight_decay_mask: Any = None,
+    accumulator_dtype: DTypeLike | None = None,
+    fallback: optax.GradientTransformation = optax.adam(1e-3),
+    mesh_axes: Sequence[str] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""`modular` in a metric that is learned: matrices are whitened before the steepest step is taken.
+
+    .. math:: w_i \leftarrow w_i - \eta \left( \frac{m_i}{s_i} \, \text{dualize}_i(u_i) + \lambda_i w_i \right)
+
+    with :math:`u` the whitened momentum of `scale_by_whitened_momentum`, which says what it needs of memory. In
+    everything else, and in the learning rate, it is `modular`.
+
+    Args:
+      learning_rate: modular norm moved per step, or a schedule of it; see `modular`.
+      specs: what the norm of each parameter is; see `modular`.
+      b1: decay of the momentum.
+      b2: decay of what is learned of the gradients.
+      every: steps from one pair of bases to the next.
+      max_size: the largest side of a matrix that is given a basis.
+      nesterov: whether the momentum looks ahead.
+      weight_decay: decoupled decay, multiplied with the learning rate.
+      weight_decay_mask: which parameters decay; `None`: hidden matrices. See `modular`.
+      accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
+      fallback: what updates `Unnormed` parameters, learning rate included.
+      mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.
+
+    Returns:
+      The corresponding transformation.
+
+    Raises:
+      ValueError: specs or mask do not fit the parameters, or a decay is asked for that is of no parameter; raised by
+        `init`. `every` or `max_size` is not an integer of at least 1.
+
+    Warns:
+      UserWarning: in `init`, if the learning rate is as small as Adam's; see `modular`.
+
+    Example:
+      >>> tx = whitened(0.5, NormSpec(Spectral()), every=1, weight_decay=0.0)
+      >>> grads = {"w": jnp.diag(jnp.array([5.0, 0.1]))}
+      >>> tx.update(grads, tx.init(grads))[0]["w"].round(2) + 0.0
+      Array([[-0.5,  0. ],
+             [ 0. , -0.5]], dtype=float32)
+
+    References:
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Vyas et al., SOAP, arXiv:2409.11321;
+      Zhang et al., Mousse, arXiv:2603.09697.
+    """
+    check_rate("whitened", "learning_rate", learning_rate)
+    check_rate("whitened", "weight_decay", weight_decay)
+    check_numbers("whitened", b1=b1, b2=b2)
+    check_specs(specs)
+    every = every if is_traced(every) else as_count("every", every)
+    max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
+    averaged = partial(
+        scale_by_whitened_momentum,
+        b1=b1,
+        nesterov=nesterov,
+        b2=b2,
+        every=every,
+        max_size=max_size,
+        accumulator_dtype=accumulator_dtype,
+        mesh_axes=mesh_axes,
+    )
+    return steepest("whitened", averaged, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+
+
+def steepest(
+    name: str,
+    averaged: Callable[[Any], optax.GradientTransformation],
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Any,
+    weight_decay: optax.ScalarOrSchedule,
+    weight_decay_mask: Any,
+    fallback: optax.GradientTransformation,
+    mesh_axes: Sequence[str] | None,
+) -> optax.GradientTransformationExtraArgs:
+    """The chain that aliases share: averages of gradients, made by `averaged(specs)`, then the steepest step.
+
+    Args:
+      name: of the alias, for its warnings.
+      averaged: what comes before the dual map, of resolved specs.
+      learning_rate: see `modular`, as for all that follow.
+      specs: of the parameters.
+      weight_decay: of those that decay.
+      weight_decay_mask: which they are.
+      fallback: for `Unnormed` parameters.
+      mesh_axes: to share out the work over.
+    """
+
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
             # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
-            scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
+            averaged(specs),
             dualize(specs, mesh_axes=mesh_axes),
             # after the dual map, so that decay is not normalised away
             decayed_where(decays, weight_decay),
@@ -107,7 +215,7 @@ def modular(
         return with_fallback(spec_tree, partial(normed, decays), fallback)
 
     def init(params: optax.Params) -> Any:
-        warn_of_small_rate("modular", learning_rate)
+        warn_of_small_rate(name, learning_rate)
         return chain(params).init(params)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

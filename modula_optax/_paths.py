@@ -116,11 +116,12 @@ def describe(path: str, leaf: Any) -> str:
     return f"{path or '(root)'}  {kind}"
 
 
-def listing(one: str, many: str, lines: Sequence[str], advice: str = "") -> str:
-    """An error message with one line for each offender, headed by what one or many of them are."""
+def listing(one: str, many: str, lines: Sequence[str], advice: str = "", count: int | None = None) -> str:
+    """An error message with one line for each offender (or group, of `count` in all), headed by what they are."""
+    count = len(lines) if count is None else count
     return "\n".join(
         [
-            f"{len(lines)} {one if len(lines) == 1 else many}:",
+            f"{count} {one if count == 1 else many}:",
             *(f"  {line}" for line in lines),
             *([advice] if advice else []),
         ]

@@ -8,15 +8,35 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, Float
 
-from modula_optax._bounds import Bound, resolve_scaling
+from modula_optax._bounds import Bound, Scaling, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
+from modula_optax._linalg import (
+    gram_matrix,
+    is_tall,
+    matmul,
+    matrix_polynomial,
+    on_smaller_side,
+    scale_of,
+    working_dtype,
+)
 from modula_optax._stacks import apply_alike
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
 Scale = float | Float[Array, "*batch 1 1"]
+
+
+def polar_by_formula(x: Matrices, polynomials: Sequence[Polynomial]) -> Matrices:
+    """What all of this file computes: X ← a X + b (XXᵀ) X + c (XXᵀ)² X + …, from X over its Frobenius norm."""
+    x = x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+    for polynomial in polynomials:
+        gram, power, x = matmul(x, x.mT), x, jnp.zeros_like(x)
+        for coefficient in polynomial:
+            x = x + coefficient * power
+            power = matmul(gram, power)
+    return x
 
 
 def polar(
@@ -76,9 +96,7 @@ def polar_of_stack(
 ) -> "PolarFactors":
     """`polar` of these arguments, which it checks at once, as a function of all matrices of a stack at a time."""
     polynomials = resolve_coefficients(coefficients, steps)
-    return PolarFactors(
-        polynomials, resolve_scaling(scaling, coefficients), scaling == "aol", resolve_products(products, polynomials)
-    )
+    return PolarFactors(polynomials, resolve_scaling(scaling, coefficients), resolve_products(products, polynomials))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,31 +104,19 @@ class PolarFactors:
     """A function of stacks of matrices, equal to others that do the same."""
 
     polynomials: tuple[Polynomial, ...]
-    bound: Bound
-    by_row: bool
+    scaling: Scaling
     arithmetic: "Arithmetic"
 
     @partial(jax.jit, static_argnums=0, inline=True)
     def __call__(self, x: Matrices) -> Matrices:
-        y = _scaled(x, self.by_row)
+        y = x.astype(working_dtype(x.dtype))
+        # 1e-25 squared is 0 in float32
+        y = self.scaling.before(y / scale_of(y, (-2, -1)))
         if self.arithmetic is _FLOAT32 and _gram_form_pays(y, self.polynomials):
-            factors = on_smaller_side(_iterate_gram(gram_matrix(y), self.polynomials, self.bound), y)
+            factors = on_smaller_side(_iterate_gram(gram_matrix(y), self.polynomials, self.scaling.bound), y)
         else:
-            factors = _iterate(y, self.polynomials, self.bound, self.arithmetic)
+            factors = _iterate(y, self.polynomials, self.scaling.bound, self.arithmetic)
         return factors.astype(x.dtype)
-
-
-def _scaled(x: Matrices, by_row: bool) -> Matrices:
-    """In the dtype of the computation, over the largest entry: 1e-25 squared is 0 in float32.
-
-    By row: every one, along the shorter side, also over a bound of its own ("almost orthogonal layers").
-    """
-    y = x.astype(working_dtype(x.dtype))
-    y = y / scale_of(y, (-2, -1))
-    if not by_row:
-        return y
-    bounds = jnp.sqrt(one_where_zero(jnp.sum(jnp.abs(gram_matrix(y)), axis=-1, keepdims=True)))
-    return y / (bounds.mT if is_tall(y) else bounds)
 
 
 class Arithmetic(NamedTuple):
@@ -165,65 +171,6 @@ def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
     # that are nearly square gain nothing for that loss.
     noise = float(jnp.finfo(x.dtype).eps) * math.prod(p[0] for p in polynomials) ** 2
     return noise < (0.5 if long >= 2 * short else 0.02)
-
-
-def matrix_polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
-    """What a step multiplies by, a + b R + c R² + …, by Horner's rule in R²."""
-    # a mask, since XLA would keep every multiple of an identity matrix in memory
-    diagonal = jnp.eye(gram.shape[-1], dtype=bool)
-    *lower, a, b, c = coefficients
-    result = b * gram + c * square
-    while lower:
-        result = matmul(square, jnp.where(diagonal, result + a, result))
-        *lower, a, b = lower
-        result = b * gram + result
-    return jnp.where(diagonal, result + a, result)
-
-
-def gram_matrix(x: Matrices) -> Gram:
-    """XXᵀ or XᵀX, whichever is smaller."""
-    # a product with x.mT would write the transpose to memory first
-    longer = (x.ndim - 2 if is_tall(x) else x.ndim - 1,)
-    batch = tuple(range(x.ndim - 2))
-    return jax.lax.dot_general(x, x, ((longer, longer), (batch, batch)), precision=jax.lax.Precision.HIGHEST)
-
-
-def on_smaller_side(q: Gram, x: Matrices) -> Matrices:
-    """Product with a symmetric matrix that is as large as `gram_matrix(x)`."""
-    return matmul(x, q) if is_tall(x) else matmul(q, x)
-
-
-def is_tall(x: Matrices) -> bool:
-    """Whether columns are the smaller side."""
-    return x.shape[-2] > x.shape[-1]
-
-
-def working_dtype(dtype: DTypeLike) -> DTypeLike:
-    """What norms and polynomials are computed in: float32, or float64 where the array is."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
-def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """Largest absolute entry over `axes` (kept, of size one); 1 where all are zero, so that it can divide.
-
-    Subnormal numbers, where an average of zeros ends, count as zero: accelerators flush them at one place or another.
-    """
-    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
-    return jnp.where(largest < jnp.finfo(x.dtype).tiny, jnp.ones_like(largest), largest)
-
-
-def scale_of(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """`largest_entry` as a constant, for results that do not depend on it: derivatives need not go through it."""
-    return jax.lax.stop_gradient(largest_entry(x, axes))
-
-
-def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """What zeros can be divided by, too."""
-    return jnp.where(x == 0.0, jnp.ones_like(x), x)
-
-
-# The default precision of accelerators rounds float32 to 10 bits and less, too few for singular values near 1.
-matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _matmul_in_bfloat16(x: Float[Array, "*batch k m"], y: Float[Array, "*batch m n"]) -> Float[Array, "*batch k n"]:

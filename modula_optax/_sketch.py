@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from modula_optax._canonical import length, unit
-from modula_optax._polar import is_tall, matmul, one_where_zero
+from modula_optax._linalg import is_tall, length, matmul, one_where_zero, unit
 
 Matrices = Float[Array, "*batch m n"]
 # vectors of the shorter side of every matrix

@@ -9,12 +9,10 @@ from modula_optax._canonical import ATOM as ATOM
 from modula_optax._canonical import Canonical as Canonical
 from modula_optax._canonical import PerAtom as PerAtom
 from modula_optax._canonical import inputs as inputs
-from modula_optax._canonical import leading_direction as leading_direction
-from modula_optax._canonical import length as length
-from modula_optax._canonical import power_iteration as power_iteration
 from modula_optax._canonical import singular_values as singular_values
 from modula_optax._canonical import spectral_gain as spectral_gain
-from modula_optax._canonical import unit as unit
+from modula_optax._linalg import length as length
+from modula_optax._linalg import unit as unit
 from modula_optax._norms import RMS as RMS
 from modula_optax._norms import Diagonal as Diagonal
 from modula_optax._norms import Embedding as Embedding
@@ -27,4 +25,6 @@ from modula_optax._norms import SpectralNormalized as SpectralNormalized
 from modula_optax._norms import Unnormed as Unnormed
 from modula_optax._norms import orthogonalized as orthogonalized
 from modula_optax._polar import polar as polar
+from modula_optax._power import leading_direction as leading_direction
+from modula_optax._power import power_iteration as power_iteration
 from modula_optax._serialize import register as register

@@ -97,6 +97,20 @@ def test_a_linear_head_takes_a_step_for_every_output_unless_it_is_told_another_n
     assert {(spec.norm, spec.mass) for name, spec in traced.items() if name != "b0"} == {(mo.Spectral(), 1.0)}
 
 
+def test_a_tied_table_steps_as_far_as_a_head(key):
+    def apply(p, idx):
+        return jnp.tanh(p["table"][idx]) @ p["table"].T
+
+    def moved(**options):
+        specs = mo.infer_specs(apply, shapes(table=(11, 9)), tokens(3, 7), **options)
+        step, _ = mo.dualize(specs).update({"table": jax.random.normal(key, (11, 9))}, optax.EmptyState())
+        return step["table"]
+
+    # of a head of nine inputs the mass is 3: rows of length 3 over the root of 9
+    np.testing.assert_allclose(jnp.linalg.norm(moved(), axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(moved(), moved(tied=mo.RowL2()), rtol=1e-5)
+
+
 def test_what_narrows_and_what_has_taps_has_the_mass_that_a_typical_input_asks_for():
     def network(p, x):
         x = jax.nn.relu(convolution(x, p["conv"]))
@@ -415,7 +429,7 @@ BAD = {
             X,
             overrides=mo.NormRegistry(mo.Rule("w", mo.Spectral())),
         ),
-        r"w  complex64\[4, 2\]: Spectral needs real floating-point numbers; write Unnormed\(\)",
+        r"w  complex64\[4, 2\]: Spectral needs real floating-point numbers; write NormSpec\(Unnormed\(\)\)",
     ),
     "sensitivity": (lambda: mo.infer_specs(two_layers, PARAMS, X, sensitivity="yes"), "must be 'unit' or 'traced'"),
     "overrides": (lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.RMS()), "must be a NormRegistry"),

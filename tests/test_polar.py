@@ -7,6 +7,7 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
+from modula_optax._polar import polar_by_formula
 from tests.cases import SPECTRA, enable_x64, with_spectrum
 
 pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized]
@@ -172,6 +173,16 @@ def test_a_stack_is_the_polar_factor_of_each(key):
     x = jax.random.normal(key, (2, 3, 4, 7))
     one_by_one = jnp.stack([jnp.stack([mo.polar(m) for m in row]) for row in x])
     np.testing.assert_allclose(mo.polar(x), one_by_one, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", COEFFICIENTS)
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_whatever_is_rearranged_the_formula_is_computed(name, shape):
+    x = np.random.default_rng(0).standard_normal((2, *shape))
+    with enable_x64(True):
+        # in float64, where what is rearranged rounds alike
+        expected = polar_by_formula(jnp.asarray(x), COEFFICIENTS[name])
+        np.testing.assert_allclose(mo.polar(jnp.asarray(x), name, scaling="frobenius"), expected, atol=1e-9)
 
 
 def dual_maps(gs):

@@ -42,6 +42,7 @@ GRADS = parameters(1)
 FACTORIES = {
     "dualize": (mo.dualize, {"specs": REGISTRY}),
     "modular": (mo.modular, {"learning_rate": 0.1, "specs": REGISTRY, "weight_decay": 0.1}),
+    "whitened": (mo.whitened, {"learning_rate": 0.1, "specs": REGISTRY, "weight_decay": 0.1, "every": 2}),
     "scion": (mo.scion, {"learning_rate": 0.1, "specs": REGISTRY}),
     "scion, constrained": (mo.scion, {"learning_rate": 0.1, "specs": REGISTRY, "constrained": True}),
     "muon": (mo.muon, {"learning_rate": 0.1, "weight_decay": 0.1}),
@@ -49,6 +50,14 @@ FACTORIES = {
 TRANSFORMATIONS = {name: factory(**arguments) for name, (factory, arguments) in FACTORIES.items()} | {
     "keep_params_projected": mo.keep_params_projected(REGISTRY),
     "scale_by_momentum": mo.scale_by_momentum(),
+    "scale_by_whitened_momentum": mo.scale_by_whitened_momentum(REGISTRY, every=2),
+    "scale_by_output_moments": mo.scale_by_output_moments(REGISTRY),
+    "floor_relative_update": mo.floor_relative_update(REGISTRY, per_output=0.5),
+    "brake_growth": mo.brake_growth(REGISTRY),
+    "add_cautious_decay": mo.add_cautious_decay(REGISTRY),
+    "keep_lengths_fixed": mo.keep_lengths_fixed(),
+    "average_params": mo.average_params(),
+    "look_along_average": mo.look_along_average(),
     "chain": optax.chain(
         optax.ema(0.95), mo.dualize(REGISTRY), optax.scale_by_learning_rate(0.1), mo.keep_params_projected(REGISTRY)
     ),
@@ -103,6 +112,18 @@ MATRICES = {"first": mo.NormSpec(mo.Spectral()), "second": mo.NormSpec(mo.Spectr
 WAYS = {
     "dualize": trained(NORMED, lambda rate: optax.chain(mo.dualize(NORMED), optax.scale_by_learning_rate(rate))),
     "modular": trained(HELD, lambda rate: mo.modular(rate, HELD, weight_decay=0.1, fallback=optax.sgd(rate))),
+    # every link that a chain of one's own may have, one after the other
+    "whitened": trained(
+        MATRICES,
+        lambda rate: optax.chain(
+            mo.whitened(rate, MATRICES, every=2, max_size=4, weight_decay=0.0),
+            mo.scale_by_output_moments(MATRICES),
+            mo.floor_relative_update(MATRICES, 0.01),
+            mo.brake_growth(MATRICES),
+            mo.average_params(),
+            mo.look_along_average(),
+        ),
+    ),
     "scion": trained(NORMED, lambda rate: mo.scion(rate, NORMED, constrained=True, fallback=optax.sgd(rate))),
     "muon": trained(MATRICES, mo.muon),
     "muon, adaptive": trained(MATRICES, lambda rate: mo.muon(rate, adaptive=True)),

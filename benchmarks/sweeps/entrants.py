@@ -45,6 +45,11 @@ def modular(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> o
     return mo.modular(rate, specs, b1=hyper.b1, weight_decay=hyper.weight_decay, **changes)
 
 
+def whitened(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> optax.GradientTransformation:
+    """The defaults with a learned metric."""
+    return mo.whitened(rate, specs, b1=hyper.b1, weight_decay=hyper.weight_decay, **changes)
+
+
 def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
     """Optax's Muon for all layers but the head, which alone decay; its Adam for the rest, at a rate of its own."""
 
@@ -139,6 +144,11 @@ PANEL: dict[str, Entrant] = {
     "muon": Entrant(muon, has_norms=False),
     "adamw": Entrant(adamw, has_norms=False),
     "scion": Entrant(scion, scion_specs, start_at_norm_one=True),
+    "whitened": Entrant(whitened),
+    "whitened, b2 0.95": Entrant(partial(whitened, b2=0.95)),
+    "whitened, b2 0.98": Entrant(partial(whitened, b2=0.98)),
+    "whitened, every 2": Entrant(partial(whitened, every=2)),
+    "whitened, one side": Entrant(partial(whitened, max_size=64)),
     # one choice changed at a time
     "initialize": Entrant(modular, start_at_norm_one=True),
     "decay of everything": Entrant(partial(modular, **EVERYTHING)),
@@ -156,6 +166,7 @@ PANEL: dict[str, Entrant] = {
     "conv, no taps": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, d_in / d_out) ** 0.5)),
     "conv, patches": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, taps * d_in / d_out) ** 0.5)),
     "no nesterov": Entrant(partial(modular, nesterov=False)),
+    "tied 1": Entrant(modular, masses(tied=1.0)),
     "tied 0.3": Entrant(modular, masses(tied=0.3)),
     "tied 0.1": Entrant(modular, masses(tied=0.1)),
 }

@@ -26,7 +26,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
       UserError: an argument is unknown or has no good value.
     """
     parser = Parser(description="Trains a byte-level GPT under modular duality, Muon and AdamW, and compares them.")
-    parser.add_argument("--optimizer", choices=["all", *CONTENDERS], default="all", help="default: all")
+    parser.add_argument("--optimizer", choices=["all", *CONTENDERS], default="all", help="default: all but whitened")
     parser.add_argument("--steps", type=whole_number(1), default=Config.steps, help="default: %(default)s")
     parser.add_argument("--width", type=width, default=Config.width, help="a multiple of 16; default: %(default)s")
     parser.add_argument("--depth", type=whole_number(1), default=Config.depth, help="default: %(default)s")

@@ -15,7 +15,7 @@ from gpt.model import GPT, predict
 # The best of 0.02, 0.03, 0.045, 0.07 (muon) and 0.0035, 0.007, 0.01, 0.015 (adamw), by the validation loss after the
 # 300 default steps with seed 0; of modular the rate that its documentation says to start with. All start from Flax's
 # own initialization.
-LEARNING_RATES = {"modular": 0.05, "muon": 0.07, "adamw": 0.01}
+LEARNING_RATES = {"modular": 0.05, "whitened": 0.05, "muon": 0.07, "adamw": 0.01}
 
 # For so few steps short averages are better: 0.035 nats for Muon, against its 0.95; and the default of modular.
 B1, ADAM_B2 = 0.9, 0.95
@@ -30,6 +30,12 @@ def start_modular(model: GPT, params: optax.Params, learning_rate: optax.Schedul
     """Modular duality: the learning rate is how far each parameter moves, in its own norm; with a monitor around it."""
     specs = norms(model, params)
     return mo.monitor(specs, mo.modular(learning_rate, specs))
+
+
+def start_whitened(model: GPT, params: optax.Params, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """The same in a metric that is learned from the gradients; see `docs/choose/whitening.md` for when."""
+    specs = norms(model, params)
+    return mo.monitor(specs, mo.whitened(learning_rate, specs))
 
 
 def start_muon(model: GPT, params: optax.Params, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -71,11 +77,15 @@ CONTENDERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "modular": start_modular,
     "muon": start_muon,
     "adamw": start_adamw,
+    "whitened": start_whitened,
 }
+
+# those of `--optimizer all`
+COMPARED = ("modular", "muon", "adamw")
 
 
 # what reads the monitor of an optimizer, for those that have one
-READERS = {"modular": mo.read_monitor}
+READERS = {"modular": mo.read_monitor, "whitened": mo.read_monitor}
 
 
 def start(

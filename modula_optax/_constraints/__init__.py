@@ -16,3 +16,4 @@ from modula_optax._constraints._leading import Regularize as Regularize
 from modula_optax._constraints._manifolds import Hypersphere as Hypersphere
 from modula_optax._constraints._manifolds import FixedNorm as FixedNorm
 from modula_optax._constraints._manifolds import Stiefel as Stiefel
+from modula_optax._constraints._spectral_sphere import SpectralSphere as SpectralSphere

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._canonical import Stack, leading_direction, power_iteration, spectral_gain
+from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import (
     Constraint,
@@ -15,6 +15,7 @@ from modula_optax._constraints._protocol import (
     needs_spectral,
 )
 from modula_optax._norms import Norm
+from modula_optax._power import leading_direction, power_iteration
 
 
 @dataclasses.dataclass(frozen=True)

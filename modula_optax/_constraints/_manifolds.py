@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._canonical import ATOM, Stack, length, spectral_gain, unit
+from modula_optax._canonical import ATOM, Stack, spectral_gain
 from modula_optax._cap import capped
 from modula_optax._checks import as_count, as_positive, hold
 from modula_optax._constraints._protocol import Manifold, Step
+from modula_optax._linalg import length, matmul, unit
 from modula_optax._norms import Norm, Spectral, orthogonalized
-from modula_optax._polar import matmul
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from modula_optax._canonical import Stack, unit
+from modula_optax._canonical import Stack
 from modula_optax._constraints._protocol import Constraint, Step, needs_matrices
+from modula_optax._linalg import unit
 from modula_optax._norms import Norm, Spectral
 
 

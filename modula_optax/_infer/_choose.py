@@ -42,15 +42,21 @@ HEAD_MASS = 8.0
 SHALLOW = 8
 
 
-def usual_masses(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]], depth: int, head: Norm) -> list[float]:
-    """Masses of the parameters of a network with so many hidden layers and this norm of its head."""
+def usual_masses(
+    findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]], depth: int, head: Norm, tied: Norm
+) -> list[float]:
+    """Masses of the parameters of a network with so many hidden layers and these norms of its head and its table."""
     hidden = min(1.0, (SHALLOW / max(depth, 1)) ** 0.25)
 
     def usual(finding: Finding, shape: tuple[int, ...]) -> float:
+        if finding.role == "tied":
+            # steps of the size of a head's, which are smaller than a table's; `Embedding` counts them by features
+            features = _size(finding.fan_out, shape)
+            return _head_mass(features) / (features if isinstance(tied, Embedding) else 1)
         if finding.role not in LAYERS:
             return MASSES.get(finding.role, 1.0)
         if _is_linear_head(finding) and isinstance(head, RowL2):
-            return min(HEAD_MASS, math.sqrt(_size(finding.fan_in, shape)))
+            return _head_mass(_size(finding.fan_in, shape))
         return for_typical_inputs(finding, shape) * (hidden if finding.place == "hidden" else 1.0)
 
     return [usual(finding, shape) for finding, shape in zip(findings, shapes, strict=True)]
@@ -67,6 +73,10 @@ def for_typical_inputs(finding: Finding, shape: tuple[int, ...]) -> float:
     """
     fan_in, fan_out, taps = (_size(axes, shape) for axes in (finding.fan_in, finding.fan_out, finding.taps))
     return math.sqrt(taps * max(1.0, fan_in * finding.groups / max(fan_out, 1)))
+
+
+def _head_mass(fan_in: int) -> float:
+    return min(HEAD_MASS, math.sqrt(fan_in))
 
 
 def _size(axes: tuple[int, ...], shape: tuple[int, ...]) -> int:

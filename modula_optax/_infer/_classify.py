@@ -102,15 +102,20 @@ def _find(
 def _with_data(uses: list[Use]) -> list[Use]:
     """What a matrix does to data says more than its products with other parameters, as with learned first slots.
 
-    It also says more than its rows alone, which are derivatives along coordinates.
+    It also says more than its rows alone, which are derivatives along coordinates, and than a product of data with it
+    entry by entry, of which a length is taken to divide by.
     """
     if not any(use.part.how == "whole" and use.kind in ("linear", "conv") for use in uses):
         return uses
-    return [use for use in uses if use.part.how != "product" and not _is_of_rows(use)]
+    return [use for use in uses if use.part.how != "product" and not (_is_of_rows(use) or _is_of_matrix(use))]
 
 
 def _is_of_rows(use: Use) -> bool:
     return use.kind in ("add", "mul") and any(piece.role == "looked" for piece in use.axes)
+
+
+def _is_of_matrix(use: Use) -> bool:
+    return use.kind == "mul" and sum(piece.size > 1 for piece in use.axes) > 1
 
 
 def _of_table(shape: tuple[int, ...], use: Use) -> Use:

@@ -52,9 +52,15 @@ class Evidence:
                 self._observed.setdefault((param, axis), set()).add(what)
 
     def makes_matrix(self, param: int, axes: Iterable[int]) -> bool:
-        """Whether some of these axes are contracted with data while others are kept: a mixture of weights."""
+        """Whether some of these axes are contracted with data while others are kept: a mixture of weights.
+
+        Heads of queries are kept, too, where all share their keys, but each has a softmax of its own.
+        """
         made = [(param, axis) for axis in axes]
-        return all(any(self.has(label, what) for label in made) for what in ("row of a matrix", "column of a matrix"))
+        columns = [label for label in made if not self.has(label, "attending")]
+        return any(self.has(row, "row of a matrix") for row in made) and any(
+            self.has(column, "column of a matrix") for column in columns
+        )
 
     def has(self, label: Label, *kinds: str) -> bool:
         return any(kind in self._observed.get(label, ()) for kind in kinds)

@@ -73,10 +73,11 @@ def infer_specs(
         anything else, which is passed as it is. Sizes of 1 hide what an axis is for.
       overrides: a registry whose rules win over what is inferred; the axes of a rule without `axes` are inferred.
       masses: mass of each leaf by role or place, such as `{"head": 4.0, "bias": 0.2}`; of a matrix the place counts
-        first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, 0.5 for
-        positions, 0.1 for biases and gains, 1 for tables; for other matrices sqrt(max(1, fan_in / fan_out)), times the
-        root of the taps of a convolution, which is what a typical input asks for where the norm minds the worst, and
-        times (8 / depth)^(1/4) for hidden ones where more than eight follow each other. With traced sensitivities, 1.
+        first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, and steps of the
+        same size for tied tables; 0.5 for positions, 0.1 for biases and gains, 1 for other tables; for other matrices
+        sqrt(max(1, fan_in / fan_out)), times the root of the taps of a convolution, which is what a typical input asks
+        for where the norm minds the worst, and times (8 / depth)^(1/4) for hidden ones where more than eight follow
+        each other. With traced sensitivities, 1.
       head: norm of linear layers whose output no other matrix follows; `None`: `RowL2()`, and with traced sensitivities
         `Spectral()`.
       tied: norm of tables that are also such an output layer, such as `Sign()`.
@@ -117,20 +118,20 @@ def infer_specs(
     refuse_all_unused(findings)
     refuse_idle_masses(masses or {}, findings)
     rules = [_override(overrides, path) for path in model.paths]
-    defaults = NORMS | {"tied": tied or NORMS["tied"], "unknown": unknown}
+    tied = tied or NORMS["tied"]
+    defaults = NORMS | {"tied": tied, "unknown": unknown}
     shapes = [leaf.shape for leaf in model.leaves]
     depth = depth_of(program, findings, shapes, matrices_by_output(trace.uses))
     # what is traced says itself how much each parameter moves the output
     is_traced = sensitivity == "traced"
     head = head or (NORMS["linear"] if is_traced else HEAD)
-    usual = [1.0] * len(findings) if is_traced else usual_masses(findings, shapes, depth, head)
+    usual = [1.0] * len(findings) if is_traced else usual_masses(findings, shapes, depth, head, tied)
     chosen = [
         spec_of(finding, rule, defaults, head, masses or {}, mass)
         for finding, rule, mass in zip(findings, rules, usual, strict=True)
     ]
-    refuse_unknown(
-        model, [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)], trace.unfamiliar
-    )
+    untold = [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)]
+    refuse_unknown(model, findings, untold, trace.unfamiliar)
     specs = [spec for spec in chosen if spec is not None]
     if is_traced:
         traced = sensitivities(model, findings, program, trace)

@@ -1,5 +1,6 @@
 """What inference tells: the error of unknown roles, the warning of what it is not sure of, the reason for a role."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,44 +23,141 @@ def why(finding: Finding) -> str | None:
     return f"{op.name} at {where}{notes}" if where else f"{op.name}{notes}"
 
 
-def refuse_unknown(model: Model, unknown: Sequence[Finding | None], unfamiliar: Mapping[str, str]) -> None:
+def refuse_unknown(
+    model: Model, findings: Sequence[Finding], unknown: Sequence[Finding | None], unfamiliar: Mapping[str, str]
+) -> None:
     """Raises one error for all parameters whose role is unknown; `None` stands for those that are not.
 
     What primitives are `unfamiliar`, by name, is the reason where one of them is what a parameter meets.
     """
-    lines, overrides = [], []
+    remarks, overrides = [], []
+    layouts = _layouts(model, findings)
     for path, leaf, finding in zip(model.paths, model.leaves, unknown, strict=True):
         if finding is not None:
             reason = "; ".join(filter(None, [why(finding), _unfamiliar(finding, unfamiliar)]))
-            lines.append(f"{describe(path, leaf)}: {finding.problem}" + (f" ({reason})" if reason else ""))
-            overrides.append(f"    mo.Rule({pattern_of(path)}, {_suggestion(leaf)}),")
-    if lines:
+            remarks.append((path, leaf, finding.problem + (f" ({reason})" if reason else "")))
+            overrides.append((path, leaf, _suggestion(path, leaf, finding, layouts)))
+    if remarks:
+        rules = [f"    {rule}".replace("PATH", _pattern(paths)) for (_, _, rule), paths in _layers_together(overrides)]
         advice = "\n".join(
             [
                 "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):",
                 "  overrides=mo.NormRegistry(",
-                *overrides,
+                *rules,
                 "  )",
             ]
         )
-        raise ValueError(
-            listing(
-                "parameter has a role that cannot be told", "parameters have a role that cannot be told", lines, advice
-            )
-        )
+        one, many = "parameter has a role that cannot be told", "parameters have a role that cannot be told"
+        raise ValueError(listing(one, many, _lines(remarks), advice, count=len(remarks)))
+
+
+Remark = tuple[str, Any, str]  # path, leaf, what to say of it
+
+
+def _layers_together(remarks: Sequence[Remark]) -> list[tuple[Remark, list[str]]]:
+    """The first of all remarks that differ in nothing but the numbers of layers, and the paths of each such group."""
+    groups: dict[tuple[str, str], tuple[Remark, list[str]]] = {}
+    for path, leaf, remark in remarks:
+        key = _NUMBER.sub("*", path), describe("", leaf) + remark
+        groups.setdefault(key, ((path, leaf, remark), []))[1].append(path)
+    return list(groups.values())
+
+
+_NUMBER = re.compile(r"\d+")
+
+
+def _lines(remarks: Sequence[Remark]) -> list[str]:
+    return [
+        f"{describe(path, leaf) if len(paths) == 1 else _together(path, leaf, paths)}: {remark}"
+        for (path, leaf, remark), paths in _layers_together(remarks)
+    ]
+
+
+def _together(path: str, leaf: Any, paths: Sequence[str]) -> str:
+    return f"{describe(_varied(paths, '*', path), leaf)} x{len(paths)}"
+
+
+def _varied(paths: Sequence[str], number: str, path: str) -> str:
+    """A path in which the numbers that differ within the group stand for any."""
+    numbers = list(zip(*(_NUMBER.findall(other) for other in paths), strict=True))
+    supply = iter([number if len(set(found)) > 1 else found[0] for found in numbers])
+    return _NUMBER.sub(lambda _: next(supply), path)
+
+
+def _pattern(paths: Sequence[str]) -> str:
+    """The regular expression of a rule for these paths, as it is written in a program."""
+    patterns = list(map(pattern_of, paths))
+    return _varied(patterns, r"\d+", patterns[0])
 
 
 def _unfamiliar(finding: Finding, unfamiliar: Mapping[str, str]) -> str | None:
     return unfamiliar.get(finding.use.op.name) if finding.use else None
 
 
-def _suggestion(leaf: Any) -> str:
-    ndim = len(leaf.shape)
+# roles and axes of the leaves that are known, by their name and number of axes; `None` where these differ
+Layouts = Mapping[tuple[str, int], Finding | None]
+
+
+def _layouts(model: Model, findings: Sequence[Finding]) -> Layouts:
+    found: dict[tuple[str, int], Finding | None] = {}
+    for path, leaf, finding in zip(model.paths, model.leaves, findings, strict=True):
+        if finding.role in ("linear", "conv"):
+            key = _name(path), len(leaf.shape)
+            first = found.setdefault(key, finding)
+            alike = first is not None and (first.fan_in, first.fan_out, first.taps) == (
+                *(finding.fan_in, finding.fan_out),
+                finding.taps,
+            )
+            found[key] = first if alike else None
+    return found
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _suggestion(path: str, leaf: Any, finding: Finding, layouts: Layouts) -> str:
+    """A rule to paste, as far as it follows from what was seen; else a comment that says what to fill in."""
+    ndim, rule = len(leaf.shape), "mo.Rule(PATH, "
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return "mo.Unnormed()"
+        return f"{rule}mo.Unnormed()),"
     if ndim < 2:
-        return 'mo.RMS(), role="bias"'
-    return f'mo.Spectral(), axes=mo.Axes(fan_in={ndim - 2}, fan_out={ndim - 1}), role="linear"'
+        role = _vector_role(finding)
+        if role:
+            return f'{rule}mo.RMS(), role="{role}"),'
+        return f'# {rule}mo.RMS(), role="bias"),  # role: say which, "bias" or "gain"'
+    known = _seen(finding, ndim) or layouts.get((_name(path), ndim))
+    if known is None:
+        return f'# {rule}mo.Spectral(), axes=mo.Axes(fan_in=?, fan_out=?), role="linear"),  # axes: say which'
+    taps = f", taps={known.taps}" if known.taps else ""
+    axes = f"mo.Axes(fan_in={known.fan_in}, fan_out={known.fan_out}{taps})"
+    return f'{rule}mo.Spectral(), axes={axes}, role="{known.role}"),'
+
+
+def _vector_role(finding: Finding) -> str | None:
+    """What a vector is by the one operation that was seen: thresholds and angles are shifted by it as sums are."""
+    if finding.use is None:
+        return None
+    if finding.use.kind == "mul":
+        return "gain"
+    shifts = ("add", "sub", "max", "min", "atan2", "rem")
+    return "bias" if finding.use.op.name in shifts or finding.use.part.how == "addend" else None
+
+
+def _seen(finding: Finding, ndim: int) -> Finding | None:
+    """The axes of a matrix that data were multiplied with, if the operation says it of every one."""
+    use = finding.use
+    if finding.problem.startswith("it is used in incompatible ways"):
+        return None
+    if use is None or use.kind not in ("linear", "conv") or use.part.how != "whole" or use.groups > 1:
+        return None
+    roles = {piece.axis: piece.role for piece in use.axes}
+    axes = {name: tuple(axis for axis in range(ndim) if roles.get(axis) == name) for name in ("in", "out", "tap")}
+    is_whole = len(use.axes) == ndim == sum(map(len, axes.values()))
+    # several kept axes are heads or experts, of which the operation alone does not tell
+    if not is_whole or len(axes["out"]) != 1 or not axes["in"]:
+        return None
+    return Finding(use.kind, axes["in"], axes["out"], axes["tap"])
 
 
 def refuse_all_unused(findings: Sequence[Finding]) -> None:
@@ -74,21 +172,22 @@ def refuse_all_unused(findings: Sequence[Finding]) -> None:
 
 def warn(model: Model, findings: Sequence[Finding | None], unfamiliar: Mapping[str, str], strict: bool) -> None:
     """One warning (an error if `strict`) for all that a person should look at; `None` stands for what is settled."""
-    lines = [
-        f"{describe(path, leaf)}: {remark}"
+    remarks = [
+        (path, leaf, remark)
         for path, leaf, finding in zip(model.paths, model.leaves, findings, strict=True)
         if finding is not None and (remark := _remark(finding))
     ]
-    lines += [
+    others = [
         f"example input {i} has shape {tuple(x.shape)}: an axis of size 1 hides what it is for; use 2 or more"
         for i, x in enumerate(model.inputs)
         # the last axis may be one feature
         if 1 in x.shape[:-1]
     ]
-    lines += [f"{problem}: what it does to parameters was not seen" for problem in unfamiliar.values()]
-    if not lines:
+    others += [f"{problem}: what it does to parameters was not seen" for problem in unfamiliar.values()]
+    if not remarks + others:
         return
-    message = listing("thing to check in the inferred specs", "things to check in the inferred specs", lines)
+    one, many = "thing to check in the inferred specs", "things to check in the inferred specs"
+    message = listing(one, many, _lines(remarks) + others, count=len(remarks) + len(others))
     if strict:
         raise ValueError(message)
     warnings.warn(message, UserWarning, stacklevel=3)

@@ -1,5 +1,7 @@
 """Programs: a jaxpr with its calls inlined, as one list of operations on numbered values."""
 
+import contextlib
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,18 +212,30 @@ def _only_jaxpr(eqn: Equation) -> Any:
     return found[0] if fits else None
 
 
-_OURS = str(Path(__file__).parents[1])
+# frames of these are no place in a model: our own, Python's own, and those of frameworks that models are written in
+_OURS, _PYTHONS = str(Path(__file__).parents[1]), str(Path(contextlib.__file__).parent)
+_FRAMEWORKS = (
+    *("jax", "jaxlib", "flax", "haiku", "equinox", "ninjax", "optax", "chex", "einops", "jaxtyping", "beartype"),
+)
+_PACKAGED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
+
+
+def _is_of_model(file: str) -> bool:
+    packaged = _PACKAGED.match(file)
+    if packaged:
+        return packaged[1] not in _FRAMEWORKS and not file.startswith(_OURS)
+    return not file.startswith((_OURS, _PYTHONS, "<"))
 
 
 def source(*eqns: Equation) -> str:
-    """Where in the user's code an equation was written, such as `model.py:12 (attention)`; empty if unknown.
+    """Where in the model's code an equation was written, such as `model.py:12 (attention)`; empty if unknown.
 
-    Of an equation inside calls, the innermost that shows a place in the user's code.
+    Of an equation inside calls, the innermost that shows a place outside of frameworks.
     """
     for eqn in eqns:
         for file, line, function in frames(eqn):
-            if not file.startswith(_OURS) and "site-packages" not in file:
-                return f"{file.rsplit('/', 1)[-1]}:{line} ({function})"
+            if _is_of_model(file):
+                return f"{Path(file).name}:{line} ({function})"
     return ""
 
 

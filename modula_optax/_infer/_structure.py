@@ -176,6 +176,9 @@ def _reconciled(a: Part, b: Part) -> Part:
     """A statistic of a parameter says nothing beside the parameter itself; anything else is one thing too many."""
     if {a.how, b.how} == {"whole", "one of several factors"}:
         return a._replace(how="one of several factors", fixed=a.fixed | b.fixed, reparameterised=True)
+    if {a.how, b.how} == {"factor", "one of several factors"}:
+        # a gain in the scale of a standardised weight, and in the shift by its mean
+        return a._replace(how="factor", fixed=a.fixed | b.fixed, reparameterised=True)
     proper = [part for part in (a, b) if part.how != "statistic"]
     return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a._replace(how="used in several ways")
 

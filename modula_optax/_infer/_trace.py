@@ -55,7 +55,7 @@ class Use(NamedTuple):
     looked_up_by: int | None = None  # which integers
     weak: bool = False  # met a constant in place of data
     kept: Labels = frozenset()  # axes of all its parameters that the output has
-    summed: bool = False  # the weight is a sum with another, whole parameter
+    summed: bool = False  # some parameter is a whole term of the weight: it alone, or one of a sum
 
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
@@ -72,7 +72,9 @@ class Trace:
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
         # parameter, "merged" with another axis of the same; "row" and "column of a matrix": of a weight made from data;
-        # the same "of a form": it met vectors on both sides; "attending": each entry along it has a softmax,
+        # the same "of a form": it met vectors on both sides, "summed with data" along positions, too; "gated": another
+        # layer gives one number for all its entries; "biased": a vector was added along it;
+        # "attending": each entry along it has a softmax,
         # "competing": they share one; "contracted with others": by a matrix that contracts another axis, too
         self.evidence: list[tuple[Label, str]] = []
         # products of an activation and a weight, which are linear layers if a sum follows

@@ -30,8 +30,9 @@ class Part(NamedTuple):
     """A parameter that a value is made of, before it has met any data.
 
     `how` is `"whole"` (a view of the parameter), `"factor"` (multiplied into a larger one, as the scale of a
-    normalised weight), `"addend"` (added to a larger one), `"product"` (contracted with another parameter),
-    `"statistic"` (reduced), `"state"` (contracted with a constant) or the name of an operation without a rule.
+    normalised weight), `"one of several factors"` (multiplied with one of its size), `"addend"` (added to a larger
+    one), `"product"` (contracted with another parameter), `"statistic"` (reduced), or why it is none of these: the
+    name of an operation without a rule, slices joined another way, several uses in one.
     `fixed` holds the roles of axes that the value no longer has.
     """
 

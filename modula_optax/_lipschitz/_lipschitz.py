@@ -35,10 +35,10 @@ def lipschitz_bound(
 
     The norm is the one that modular duality composes layers in: RMS over the features, the largest over all other axes
     (batch, time, places). `apply_fn(params, *inputs, **kwargs)` is traced, and every operation on the way takes the
-    bound further by a proven rule, with the actual weights: the largest singular value of a matrix by an SVD in double
-    precision, the sum over its taps of a convolution; sums add, chains multiply. Softmax attention is Lipschitz only
-    where queries, keys and values are bounded: a bound on the size of every value is carried along. The result holds
-    in exact arithmetic, and is compared with no sample.
+    bound further by a proven rule, with the actual weights: the largest singular value of a matrix, in double
+    precision and never below the truth, the sum over its taps of a convolution; sums add, chains multiply. Softmax
+    attention is Lipschitz only where queries, keys and values are bounded: a bound on the size of every value is
+    carried along. The result holds in exact arithmetic, and is compared with no sample.
 
     If no input is of floating point, as where tokens are looked up in a table, the constant is with respect to the rows
     that were looked up, as if they were the input; they are as large as the table's largest row.

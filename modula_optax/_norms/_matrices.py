@@ -6,21 +6,14 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from modula_optax._bounds import resolve_scaling
-from modula_optax._canonical import (
-    Canonical,
-    PerAtom,
-    leading_direction,
-    length,
-    power_iteration,
-    singular_values,
-    spectral_gain,
-    unit,
-)
+from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain
 from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
+from modula_optax._linalg import length, one_where_zero, unit
 from modula_optax._norms._orthogonal import orthogonalized
 from modula_optax._norms._protocol import Norm
-from modula_optax._polar import one_where_zero, polar_of_stack, resolve_products
+from modula_optax._polar import polar_of_stack, resolve_products
+from modula_optax._power import leading_direction, power_iteration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from modula_optax._canonical import Canonical, identity_like, length
+from modula_optax._canonical import Canonical
 from modula_optax._coefficients import inverse_root, polar_express
-from modula_optax._polar import gram_matrix, is_tall, matmul, matrix_polynomial, polar_of_stack
+from modula_optax._linalg import gram_matrix, identity_like, is_tall, length, matmul, matrix_polynomial
+from modula_optax._polar import polar_of_stack
 
 # weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm
 _EXACT = polar_express(9, 1e-4)

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from modula_optax._canonical import Canonical, PerAtom, inputs, length, unit
+from modula_optax._canonical import Canonical, PerAtom, inputs
+from modula_optax._linalg import length, unit
 from modula_optax._norms._protocol import Norm
 
 

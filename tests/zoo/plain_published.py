@@ -257,3 +257,64 @@ def block_without_entries():
         return (jax.nn.silu(z) * u) @ p["out"]
 
     return apply, shapes(**{"in": (5, 8)}, out=(4, 3)), (array(2, 5),)
+
+
+@zoo_model(truth={"q": "linear 0 > 1 2", "o": "linear 0 1 > 2"} | LINEAR)
+def attention_of_the_mean():
+    """One query for all, of several heads, whose keys and values have one."""
+
+    def apply(p, x):
+        q = jnp.einsum("ba,ahc->bhc", x.mean(1), p["q"])
+        weights = jax.nn.softmax(jnp.einsum("bhc,bkc->bhk", q, x @ p["k"]))
+        return jnp.einsum("bhc,hco->bo", jnp.einsum("bhk,bkc->bhc", weights, x @ p["v"]), p["o"])
+
+    return apply, shapes(q=(10, 3, 4), k=(10, 4), v=(10, 4), o=(3, 4, 7)), (array(2, 5, 10),)
+
+
+def convolved(x, w):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@zoo_model(truth={"w": "conv 2 > 3 @ 0 1"})
+def demodulated_convolution():
+    """Outputs are divided by the length of the kernel under the styles of the inputs."""
+
+    def apply(p, x, s):
+        d = jax.lax.rsqrt(jnp.sum(jnp.square(p["w"][None] * s[:, None, None, :, None]), (1, 2, 3)))
+        return convolved(x * s[:, None, None], p["w"]) * d[:, None, None]
+
+    return apply, shapes(w=(3, 3, 6, 8)), (array(2, 5, 5, 6), array(2, 6))
+
+
+@zoo_model(truth={"w": "linear 0 > 1"})
+def demodulated_layer():
+    def apply(p, x, s):
+        d = jax.lax.rsqrt(jnp.sum(jnp.square(p["w"] * s[:, :, None]), 1))
+        return ((x * s) @ p["w"]) * d
+
+    return apply, shapes(w=(6, 8)), (array(2, 6), array(2, 6))
+
+
+def scaled_and_shifted(w, gain, axes):
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.var(w, axes, keepdims=True) * 27, 1e-4)) * gain
+    return w * scale - jnp.mean(w, axes, keepdims=True) * scale
+
+
+@zoo_model(truth={"w.": "conv 2 > 3 @ 0 1", "gain.": "gain > 0", "b": "bias > 0"})
+def standardised_convolutions():
+    """The gain is in the scale of the kernel and in its shift."""
+
+    def apply(p, x):
+        x = jax.nn.relu(convolved(x, scaled_and_shifted(p["w0"], p["gain0"], (0, 1, 2))) + p["b"])
+        return convolved(x, scaled_and_shifted(p["w1"], p["gain1"], (0, 1, 2)))
+
+    params = shapes(w0=(3, 3, 3, 8), gain0=8, b=8, w1=(3, 3, 8, 5), gain1=5)
+    return apply, params, (array(2, 6, 6, 3),)
+
+
+@zoo_model(truth={"w": "linear 0 > 1", "gain": "gain > 0"})
+def standardised_layer():
+    def apply(p, x):
+        return x @ scaled_and_shifted(p["w"], p["gain"], 0)
+
+    return apply, shapes(w=(6, 8), gain=8), (array(5, 6),)

@@ -1,0 +1,154 @@
+"""Averages over training: of weights, for what is evaluated; of steps, for where gradients are taken."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from modula_optax._align import is_abstract
+from modula_optax._atomwise import refuse_without
+from modula_optax._guard import guarded
+from modula_optax._linalg import working_dtype
+
+
+class ParamsAverageState(NamedTuple):
+    """Number of updates so far, and the average of the parameters after them; the first parameters before any."""
+
+    count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
+    average: Any
+
+
+def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransformationExtraArgs:
+    r"""Keeps an average of the parameters beside training, which it does not change: the last link of a chain.
+
+    .. math:: a_t = \frac{1 - \beta}{1 - \beta^t} \sum_{i \le t} \beta^{t - i} \, w_i, \qquad w_i = w_{i-1} + u_i
+
+    Args:
+      decay: :math:`\beta`; what is averaged is about the last :math:`1 / (1 - \beta)` steps.
+
+    Returns:
+      A transformation whose state is a `ParamsAverageState`, in at least float32, for `averaged_params`; it needs
+      parameters.
+
+    Raises:
+      ValueError: `update` is called without parameters.
+
+    Example:
+      >>> tx, w = average_params(0.5), jnp.array([0.0])
+      >>> u, state = tx.update(jnp.array([1.0]), tx.init(w), w)
+      >>> state.average
+      Array([1.], dtype=float32)
+
+    References:
+      Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
+    """
+
+    def init(params: optax.Params) -> ParamsAverageState:
+        def first(p: Any) -> Array:
+            # shapes alone say nothing of values, which the first update takes in place of these anyway
+            zeros = jnp.zeros_like(p, working_dtype(p.dtype))
+            # a copy, since parameters may be donated to the next step
+            return zeros if is_abstract(p) else zeros + jnp.asarray(p, zeros.dtype)
+
+        return ParamsAverageState(jnp.zeros([], jnp.int32), jax.tree.map(first, params))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        del extra_args
+        refuse_without(params, "average_params")
+        count = jnp.asarray(optax.safe_increment(state.count))
+
+        def averaged(u: Array, p: Array, a: Array) -> Array:
+            b = jnp.asarray(decay, a.dtype)
+            newest = (1 - b) / (1 - b ** count.astype(a.dtype))
+            return a + newest * (p.astype(a.dtype) + u.astype(a.dtype) - a)
+
+        return updates, ParamsAverageState(count, jax.tree.map(averaged, updates, params, state.average))
+
+    return guarded(init, update)
+
+
+def averaged_params(state: ParamsAverageState, params: Any, share: float = 0.6) -> Any:
+    r"""Parameters to evaluate, :math:`(1 - s) \, w_t + s \, a_t`: those of now blended with their average.
+
+    Args:
+      state: that of `average_params`, out of the state of the chain.
+      params: the parameters of now.
+      share: how much s of the average.
+
+    Returns:
+      A tree like `params`.
+
+    Example:
+      >>> averaged_params(ParamsAverageState(1, jnp.array([1.0])), jnp.array([3.0]), share=0.5)
+      Array([2.], dtype=float32)
+    """
+    return jax.tree.map(
+        lambda p, a: (p.astype(a.dtype) + share * (a - p.astype(a.dtype))).astype(p.dtype), params, state.average
+    )
+
+
+class LookaheadState(NamedTuple):
+    """How far ahead of the parameters gradients are taken."""
+
+    ahead: Any
+
+
+def look_along_average(
+    multiple: jax.typing.ArrayLike = 1.0, decay: jax.typing.ArrayLike = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lets gradients be taken ahead of the parameters, along an average of past steps (EMA-Nesterov): the last link.
+
+    .. math:: e_t = \beta e_{t-1} + (1 - \beta) u_t, \qquad y_t = w_t + \kappa e_t
+
+    What is trained are the points :math:`y`, a step of which is :math:`u_t + \kappa (e_t - e_{t-1})`; the parameters to
+    evaluate are `params_behind(state, y)`.
+
+    Args:
+      multiple: how far ahead :math:`\kappa`, in steps of average length.
+      decay: :math:`\beta` of the average.
+
+    Returns:
+      A transformation whose state is a `LookaheadState`, in at least float32.
+
+    Example:
+      >>> tx = look_along_average(2.0, 0.5)
+      >>> y, state = tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))
+      >>> y, params_behind(state, y)
+      (Array([2.], dtype=float32), Array([1.], dtype=float32))
+
+    References:
+      modded-nanogpt, records of track 3, 2026.
+    """
+
+    def init(params: optax.Params) -> LookaheadState:
+        return LookaheadState(jax.tree.map(lambda p: jnp.zeros_like(p, working_dtype(p.dtype)), params))
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        del params, extra_args
+
+        def moved(u: Array, ahead: Array) -> Array:
+            b, k = (jnp.asarray(x, ahead.dtype) for x in (decay, multiple))
+            return b * ahead + (1 - b) * k * u.astype(ahead.dtype)
+
+        ahead = jax.tree.map(moved, updates, state.ahead)
+        steps = jax.tree.map(
+            lambda u, new, old: (u.astype(new.dtype) + new - old).astype(u.dtype), updates, ahead, state.ahead
+        )
+        return steps, LookaheadState(ahead)
+
+    return guarded(init, update)
+
+
+def params_behind(state: LookaheadState, params: Any) -> Any:
+    """The parameters that `look_along_average` looks ahead of.
+
+    Args:
+      state: its state, out of that of the chain.
+      params: the points that are trained.
+
+    Returns:
+      A tree like `params`.
+    """
+    return jax.tree.map(lambda y, a: (y.astype(a.dtype) - a).astype(y.dtype), params, state.ahead)

@@ -1,0 +1,94 @@
+"""Linear algebra at full precision, and lengths that stay finite from 1e-30 to 1e30 and have derivatives at zero."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from modula_optax._coefficients import Polynomial
+
+Matrices = Float[Array, "*batch m n"]
+Gram = Float[Array, "*batch k k"]
+
+
+# The default precision of accelerators rounds float32 to 10 bits and less, too few for singular values near 1.
+matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def gram_matrix(x: Matrices) -> Gram:
+    """XXᵀ or XᵀX, whichever is smaller."""
+    # a product with x.mT would write the transpose to memory first
+    longer = (x.ndim - 2 if is_tall(x) else x.ndim - 1,)
+    batch = tuple(range(x.ndim - 2))
+    return jax.lax.dot_general(x, x, ((longer, longer), (batch, batch)), precision=jax.lax.Precision.HIGHEST)
+
+
+def on_smaller_side(q: Gram, x: Matrices) -> Matrices:
+    """Product with a symmetric matrix that is as large as `gram_matrix(x)`."""
+    return matmul(x, q) if is_tall(x) else matmul(q, x)
+
+
+def is_tall(x: Matrices) -> bool:
+    """Whether columns are the smaller side."""
+    return x.shape[-2] > x.shape[-1]
+
+
+def matrix_polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
+    """What a step multiplies by, a + b R + c R² + …, by Horner's rule in R²."""
+    # a mask, since XLA would keep every multiple of an identity matrix in memory
+    diagonal = jnp.eye(gram.shape[-1], dtype=bool)
+    *lower, a, b, c = coefficients
+    result = b * gram + c * square
+    while lower:
+        result = matmul(square, jnp.where(diagonal, result + a, result))
+        *lower, a, b = lower
+        result = b * gram + result
+    return jnp.where(diagonal, result + a, result)
+
+
+def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    """As many identity matrices of the same dtype."""
+    return jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
+
+
+def working_dtype(dtype: DTypeLike) -> DTypeLike:
+    """What norms and polynomials are computed in: float32, or float64 where the array is."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """Largest absolute entry over `axes` (kept, of size one); 1 where all are zero, so that it can divide.
+
+    Subnormal numbers, where an average of zeros ends, count as zero: accelerators flush them at one place or another.
+    """
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
+    return jnp.where(largest < jnp.finfo(x.dtype).tiny, jnp.ones_like(largest), largest)
+
+
+def scale_of(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """`largest_entry` as a constant, for results that do not depend on it: derivatives need not go through it."""
+    return jax.lax.stop_gradient(largest_entry(x, axes))
+
+
+def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What zeros can be divided by, too."""
+    return jnp.where(x == 0.0, jnp.ones_like(x), x)
+
+
+def length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
+    """Euclidean length over `axes`, without overflow or underflow of the squares."""
+    axes = (axes,) if isinstance(axes, int) else axes
+    scale = scale_of(x, axes)
+    squares = jnp.sum((x / scale) ** 2, axis=axes, keepdims=True)
+    # a root of zero has no derivative, and must not be one of the branches
+    return jnp.squeeze(jnp.where(squares == 0.0, squares, scale * jnp.sqrt(one_where_zero(squares))), axes)
+
+
+def unit(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
+    """Vectors over `axes` of length one; 0 for 0."""
+    axes = (axes,) if isinstance(axes, int) else axes
+    x = x / scale_of(x, axes)
+    squares = jnp.sum(x * x, axis=axes, keepdims=True)
+    # a non-zero vector has an entry of ±1 by now: 1 stands in for the squares of a zero one only
+    return x / jnp.sqrt(jnp.maximum(squares, 1.0))

@@ -1,0 +1,95 @@
+"""Second moments of every output unit, after the dual map."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from modula_optax._align import Leaf, atoms, is_abstract
+from modula_optax._atomwise import leaves_of, map_atoms
+from modula_optax._canonical import ATOM, Stack
+from modula_optax._guard import guarded
+from modula_optax._linalg import length, one_where_zero
+from modula_optax._mesh import replicated, varying_alike
+from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
+from modula_optax._paths import is_absent
+from modula_optax._specs import NormSpec
+
+
+class OutputMomentsState(NamedTuple):
+    """The running mean square of the weights' updates of every output unit, by path."""
+
+    moments: Any
+
+
+def scale_by_output_moments(
+    specs: Any, b2: jax.typing.ArrayLike = 0.95, *, eps: jax.typing.ArrayLike = 1e-8, rms: float | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Evens out how far output units move, as NorMuon does: after `dualize`, before the learning rate.
+
+    .. math:: v_j \leftarrow \beta_2 v_j + (1 - \beta_2) \frac{1}{d_{in}} \sum_i U_{ij}^2, \qquad
+      U_{ij} \leftarrow s \, \frac{U_{ij}}{\sqrt{v_j} + \epsilon}
+
+    where s gives the update back its Euclidean length, or the root mean square `rms`. Which axis counts outputs is what
+    the specs say. For every atom under `Spectral`, `SpectralNormalized` or `Frobenius`; other parameters pass.
+
+    Args:
+      specs: what the norm of each parameter is; see `dualize`.
+      b2: decay of the mean squares, which begin at 0 and are not debiased.
+      eps: stabilises the denominator.
+      rms: root mean square of the entries that come out, 0.2 in the paper. `None`: length stays as it is, and with it
+        the meaning of the learning rate.
+
+    Returns:
+      A transformation whose state is an `OutputMomentsState`: as many numbers as there are output units.
+
+    Raises:
+      ValueError: specs do not fit the parameters.
+
+    Example:
+      >>> tx = scale_by_output_moments(NormSpec(Frobenius()), rms=0.2)
+      >>> u = jnp.array([[4.0, 0.1]])
+      >>> tx.update(u, tx.init(u))[0].round(3)
+      Array([[0.2, 0.2]], dtype=float32)
+
+    References:
+      Li et al., NorMuon, arXiv:2510.05491, algorithm 1.
+    """
+
+    def init(params: optax.Params) -> OutputMomentsState:
+        if is_absent(params):
+            # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
+            return OutputMomentsState(jnp.zeros([]))
+
+        def first(leaf: Leaf) -> jax.Array:
+            like = jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype)
+            moments = jax.eval_shape(lambda w: atoms(w, leaf.spec)[:, :1, :1], like)
+            return jnp.zeros(moments.shape, moments.dtype)
+
+        leaves = leaves_of(specs, _has_outputs, params)
+        moments = replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})()
+        # inside `shard_map` they vary over devices as updates do
+        arrays = [leaf.value for leaf in leaves if not is_abstract(leaf.value)]
+        return OutputMomentsState(varying_alike((moments, arrays))[0] if arrays else moments)
+
+    def scaled(u: Stack, v: Array) -> tuple[Stack, Array]:
+        decay = jnp.asarray(b2, u.dtype)
+        v = decay * v + (1 - decay) * jnp.mean(u * u, axis=(-3, -2), keepdims=True)
+        even = u / one_where_zero(jnp.sqrt(v) + jnp.asarray(eps, u.dtype))
+        size, wanted = length(even, ATOM), length(u, ATOM)
+        if rms is not None:
+            wanted = rms * (u[0].size ** 0.5) * jnp.sign(wanted)
+        return even * (wanted / one_where_zero(size))[:, None, None, None], v
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        del params, extra_args
+        updates, moments = map_atoms(scaled, specs, _has_outputs, updates, memory=state.moments)
+        return updates, OutputMomentsState(moments)
+
+    return guarded(init, update)
+
+
+def _has_outputs(spec: NormSpec) -> bool:
+    return isinstance(spec.norm, Spectral | SpectralNormalized | Frobenius)
