@@ -15,11 +15,11 @@ from modula_optax._arguments import check_numbers, check_rate
 from modula_optax._axes import Axes, normalize_axes
 from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
+from modula_optax._fallback import with_fallback
 from modula_optax._match import matching
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape
 from modula_optax._norms import Unnormed
-from modula_optax._optimizers import with_fallback
 from modula_optax._parameters import flatten_parameters
 from modula_optax._paths import is_absent
 from modula_optax._registry import resolve_tree
