@@ -156,17 +156,17 @@ def align_new(specs: Any, tree: Any) -> Any:
     """A tree of the specs just made for these parameters: checked, and each knowing how many layers it is of."""
     leaves, treedef = align(specs, tree)
     return treedef.unflatten(
-        [leaf.value if is_absent(leaf.value) else count_atoms(leaf.spec, leaf.value.shape) for leaf in leaves]
+        [leaf.value if is_absent(leaf.value) else count_layers(leaf.spec, leaf.value.shape) for leaf in leaves]
     )
 
 
 def refuse_restacked(leaves: Sequence[Leaf]) -> None:
     """Refuses inferred specs of parameters that stack more layers now: an axis has come that the specs do not know."""
     lines = [
-        f"{describe(leaf.path, leaf.value)}: {now} layers, {leaf.spec.atoms} in its spec"
+        f"{describe(leaf.path, leaf.value)}: {now} layers, {leaf.spec.layers} in its spec"
         for leaf in leaves
         if leaf.spec.confidence is not None
-        and (now := count_atoms(leaf.spec, leaf.value.shape).atoms) > leaf.spec.atoms
+        and (now := count_layers(leaf.spec, leaf.value.shape).layers) > leaf.spec.layers
     ]
     if lines:
         one, many = (
@@ -176,12 +176,12 @@ def refuse_restacked(leaves: Sequence[Leaf]) -> None:
         raise ValueError(listing(one, many, lines, "Infer the specs anew, from parameters of these shapes."))
 
 
-def count_atoms(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:
+def count_layers(spec: NormSpec, shape: tuple[int, ...]) -> NormSpec:
     """The spec, knowing how many layers a parameter of this shape stacks."""
     if not spec.is_normed:
         return spec
     stacked = (shape[i] for i in batch_axes(resolve_axes(spec, shape), len(shape)))
-    return dataclasses.replace(spec, atoms=math.prod(stacked))
+    return dataclasses.replace(spec, layers=math.prod(stacked))
 
 
 def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in fan_out"]:

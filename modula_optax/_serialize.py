@@ -160,6 +160,9 @@ def _named(path: str, value: Any, module: Any) -> dict[str, Any] | None:
 
 def _spec(path: str, entry: Any) -> NormSpec:
     """The spec of one path, with errors that name it."""
+    if isinstance(entry, dict) and "layers" not in entry:
+        # older texts say atoms
+        entry = {"layers" if name == "atoms" else name: value for name, value in entry.items()}
     fields = _fields(path, entry, NormSpec)
     fields["norm"] = _build(path, "norm", fields.get("norm"), _norms, Norm)
     if fields.get("constraint") is not None:

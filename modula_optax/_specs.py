@@ -1,13 +1,15 @@
 """Specs: what the norm of each parameter is, and how large its steps are."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from modula_optax._axes import Axes
 from modula_optax._checks import as_count, as_positive, brief_repr, check_mass, hold
 from modula_optax._constraints import Constraint
+from modula_optax._deprecation import warn_deprecated
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._paths import flatten_with_paths
 
@@ -17,8 +19,25 @@ ROLES = (
 )
 PLACES = ("input", "hidden", "head")
 CONFIDENCES = ("certain", "evidence", "guess")
+_Class = TypeVar("_Class", bound=type)
 
 
+def _takes_atoms(cls: _Class) -> _Class:
+    """Lets the constructor take `atoms`, the name that `layers` had."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "atoms" in kwargs:
+            warn_deprecated("NormSpec(atoms=...)", "NormSpec(layers=...)", since="0.2")
+            kwargs["layers"] = kwargs.pop("atoms")
+        init(self, *args, **kwargs)
+
+    cls.__init__ = construct
+    return cls
+
+
+@_takes_atoms
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
     r"""Norm of one parameter, and its share of a step of the whole network.
@@ -39,12 +58,12 @@ class NormSpec:
       blocks: sizes of the pieces that the model cuts the outputs of a matrix into, by inference: `(6, 6, 6)` for a
         fused query-key-value kernel. The norm is that of the whole, unless `axes` has `groups`.
       why: what showed the role, by inference: a primitive and its place in the user's code; not compared.
-      atoms: how many layers the parameter stacks, the size of its batch axes; filled in where specs are resolved
-        from parameters, and counted by `tare`.
+      layers: how many layers the parameter stacks, the size of its batch axes; filled in where specs are resolved
+        from parameters, and counted by `tare`. Its old name, `atoms`, works and warns.
 
     Raises:
       ValueError: mass negative or not finite, sensitivity not positive or not finite, something that is no norm, a
-        role, a place or a confidence that does not exist, `atoms` or `blocks` that count nothing.
+        role, a place or a confidence that does not exist, `layers` or `blocks` that count nothing.
 
     Example:
       >>> NormSpec(Spectral(), mass=0.5).target
@@ -59,7 +78,7 @@ class NormSpec:
     role: str | None = None
     place: str | None = None
     confidence: str | None = None
-    atoms: int = 1
+    layers: int = 1
     blocks: tuple[int, ...] = ()
     why: str | None = dataclasses.field(default=None, compare=False)
 
@@ -86,7 +105,7 @@ class NormSpec:
         if not isinstance(self.why, str | None):
             raise ValueError(f"why must be a text, or None; got {self.why!r}.")
         hold(self, mass=check_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
-        hold(self, atoms=as_count("atoms", self.atoms))
+        hold(self, layers=as_count("layers", self.layers))
 
     __repr__ = brief_repr
 
@@ -99,6 +118,12 @@ class NormSpec:
     def target(self) -> float:
         """Atomic norm of a step of learning rate 1: mass / sensitivity."""
         return self.mass / self.sensitivity
+
+    @property
+    def atoms(self) -> int:
+        """Deprecated: the old name of `layers`."""
+        warn_deprecated("NormSpec.atoms", "NormSpec.layers", since="0.2")
+        return self.layers
 
 
 def _of_your_own(value: Any, method: str, protocol: type) -> str:
@@ -167,7 +192,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
         chosen = [_hcheck_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]
     else:
         chosen = [_hcheck_mass(spec) and select(path, spec) for path, spec in flat]
-    total = sum(spec.atoms * spec.mass for (_, spec), c in zip(flat, chosen, strict=True) if c)
+    total = sum(spec.layers * spec.mass for (_, spec), c in zip(flat, chosen, strict=True) if c)
     if total == 0:
         paths = "\n".join(f"  {path}" for path, spec in flat if _hcheck_mass(spec))
         raise ValueError(

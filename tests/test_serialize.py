@@ -20,7 +20,7 @@ SPECS = {
         role="linear",
         place="head",
         confidence="evidence",
-        atoms=4,
+        layers=4,
         blocks=(3, 3),
         why="dot_general at model.py:3",
     ),
@@ -51,6 +51,12 @@ def test_other_paths_are_refused():
     text = mo.specs_to_json(SPECS)
     with pytest.raises(ValueError, match=r"3 paths differ:\n  z: has no spec.*\n  b/c: is no parameter"):
         mo.specs_from_json(text, {"a": jnp.ones((4, 2, 3)), "z": jnp.ones(3)})
+
+
+def test_an_older_text_that_says_atoms_is_read():
+    text = mo.specs_to_json(SPECS)
+    assert text.count('"layers"') == 3
+    assert mo.specs_from_json(text.replace('"layers"', '"atoms"')) == SPECS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +107,7 @@ TAMPERED = {
     "a mass that is a text": ((["mass"], "1"), "mass must be a finite number"),
     "a mass that is no number": ((["mass"], float("nan")), "mass must be a finite number"),
     "a role that does not exist": ((["role"], "layer"), "role must be one of linear"),
-    "atoms that count nothing": ((["atoms"], 0.5), "atoms must be an integer"),
+    "layers that count nothing": ((["layers"], 0.5), "layers must be an integer"),
     "blocks that are one number": ((["blocks"], 3), "blocks must be a tuple of sizes"),
 }
 

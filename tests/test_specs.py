@@ -1,5 +1,7 @@
 """Specs: masses, their taring, and what cannot be a spec."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +10,7 @@ import modula_optax as mo
 
 SPECS = {
     "embed": mo.NormSpec(mo.Embedding()),
-    "blocks": {"w": mo.NormSpec(mo.Spectral(), mass=2.0, atoms=3), "b": mo.NormSpec(mo.RMS())},
+    "blocks": {"w": mo.NormSpec(mo.Spectral(), mass=2.0, layers=3), "b": mo.NormSpec(mo.RMS())},
     "other": mo.NormSpec(mo.Unnormed()),
     "none": None,
 }
@@ -42,7 +44,7 @@ def test_stacked_layers_count_as_often_as_they_are():
         mo.Rule(".*", mo.Spectral()),
     )
     specs = registry.resolve(params)
-    assert {name: spec.atoms for name, spec in specs.items()} == {"scan": 3, "grouped": 1, "head": 1}
+    assert {name: spec.layers for name, spec in specs.items()} == {"scan": 3, "grouped": 1, "head": 1}
     tared = mo.tare(specs, r".*", 1.0)
     assert tared["scan"].mass == pytest.approx(0.2)
 
@@ -80,7 +82,7 @@ def test_a_tare_to_no_mass_is_an_error(absolute):
         ({"role": "layer"}, "role must be one of linear, .*unknown, or None; got 'layer'"),
         ({"place": ["head"]}, r"place must be one of input, hidden, head, or None; got \['head'\]"),
         ({"confidence": 1.0}, "confidence must be one of certain, evidence, guess, or None; got 1.0"),
-        ({"atoms": 0}, "atoms must be an integer of at least 1; got 0"),
+        ({"layers": 0}, "layers must be an integer of at least 1; got 0"),
         ({"blocks": (3, 0)}, r"blocks must be a tuple of sizes, such as \(6, 6, 6\); got \(3, 0\)"),
         ({"why": 3}, "why must be a text, or None; got 3"),
         ({"constraint": "orthogonal"}, r"constraint must be one such as UnitSphere\(\), or None; got 'orthogonal'"),
@@ -103,6 +105,18 @@ def test_what_cannot_be_a_spec_is_refused(arguments, message):
 def test_a_rule_that_makes_no_spec_is_refused_by_its_pattern(arguments, message):
     with pytest.raises(ValueError, match=r"Rule\('.*', \.\.\.\): " + message):
         mo.Rule(r".*", **{"norm": mo.Spectral(), **arguments})
+
+
+def test_the_old_name_of_layers_works_and_says_what_to_write():
+    spec = mo.NormSpec(mo.Spectral(), layers=3)
+    made = r"NormSpec\(atoms=...\) is .*; write NormSpec\(layers=...\)\."
+    with pytest.warns(DeprecationWarning, match=r"NormSpec\.atoms is .*; write NormSpec\.layers\."):
+        assert spec.atoms == 3
+    with pytest.warns(DeprecationWarning, match=made):
+        assert mo.NormSpec(mo.Spectral(), atoms=3) == spec  # pyright: ignore[reportCallIssue]
+    with pytest.warns(DeprecationWarning, match=made):
+        assert dataclasses.replace(spec, atoms=4).layers == 4
+    assert dataclasses.replace(spec, mass=2.0).layers == 3
 
 
 def test_specs_are_leaves_and_comparable():
