@@ -92,4 +92,10 @@ from modula_optax._report import summarize as summarize
 from modula_optax._serialize import specs_from_json as specs_from_json
 from modula_optax._serialize import specs_to_json as specs_to_json
 
+# what was imported above, each name written once, and nothing that an import hook of others puts here
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    name
+    for name, value in globals().items()
+    if not name.startswith("_") and getattr(value, "__module__", value.__name__).startswith(__name__)
+]
 __version__ = "0.2.0"

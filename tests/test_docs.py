@@ -29,6 +29,13 @@ def test_help_of_the_package_names_every_public_name():
     assert sorted(set(re.findall(r"`(\w+)`", mo.__doc__))) == sorted(PUBLIC)
 
 
+def test_a_star_imports_every_public_name_and_no_other():
+    assert sorted(mo.__all__) == sorted(PUBLIC)
+    namespace = {}
+    exec("from modula_optax import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == PUBLIC
+
+
 def test_every_message_has_a_cause_and_a_cure():
     page = messages.page()
     found = list(messages.messages())
