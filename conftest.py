@@ -29,6 +29,9 @@ COMPILATION = {
 for name, value in COMPILATION.items():
     jax.config.update(name, value)
 
+# a script for what was installed alone, not for this checkout
+collect_ignore = ["tests/installed.py"]
+
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=500)
 

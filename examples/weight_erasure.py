@@ -117,7 +117,8 @@ def adam(steps: int, params: Any) -> optax.GradientTransformation:
 def modular(steps: int, params: Any) -> optax.GradientTransformation:
     """Modular duality: at this rate each layer can change by 25 times its size, at every width."""
     specs = mo.infer_specs(predict, params, jax.ShapeDtypeStruct((SAMPLES, INPUTS), jnp.float32))
-    return mo.modular(optax.linear_schedule(0.1, 0.0, steps), specs)
+    # decay would erase initial weights by itself
+    return mo.modular(optax.linear_schedule(0.1, 0.0, steps), specs, weight_decay=0.0)
 
 
 OPTIMIZERS: dict[str, Callable[[int, Any], optax.GradientTransformation]] = {"Adam": adam, "modular": modular}

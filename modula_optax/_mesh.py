@@ -40,6 +40,20 @@ def _is_free(axis: str) -> bool:
     return True
 
 
+def unclaimed(axes: tuple[str, ...], x: Array) -> tuple[str, ...]:
+    """The axes, or none if a `vmap` around has one for its members, which only a constraint on its arrays tells."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Explicit in mesh.axis_types:
+        return axes
+    for axis in axes:
+        one_each = jnp.full(mesh.shape[axis], jnp.ravel(x)[0])
+        try:
+            jax.lax.with_sharding_constraint(one_each, PartitionSpec(axis))
+        except ValueError:
+            return ()
+    return axes
+
+
 def varying_alike(tree: Any) -> Any:
     """Inside `shard_map`, arrays that all vary over the devices that one of them varies over, as loops want them."""
     if AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:

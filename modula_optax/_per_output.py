@@ -77,7 +77,9 @@ def scale_by_output_moments(
     def scaled(u: Stack, v: Array) -> tuple[Stack, Array]:
         decay = jnp.asarray(b2, u.dtype)
         v = decay * v + (1 - decay) * jnp.mean(u * u, axis=(-3, -2), keepdims=True)
-        even = u / one_where_zero(jnp.sqrt(v) + jnp.asarray(eps, u.dtype))
+        # a root has no derivative at zero, where nothing was seen
+        roots = jnp.where(v > 0.0, jnp.sqrt(one_where_zero(v)), v)
+        even = u / one_where_zero(roots + jnp.asarray(eps, u.dtype))
         size, wanted = length(even, ATOM), length(u, ATOM)
         if rms is not None:
             wanted = rms * (u[0].size ** 0.5) * jnp.sign(wanted)

@@ -16,7 +16,7 @@ from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, matmul, one_where_zero, working_dtype
-from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of, varying_alike
+from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of, unclaimed, varying_alike
 from modula_optax._momentum import MomentumState, scale_by_momentum
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
@@ -139,8 +139,7 @@ def scale_by_whitened_momentum(
         leaves, _ = resolve(specs, params)
         axes = free_axes(mesh_axes)
         metrics = {
-            key: _first_metric(sum(_count(leaves[i]) for i in members), _item(leaves[members[0]]), max_size, axes)
-            for key, members in _shapes(leaves).items()
+            key: _first_metric([leaves[i] for i in members], max_size, axes) for key, members in _shapes(leaves).items()
         }
         # inside `shard_map` they vary over devices as what is learned of will
         arrays = [leaf.value for leaf in leaves if not (is_absent(leaf.value) or is_abstract(leaf.value))]
@@ -149,7 +148,7 @@ def scale_by_whitened_momentum(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
         leaves, treedef = resolve(specs, updates)
-        shapes, axes = _shapes(leaves), free_axes(mesh_axes)
+        shapes = _shapes(leaves)
         whitened = [i for members in shapes.values() for i in members]
         averaged, momentum_state = _averaged(momentum, leaves, treedef, set(whitened), state.momentum)
         flat = treedef.flatten_up_to(averaged)
@@ -159,7 +158,9 @@ def scale_by_whitened_momentum(
             items = []
             for key, members in shapes.items():
                 of_shape = [leaves[i].spec for i in members]
-                g, m = (_gathered(of_shape, [tree[i] for i in members]) for tree in (gradients, averages))
+                # in the dtype of the metric, that of the parameters, whatever the gradients come in
+                dtype = metrics[key].scale.dtype
+                g, m = (_gathered(of_shape, [tree[i] for i in members], dtype) for tree in (gradients, averages))
                 items.append((Work(m, metrics[key]), g, *(jnp.full(len(g), number) for number in numbers)))
             works = apply_alike(_whiten, items, axes=axes)
             parts = [
@@ -171,6 +172,7 @@ def scale_by_whitened_momentum(
 
         if not whitened:
             return averaged, WhitenedState(momentum_state, state.metrics)
+        axes = unclaimed(free_axes(mesh_axes), leaves[whitened[0]].value)
         turn = _turn(jnp.asarray(momentum_state.count), jnp.asarray(every).astype(jnp.int32))
         numbers = (turn.astype(jnp.float32), jnp.asarray(b2, jnp.float32), jnp.asarray(eps, jnp.float32))
         like = shardings_of((averages, state.metrics))
@@ -221,7 +223,7 @@ def _shapes(leaves: Sequence[Leaf]) -> dict[str, list[int]]:
     for i, leaf in enumerate(leaves):
         if isinstance(leaf.spec.norm, Spectral | SpectralNormalized | Frobenius):
             item = _item(leaf)
-            shapes[f"{item.dtype}[{item.shape[0]},{item.shape[1]}]"].append(i)
+            shapes[f"{item.shape[0]}x{item.shape[1]}"].append(i)
     return shapes
 
 
@@ -236,28 +238,29 @@ def _count(leaf: Leaf) -> int:
     return math.prod(leaf.value.shape) // math.prod(_item(leaf).shape)
 
 
-def _first_metric(count: int, item: jax.ShapeDtypeStruct, max_size: int, axes: tuple[str, ...]) -> Metric:
-    """That of so many matrices of which nothing is known."""
+def _first_metric(leaves: Sequence[Leaf], max_size: int, axes: tuple[str, ...]) -> Metric:
+    """That of the matrices of parameters of one shape, of which nothing is known."""
+    items, count = list(map(_item, leaves)), sum(map(_count, leaves))
+    shape, dtype = items[0].shape, max((item.dtype for item in items), key=lambda dtype: dtype.itemsize)
 
     def side(size: int) -> Side | None:
         if size > max_size:
             return None
-        identity = jnp.eye(size, dtype=item.dtype)
-        return Side(jnp.zeros((count, size, size), item.dtype), jnp.tile(identity, (count, 1, 1)))
+        identity = jnp.eye(size, dtype=dtype)
+        return Side(jnp.zeros((count, size, size), dtype), jnp.tile(identity, (count, 1, 1)))
 
     def first() -> Metric:
-        squares = jnp.zeros((count, *item.shape), item.dtype)
-        left, right = map(side, item.shape)
-        return Metric(jnp.zeros(count, item.dtype), left, right, squares)
+        left, right = map(side, shape)
+        return Metric(jnp.zeros(count, dtype), left, right, jnp.zeros((count, *shape), dtype))
 
     return batched_over(axes, count, first)
 
 
-def _gathered(specs: Sequence[NormSpec], arrays: Sequence[Array]) -> Matrices:
+def _gathered(specs: Sequence[NormSpec], arrays: Sequence[Array], dtype: DTypeLike) -> Matrices:
     """The matrices of several parameters as one stack."""
 
     def matrices(x: Array, spec: NormSpec) -> Matrices:
-        stack = atoms(x, spec)
+        stack = atoms(x, spec).astype(dtype)
         return stack.reshape(-1, *stack.shape[-2:])
 
     return jnp.concatenate(list(map(matrices, arrays, specs)))
@@ -287,12 +290,13 @@ def _whiten(work: Work, gradient: Matrices, turns: PerMatrix, b2: PerMatrix, eps
     right = _advanced(before.right, kept, added, g.mT, turn)
     rotated = _rotated(m, left, right)
     squares = kept * before.squares + added * rotated**2
+    begun = turn > _BEFORE
     # where nothing was seen, 0 over the smallest root is 0, and so is its derivative
-    roots = jnp.sqrt(jnp.maximum(squares, jnp.finfo(dtype).tiny))
+    seen = (begun & (scale > 0.0))[:, None, None]
+    roots = jnp.sqrt(jnp.where(seen, jnp.maximum(squares, jnp.finfo(dtype).tiny), jnp.ones_like(squares)))
     rotated = rotated / (roots + eps * length(roots, (-2, -1))[:, None, None])
     whitened = _rotated_back(rotated, left, right)
     size = length(work.average, (-2, -1)) / one_where_zero(length(whitened, (-2, -1)))
-    begun = turn > _BEFORE
     metric = Metric(scale, left, right, jnp.where(begun, squares, before.squares))
     return Work(jnp.where(begun, size[:, None, None] * whitened, work.average), metric)
 

@@ -74,7 +74,7 @@ def test_parameters_are_needed_only_for_decay_and_constraints():
     ):
         tx.update(tree, tx.init(tree))
     decaying = mo.modular(0.1, FREE)
-    with pytest.raises(ValueError, match=r"call tx.update\(grads, state, params\), or pass weight_decay=0.0"):
+    with pytest.raises(ValueError, match=r"write tx.update\(grads, state, params\), or weight_decay=0.0"):
         decaying.update(GRADS, decaying.init(PARAMS))
 
 

@@ -170,6 +170,8 @@ def test_a_parameter_moves_as_if_it_were_alone_at_every_scale(tree, seed, expone
 
 @given(trees(fitting_parameters()))
 def test_zeros_of_any_tree_stay_where_they_are(tree):
+    # in place of specs, None is a mistake that is told
+    assume(tree is not None)
     with enable_x64(True):
         zeros = jax.tree.map(jnp.zeros_like, shapes_of(tree))
         directions, _ = mo.dualize(specs_of(tree)).update(zeros, optax.EmptyState())

@@ -165,7 +165,7 @@ def test_what_is_no_tree_of_the_parameters_is_refused_as_third_argument(name, tx
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_a_whole_model_may_be_passed_for_its_parameters(decay):
-    tx = mo.modular(0.1, mo.NormSpec(mo.RMS()), weight_decay=decay)
+    tx = mo.modular(0.1, mo.NormSpec(mo.RMS()), weight_decay=decay, weight_decay_mask=True)
     expected, _ = tx.update(ARRAYS, tx.init(ARRAYS), ARRAYS)
     updates, _ = tx.update(ARRAYS, tx.init(ARRAYS), NET)
     assert eqx.tree_equal(updates, expected)

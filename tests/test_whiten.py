@@ -267,5 +267,5 @@ def test_eight_devices_learn_what_one_learns_and_keep_it_where_it_is(layout, kin
     for after, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(before), strict=True):
         assert after.sharding.is_equivalent_to(sharding, after.ndim)
     # eight experts: one on each device
-    experts = state[0].metrics["float32[16,24]"]
+    experts = state[0].metrics["16x24"]
     assert {shard.data.shape[0] for shard in experts.left.basis.addressable_shards} == {1}

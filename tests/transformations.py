@@ -116,7 +116,7 @@ WAYS = {
     "whitened": trained(
         MATRICES,
         lambda rate: optax.chain(
-            mo.whitened(rate, MATRICES, every=2, max_size=4, weight_decay=0.0),
+            mo.whitened(rate, MATRICES, every=2, max_size=4, weight_decay=0.0, fallback=optax.sgd(rate)),
             mo.scale_by_output_moments(MATRICES),
             mo.floor_relative_update(MATRICES, 0.01),
             mo.brake_growth(MATRICES),

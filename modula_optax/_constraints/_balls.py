@@ -28,7 +28,7 @@ class NormBall(Constraint):
       ValueError: `radius` is not a finite number above 0.
 
     Example:
-      >>> project({"b": jnp.array([3.0, -3.0])}, NormSpec(RMS(), constraint=NormBall(2.0)))["b"]
+      >>> project({"b": jnp.array([3.0, -3.0])}, NormSpec(RMS(), constraint=NormBall(2.0)))["b"].round(3)
       Array([ 2., -2.], dtype=float32)
 
     References:
