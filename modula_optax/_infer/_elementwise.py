@@ -48,7 +48,7 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         if op.name == "mul":
             note_gates(trace, _facing(a, b))
             note_gates(trace, _facing(b, a))
-        return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep)
+        return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
             return _with_constant(trace, op, one, other)
@@ -149,6 +149,8 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         trace.statistics.add((op.ins[b is activation], op.outs[0]))
         parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
+    if activation.noise and not weight.data and _is_drawn_for(weight, activation):
+        return _with_constant(trace, op, activation, weight)
     if weight.data:
         settle(trace, op, weight)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=True)
@@ -161,6 +163,12 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if kind == _MULTIPLY:
         trace.products[op.outs[0]] = range(first, len(trace.uses))
     return Value(_labelled(activation.dims, weight.dims), data=True, deep=activation.deep)
+
+
+def _is_drawn_for(weight: Value, noise: Value) -> bool:
+    """Whether there is a number for each entry of a parameter, as in a layer with noisy weights, but no samples."""
+    drawn = {i for i, dim in enumerate(noise.dims) if size_of(dim) > 1}
+    return drawn <= _covered(weight, {part.param for part in weight.parts})
 
 
 def _is_large(weight: Value) -> bool:

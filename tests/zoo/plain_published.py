@@ -318,3 +318,42 @@ def standardised_layer():
         return x @ scaled_and_shifted(p["w"], p["gain"], 0)
 
     return apply, shapes(w=(6, 8), gain=8), (array(5, 6),)
+
+
+# an array of a key is made where it is used: nothing is computed on import
+def drawn(shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+@zoo_model(truth={"mean": "bias > 0", "deviation": "gain > 0"} | LINEAR)
+def slots_drawn_from_a_key_of_the_function():
+    """Slots of slot attention: a mean and a deviation, shared, and noise of which the model holds the key."""
+
+    def apply(p, x):
+        slots = p["mean"] + jnp.exp(p["deviation"]) * drawn((len(x), 5, 6))
+        weights = jax.nn.softmax((slots @ p["q"]) @ jnp.swapaxes(x @ p["k"], 1, 2), 1)
+        return (slots + weights @ (x @ p["v"])) @ p["o"]
+
+    params = shapes(mean=6, deviation=6, q=(6, 6), k=(4, 6), v=(4, 6), o=(6, 3))
+    return apply, params, (array(2, 7, 4),)
+
+
+@zoo_model(truth={"b": "bias > 0", "[vw]": "linear 1 > 0"})
+def generator_of_columns():
+    """Noise is data, whichever side of a product it stands on."""
+
+    def apply(p, x):
+        return x + p["v"] @ jax.nn.relu(p["w"] @ drawn((5, 7)) + p["b"][:, None])
+
+    return apply, shapes(w=(8, 5), b=8, v=(3, 8)), (array(3, 7),)
+
+
+@zoo_model(truth=LINEAR)
+def noisy_weights():
+    """A number for each weight is no sample: the weight stays one, and so does what scales the noise."""
+
+    def apply(p, x):
+        x = jax.nn.relu(x @ (p["w"] + p["deviation"] * drawn((5, 8))))
+        return x @ (p["v"] * jax.random.bernoulli(jax.random.key(1), 0.5, (8, 3)))
+
+    return apply, shapes(w=(5, 8), deviation=(5, 8), v=(8, 3)), (array(4, 5),)
