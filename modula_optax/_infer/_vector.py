@@ -33,10 +33,16 @@ def find_vector(
 
 
 def _without_single_rows(shape: tuple[int, ...], found: list[Finding]) -> list[Finding]:
-    """A table of one row is a bias, too: as one or the other it is the same."""
-    tables = [f for f in found if f.role == "positional" and all(shape[axis] == 1 for axis in f.fan_in)]
-    others = [f for f in found if f.role == "bias" and any(f.fan_out == table.fan_out for table in tables)]
-    return [f for f in found if f not in others]
+    """Without biases that are a row of a table: its only one, or one added apart, as to a token that comes first."""
+    tables = [f for f in found if f.role == "positional"]
+    return [f for f in found if not any(_is_row_of(f, table, shape) for table in tables)]
+
+
+def _is_row_of(found: Finding, table: Finding, shape: tuple[int, ...]) -> bool:
+    if found.role != "bias" or found.use is None or found.fan_out != table.fan_out:
+        return False
+    roles = roles_by_axis(found.use)
+    return all(shape[axis] == 1 or roles.get(axis) == {"picked"} for axis in table.fan_in)
 
 
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:

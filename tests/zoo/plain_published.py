@@ -357,3 +357,46 @@ def noisy_weights():
         return x @ (p["v"] * jax.random.bernoulli(jax.random.key(1), 0.5, (8, 3)))
 
     return apply, shapes(w=(5, 8), deviation=(5, 8), v=(8, 3)), (array(4, 5),)
+
+
+POSITIONS = shapes(embed=(6, 8), pos=(7, 8), o=(8, 5))
+POSITIONS_TRUTH = {"pos": "positional 0 > 1"} | LINEAR
+
+
+@zoo_model(truth=POSITIONS_TRUTH)
+def positions_of_the_first_token_and_later_ones():
+    def apply(p, x):
+        x = x @ p["embed"]
+        first = x[:, 0] + p["pos"][0]
+        return jnp.tanh(jnp.concatenate([first[:, None], x[:, 1:] + p["pos"][1:]], 1)) @ p["o"]
+
+    return apply, POSITIONS, (array(2, 7, 6),)
+
+
+@zoo_model(truth=POSITIONS_TRUTH)
+def positions_of_a_prompt_and_of_one_step():
+    def apply(p, x, y):
+        prompt = jnp.tanh(x @ p["embed"] + p["pos"][:4]) @ p["o"]
+        return prompt, jnp.tanh(y @ p["embed"] + p["pos"][4:5]) @ p["o"]
+
+    return apply, POSITIONS, (array(2, 4, 6), array(2, 1, 6))
+
+
+@zoo_model(truth=POSITIONS_TRUTH)
+def positions_of_a_prompt_and_looked_up():
+    def apply(p, x, y, step):
+        prompt = jnp.tanh(x @ p["embed"] + p["pos"][:4]) @ p["o"]
+        return prompt, jnp.tanh(y @ p["embed"] + p["pos"][step]) @ p["o"]
+
+    return apply, POSITIONS, (array(2, 4, 6), array(2, 6), jax.ShapeDtypeStruct((), jnp.int32))
+
+
+@zoo_model(truth={"first": "bias > 1"} | LINEAR)
+def biases_of_the_first_token_and_later_ones():
+    """Rows that are never added together are vectors of a stack."""
+
+    def apply(p, x):
+        x = x @ p["embed"]
+        return jnp.tanh(x[:, 0] + p["first"][0]) @ p["o"], jnp.tanh(x[:, 1:] + p["first"][1]) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), first=(2, 8), o=(8, 5)), (array(2, 7, 6),)
