@@ -162,7 +162,11 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
             trace.note((label for axis in axes for label in axis.labels), "biased")
     if kind == _MULTIPLY:
         trace.products[op.outs[0]] = range(first, len(trace.uses))
-    return Value(_labelled(activation.dims, weight.dims), data=True, deep=activation.deep)
+    return Value(
+        _labelled(activation.dims, weight.dims, modulated=kind == _MULTIPLY and _is_modulated(weight, activation)),
+        data=True,
+        deep=activation.deep,
+    )
 
 
 def _is_drawn_for(weight: Value, noise: Value) -> bool:
@@ -182,12 +186,20 @@ def _kind_of(op: Op, kind: str, axes: Sequence[AxisUse]) -> str:
     return kind if kind in (_ADD, _MULTIPLY) else f"operand of {op.name}"
 
 
-def _labelled(activation: Dims, weight: Dims) -> Dims:
-    """Axes of the result: a parameter names those of the data that nothing has named yet."""
+def _is_modulated(weight: Value, activation: Value) -> bool:
+    """Whether data scale a matrix along some of its axes, as styles scale the inputs of a kernel."""
+    sizes = [(size_of(w), size_of(a)) for w, a in zip(weight.dims, activation.dims, strict=False) if labels_of(w)]
+    return any(w > 1 == a for w, a in sizes) and any(w > 1 < a for w, a in sizes)
+
+
+def _labelled(activation: Dims, weight: Dims, modulated: bool) -> Dims:
+    """Axes of the result: a parameter names those of the data that nothing has named yet, or all of its own."""
     if not activation:
         return weight
     return tuple(
-        a if labels_of(a) - SPECIAL and size_of(a) >= size_of(w) else join_dim(relabel(a, remove=SPECIAL), w)
+        a
+        if not modulated and labels_of(a) - SPECIAL and size_of(a) >= size_of(w)
+        else join_dim(relabel(a, remove=SPECIAL), w)
         for a, w in zip(activation, weight or activation, strict=True)
     )
 

@@ -400,3 +400,26 @@ def biases_of_the_first_token_and_later_ones():
         return jnp.tanh(x[:, 0] + p["first"][0]) @ p["o"], jnp.tanh(x[:, 1:] + p["first"][1]) @ p["o"]
 
     return apply, shapes(embed=(6, 8), first=(2, 8), o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"make": "unknown", "gain": "gain > 0"} | LINEAR)
+def gain_of_generated_kernels():
+    """What makes kernels makes no features, but a gain on their outputs is one on features."""
+
+    def apply(p, x, style):
+        kernels = (style @ p["make"]).reshape(len(style), 6, 8)
+        kernels = kernels / jnp.sqrt(jnp.sum(kernels**2, 1, keepdims=True)) * p["gain"]
+        return jnp.tanh(jnp.einsum("btd,bdf->btf", x, kernels)) @ p["o"]
+
+    return apply, shapes(make=(4, 48), gain=8, o=(8, 5)), (array(2, 7, 6), array(2, 4))
+
+
+@zoo_model(truth={"w": "unknown", "gain": "gain > 0"} | LINEAR)
+def kernel_scaled_by_styles():
+    """A kernel of its own for each sample: a matrix that meets data twice, as the one thing and as the other."""
+
+    def apply(p, x, style):
+        kernels = p["w"] * (1 + style @ p["style"])[:, :, None] * p["gain"]
+        return jnp.tanh(jnp.einsum("btd,bdf->btf", x, kernels)) @ p["o"]
+
+    return apply, shapes(w=(6, 8), style=(4, 6), gain=8, o=(8, 5)), (array(2, 7, 6), array(2, 4))
