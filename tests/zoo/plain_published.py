@@ -423,3 +423,61 @@ def kernel_scaled_by_styles():
         return jnp.tanh(jnp.einsum("btd,bdf->btf", x, kernels)) @ p["o"]
 
     return apply, shapes(w=(6, 8), style=(4, 6), gain=8, o=(8, 5)), (array(2, 7, 6), array(2, 4))
+
+
+def windows(x, n):
+    """The last `n` steps at each time, as shifted copies."""
+    padded = jnp.pad(x, ((0, 0), (n - 1, 0), (0, 0)))
+    return [padded[:, i : i + x.shape[1]] for i in range(n)]
+
+
+@zoo_model(truth={"w": "depthwise > 1 @ 0 / 8", "b": "bias > 0"} | LINEAR)
+def depthwise_convolution_written_out():
+    def apply(p, x):
+        x = x @ p["embed"]
+        return jax.nn.silu(sum(copy * p["w"][i] for i, copy in enumerate(windows(x, 4))) + p["b"]) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(4, 8), b=8, o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"w": "depthwise > 0 @ 1 / 8", "b": "bias > 0"} | LINEAR)
+def depthwise_convolution_of_rolled_copies():
+    def apply(p, x):
+        x = x @ p["embed"]
+        return jax.nn.silu(sum(jnp.roll(x, i, 1) * p["w"][:, i] for i in range(4)) + p["b"]) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(8, 4), b=8, o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"w": "depthwise > 2 @ 0 1 / 8"} | LINEAR)
+def depthwise_convolution_of_images_written_out():
+    def apply(p, x):
+        x = jnp.pad(x @ p["embed"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return sum(x[:, i : i + 5, j : j + 5] * p["w"][i, j] for i in range(3) for j in range(3)) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(3, 3, 8), o=(8, 5)), (array(2, 5, 5, 6),)
+
+
+@zoo_model(truth={"w": "depthwise > 2 @ 1 / 8"} | LINEAR)
+def depthwise_convolutions_of_a_stack_of_layers():
+    """An index that all products share is that of a layer, no tap."""
+
+    def apply(p, x):
+        x = x @ p["embed"]
+        for layer in range(3):
+            x = x + jax.nn.silu(sum(copy * p["w"][layer, i] for i, copy in enumerate(windows(x, 4))))
+        return x @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(3, 4, 8), o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"w": "gain > 1"} | LINEAR)
+def gains_that_are_summed():
+    """Of halves of the features, and of two functions: no copies shifted in time."""
+
+    def apply(p, x):
+        x = x @ p["embed"]
+        x = x[..., :8] * p["w"][0] + x[..., 8:] * p["w"][1]
+        return jnp.tanh(x * p["w"][2] + jnp.tanh(x) * p["w"][3]) @ p["o"]
+
+    return apply, shapes(embed=(6, 16), w=(4, 8), o=(8, 5)), (array(2, 7, 6),)
