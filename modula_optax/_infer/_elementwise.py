@@ -33,7 +33,7 @@ def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if op.name == "exp":
         trace.exponentials.add(op.outs[0])
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
-    return value._replace(parts=parts, dims=unmarked(value.dims))
+    return value._replace(parts=parts, dims=unmarked(value.dims), normaliser=None)
 
 
 def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -46,12 +46,15 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         return _constants(op, a, b)
     if a.is_activation and b.is_activation:
         if op.name == "mul":
-            note_gates(trace, _facing(a, b))
-            note_gates(trace, _facing(b, a))
+            for gate, gated in ((a, b), (b, a)):
+                if gate.normaliser != "reciprocal":
+                    note_gates(trace, _facing(gate, gated))
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
-            return _with_constant(trace, op, one, other)
+            result = _with_constant(trace, op, one, other)
+            is_reciprocal = op.name == "div" and one is a and other.normaliser == "sum"
+            return result._replace(normaliser="reciprocal") if is_reciprocal else result
     if a.is_weight and b.is_weight:
         return _weights(trace, op, *settle_apart(trace, op, a, b))
     return _meet(trace, op, a, b)

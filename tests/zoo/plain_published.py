@@ -481,3 +481,29 @@ def gains_that_are_summed():
         return jnp.tanh(x * p["w"][2] + jnp.tanh(x) * p["w"][3]) @ p["o"]
 
     return apply, shapes(embed=(6, 16), w=(4, 8), o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"[qkv]": "linear 0 > 1 2", "o": "linear 0 1 > 2"})
+def attention_normalised_afterwards():
+    """Performer: the sum of its weights has a number for each head, and is no gate."""
+
+    def apply(p, x):
+        q, k, v = (jnp.einsum("btd,dhc->bthc", x, p[name]) for name in "qkv")
+        q, k = jnp.exp(q), jnp.exp(k)
+        y = jnp.einsum("bthc,bhce->bthe", q, jnp.einsum("bthc,bthe->bhce", k, v))
+        y = y * (1 / jnp.einsum("bthc,bhc->bth", q, k.sum(1)))[..., None]
+        return jnp.einsum("bqhc,hcd->bqd", y, p["o"])
+
+    return apply, shapes(q=(10, 3, 4), k=(10, 3, 4), v=(10, 3, 4), o=(3, 4, 10)), (array(2, 7, 10),)
+
+
+@zoo_model(truth={"[ao]": "linear 1 > 2", "gate": "linear 0 > 1"})
+def experts_gated_at_both_ends():
+    """What gives a number for each expert made an axis of what goes in, too: it is a gate still."""
+
+    def apply(p, x):
+        gate = jax.nn.softmax(x @ p["gate"])
+        y = jax.nn.relu(jnp.einsum("bed,edf->bef", x[:, None] * gate[:, :, None], p["a"]))
+        return jnp.einsum("bef,efd->bd", y * gate[:, :, None], p["o"])
+
+    return apply, shapes(gate=(6, 3), a=(3, 6, 8), o=(3, 8, 6)), (array(5, 6),)
