@@ -2,8 +2,9 @@
 
 from modula_optax._infer._contract import dot_general, ragged_dot
 from modula_optax._infer._convolve import convolution
-from modula_optax._infer._elementwise import binary, nonlinear, reduce, select
+from modula_optax._infer._elementwise import binary, nonlinear, select
 from modula_optax._infer._lookup import dynamic_slice, dynamic_update_slice, gather, scatter
+from modula_optax._infer._reduce import reduce
 from modula_optax._infer._structure import (
     broadcast_in_dim,
     concatenate,
