@@ -94,6 +94,8 @@ def _find(
         return find_matrix(shape, uses, dead, evidence)
     if kinds == {"lookup", "linear"}:
         return _find_tied(shape, uses, dead, evidence)
+    if kinds == {"lookup", "add"}:
+        return _find_table(shape, uses, evidence, findings)
     if any(use.part.how == "product" for use in uses):
         raise UnclearError(PRODUCT)
     raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
@@ -145,6 +147,17 @@ def _find_tied(shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidenc
     if {frozenset(table.fan_in), frozenset(table.fan_out)} != {frozenset(matrix.fan_in), frozenset(matrix.fan_out)}:
         raise UnclearError("it is looked up and multiplied along different axes")
     return dataclasses.replace(table, role="tied", confidence=least(table.confidence, matrix.confidence))
+
+
+def _find_table(
+    shape: tuple[int, ...], uses: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
+) -> Finding:
+    """Positions added to all tokens at once, and looked up for a token that comes later."""
+    table = find_vector(shape, [use for use in uses if use.kind == "add"], evidence, findings)
+    rows = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind == "lookup"])
+    if (table.role, table.fan_in, table.fan_out) != ("positional", rows.fan_in, rows.fan_out):
+        raise UnclearError("it is used in incompatible ways: added and looked up")
+    return table
 
 
 def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:

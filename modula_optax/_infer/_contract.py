@@ -95,7 +95,7 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
         note_gates(trace, _facing(right, right_roles, left, pairs.swapped()))
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
-    return Value(dims, data=left.data or right.data, deep=left.deep or right.deep)
+    return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser="sum")
 
 
 def _settled(trace: Trace, op: Op, weight: Value, other: Value, contracted: Sequence[int]) -> Value:

@@ -1,11 +1,11 @@
-"""Rules of elementwise operations and reductions: where biases and gains meet activations."""
+"""Rules of elementwise operations: where biases and gains meet activations."""
 
 from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, unite
-from modula_optax._infer._trace import AxisUse, Trace, Use, alignment, note_gates, record_content
+from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
 from modula_optax._infer._values import (
     COUNTING,
     ONE_HOT,
@@ -33,7 +33,7 @@ def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if op.name == "exp":
         trace.exponentials.add(op.outs[0])
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
-    return value._replace(parts=parts, dims=unmarked(value.dims))
+    return value._replace(parts=parts, dims=unmarked(value.dims), normaliser=None)
 
 
 def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -46,12 +46,15 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         return _constants(op, a, b)
     if a.is_activation and b.is_activation:
         if op.name == "mul":
-            note_gates(trace, _facing(a, b))
-            note_gates(trace, _facing(b, a))
-        return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep)
+            for gate, gated in ((a, b), (b, a)):
+                if gate.normaliser != "reciprocal":
+                    note_gates(trace, _facing(gate, gated))
+        return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
-            return _with_constant(trace, op, one, other)
+            result = _with_constant(trace, op, one, other)
+            is_reciprocal = op.name == "div" and one is a and other.normaliser == "sum"
+            return result._replace(normaliser="reciprocal") if is_reciprocal else result
     if a.is_weight and b.is_weight:
         return _weights(trace, op, *settle_apart(trace, op, a, b))
     return _meet(trace, op, a, b)
@@ -149,6 +152,8 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         trace.statistics.add((op.ins[b is activation], op.outs[0]))
         parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
+    if activation.noise and not weight.data and _is_drawn_for(weight, activation):
+        return _with_constant(trace, op, activation, weight)
     if weight.data:
         settle(trace, op, weight)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=True)
@@ -160,7 +165,17 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
             trace.note((label for axis in axes for label in axis.labels), "biased")
     if kind == _MULTIPLY:
         trace.products[op.outs[0]] = range(first, len(trace.uses))
-    return Value(_labelled(activation.dims, weight.dims), data=True, deep=activation.deep)
+    return Value(
+        _labelled(activation.dims, weight.dims, modulated=kind == _MULTIPLY and _is_modulated(weight, activation)),
+        data=True,
+        deep=activation.deep,
+    )
+
+
+def _is_drawn_for(weight: Value, noise: Value) -> bool:
+    """Whether there is a number for each entry of a parameter, as in a layer with noisy weights, but no samples."""
+    drawn = {i for i, dim in enumerate(noise.dims) if size_of(dim) > 1}
+    return drawn <= _covered(weight, {part.param for part in weight.parts})
 
 
 def _is_large(weight: Value) -> bool:
@@ -174,12 +189,20 @@ def _kind_of(op: Op, kind: str, axes: Sequence[AxisUse]) -> str:
     return kind if kind in (_ADD, _MULTIPLY) else f"operand of {op.name}"
 
 
-def _labelled(activation: Dims, weight: Dims) -> Dims:
-    """Axes of the result: a parameter names those of the data that nothing has named yet."""
+def _is_modulated(weight: Value, activation: Value) -> bool:
+    """Whether data scale a matrix along some of its axes, as styles scale the inputs of a kernel."""
+    sizes = [(size_of(w), size_of(a)) for w, a in zip(weight.dims, activation.dims, strict=False) if labels_of(w)]
+    return any(w > 1 == a for w, a in sizes) and any(w > 1 < a for w, a in sizes)
+
+
+def _labelled(activation: Dims, weight: Dims, modulated: bool) -> Dims:
+    """Axes of the result: a parameter names those of the data that nothing has named yet, or all of its own."""
     if not activation:
         return weight
     return tuple(
-        a if labels_of(a) - SPECIAL and size_of(a) >= size_of(w) else join_dim(relabel(a, remove=SPECIAL), w)
+        a
+        if not modulated and labels_of(a) - SPECIAL and size_of(a) >= size_of(w)
+        else join_dim(relabel(a, remove=SPECIAL), w)
         for a, w in zip(activation, weight or activation, strict=True)
     )
 
@@ -207,44 +230,3 @@ def select(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 def _common_index(cases: Iterable[Value]) -> int | None:
     found = {v.looked_up_by for v in cases if v.looked_up_by is not None}
     return found.pop() if len(found) == 1 else None
-
-
-def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    """Sums, means, maxima over axes; a sum right after a product is a linear layer written out."""
-    axes, value = op.params["axes"], settle(trace, op, ins[0]) if ins[0].data else ins[0]
-    if op.name == "reduce_sum" and op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
-        for i in trace.products[op.ins[0]]:
-            trace.uses[i] = _written_out(trace.uses[i], axes)
-    dims = tuple(dim for i, dim in enumerate(value.dims) if i not in axes)
-    if op.ins[0] in trace.exponentials:
-        along = labels_of(factor for i in axes for factor in value.dims[i])
-        trace.note(labels_of(factor for dim in dims for factor in dim) - along, "attending")
-        trace.note(along, "competing")
-    lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
-    parts = tuple(_reduced(part, lost) for part in value.parts)
-    if op.name != "reduce_sum":
-        dims = unmarked(dims)
-    return value._replace(dims=dims, parts=parts, looked_up_by=op.outs[0] if op.name.startswith("arg") else None)
-
-
-def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:
-    axes = frozenset((axis, "reduced") for param, axis in lost if param == part.param)
-    return part._replace(how="statistic", fixed=part.fixed | axes) if axes else part
-
-
-def _written_out(use: Use, axes: tuple[int, ...]) -> Use:
-    """The linear layer that `(x * w).sum(axes)` is, if the sum is over axes of `w` only."""
-    own = {axis.position for axis in use.axes if axis.role == "aligned" and axis.size > 1}
-    if use.kind != _MULTIPLY or not set(axes) <= own or use.part.how != "whole":
-        return use
-    return use._replace(
-        kind="linear",
-        axes=tuple(
-            axis._replace(role="in" if axis.position in axes else _kept_role(axis)) if axis.position >= 0 else axis
-            for axis in use.axes
-        ),
-    )
-
-
-def _kept_role(axis: AxisUse) -> str:
-    return "out" if axis.role == "expanded" else "batch"

@@ -26,6 +26,7 @@ from modula_optax._infer._model import Model, trace_model
 from modula_optax._infer._program import Program, flatten
 from modula_optax._infer._rules import RULES
 from modula_optax._infer._sensitivity import sensitivities
+from modula_optax._infer._shifted import join_shifted
 from modula_optax._infer._structure import unknown_primitive
 from modula_optax._infer._trace import Trace, Use, run
 from modula_optax._norms import Norm
@@ -159,6 +160,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
 
     def read(latents: frozenset[int]) -> tuple[list[Finding], Trace]:
         trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs, latents)
+        join_shifted(program, trace)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)
         known = {i: find_latents(shapes[i], i, evidence) for i in latents}

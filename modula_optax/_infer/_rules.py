@@ -2,14 +2,16 @@
 
 from modula_optax._infer._contract import dot_general, ragged_dot
 from modula_optax._infer._convolve import convolution
-from modula_optax._infer._elementwise import binary, nonlinear, reduce, select
+from modula_optax._infer._elementwise import binary, nonlinear, select
 from modula_optax._infer._lookup import dynamic_slice, dynamic_update_slice, gather, scatter
+from modula_optax._infer._reduce import reduce
 from modula_optax._infer._structure import (
     broadcast_in_dim,
     concatenate,
     iota,
     keep,
     keep_all,
+    random_bits,
     reshaped,
     resized,
     same_axes,
@@ -34,7 +36,8 @@ RULES: dict[str, Rule] = (
     _table(
         keep,
         """convert_element_type copy copy_p reduce_precision stop_gradient sharding_constraint device_put real imag conj
-        with_memory_space_constraint tie neg name layout_constraint mesh_cast reshard pcast""",
+        with_memory_space_constraint tie neg name layout_constraint mesh_cast reshard pcast
+        bitcast_convert_type""",
     )
     | _table(
         keep_all,
@@ -72,6 +75,7 @@ RULES: dict[str, Rule] = (
         "dynamic_update_slice": dynamic_update_slice,
         "gather": gather,
         "iota": iota,
+        "random_bits": random_bits,
         "ragged_dot": ragged_dot,
         "ragged_dot_general": ragged_dot,
         "reshape": reshaped,

@@ -183,6 +183,11 @@ def _reconciled(a: Part, b: Part) -> Part:
     return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a._replace(how="used in several ways")
 
 
+def random_bits(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """What is drawn from a key is data, also where the key is a constant of the function."""
+    return Value(plain(trace.shape(op.outs[0])), data=True, looked_up_by=op.outs[0], noise=True)
+
+
 def scan_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     value = select_axes(ins[0], [0], "picked")
     return value._replace(dims=value.dims[1:])

@@ -54,6 +54,8 @@ class Value(NamedTuple):
     uniform: bool = False  # a constant whose entries are all the same
     deep: bool = False  # computed from an activation that a matrix or a table produced
     looked_up_by: int | None = None  # of integers: what they were computed from; of what they look up, the same
+    normaliser: str | None = None  # "sum" of products of data, or the "reciprocal" of one, which makes means of sums
+    noise: bool = False  # data drawn from a random key, which may be drawn for a parameter as well as for samples
 
     @property
     def is_weight(self) -> bool:

@@ -33,10 +33,16 @@ def find_vector(
 
 
 def _without_single_rows(shape: tuple[int, ...], found: list[Finding]) -> list[Finding]:
-    """A table of one row is a bias, too: as one or the other it is the same."""
-    tables = [f for f in found if f.role == "positional" and all(shape[axis] == 1 for axis in f.fan_in)]
-    others = [f for f in found if f.role == "bias" and any(f.fan_out == table.fan_out for table in tables)]
-    return [f for f in found if f not in others]
+    """Without biases that are a row of a table: its only one, or one added apart, as to a token that comes first."""
+    tables = [f for f in found if f.role == "positional"]
+    return [f for f in found if not any(_is_row_of(f, table, shape) for table in tables)]
+
+
+def _is_row_of(found: Finding, table: Finding, shape: tuple[int, ...]) -> bool:
+    if found.role != "bias" or found.use is None or found.fan_out != table.fan_out:
+        return False
+    roles = roles_by_axis(found.use)
+    return all(shape[axis] == 1 or roles.get(axis) == {"picked"} for axis in table.fan_in)
 
 
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
@@ -50,7 +56,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return tuple(axis for axis in kinds if kinds[axis] in names)
 
     if use.kind == "mul":
-        if any(evidence.has((use.param, axis), "row of a matrix", "column of a matrix") for axis in kinds):
+        if _is_used_as_matrix(use, evidence):
             raise UnclearError("what it is multiplied with is used as a matrix")
         return Finding("gain", (), tuple(axis for axis in kinds if axis not in batch) or tuple(batch), use=use)
     if any("looked" in roles.get(axis, ()) for axis in kinds):
@@ -68,6 +74,25 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         # nothing tells the features of raw data from their positions: features come last by custom
         return Finding("positional", positions[:-1], positions[-1:], confidence=GUESS, use=use)
     return Finding("bias", (), positions or tuple(kinds), confidence=GUESS if positions else CERTAIN, use=use)
+
+
+def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
+    """Whether the product has rows and columns.
+
+    Of a matrix whose rows a layer scales, as styles those of a kernel, the scaled axis is contracted. If the other one
+    is, as in a recurrence with a rate for each entry of its state, there is a vector for each feature.
+    """
+    roles = roles_by_axis(use)
+    rows, columns = (
+        [axis for axis in roles if evidence.has((use.param, axis), f"{name} of a matrix")] for name in ("row", "column")
+    )
+    scaled = {
+        piece.axis for piece in use.axes if piece.role == "aligned" and any(p != use.param for p, _ in piece.labels)
+    }
+    lacking = {axis for axis in roles if "expanded" in roles[axis]}
+    if scaled and lacking:
+        return any(axis in scaled for axis in rows) and any(axis in lacking for axis in columns)
+    return bool(rows or columns)
 
 
 def _apart(
@@ -107,14 +132,14 @@ def _kind(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[
     if not proper and not pieces and size > 1:
         raise UnclearError(f"axis {axis} was lost sight of on the way")
     if any(piece.role == "joined" for piece in proper):
-        return _kind_of_labels(proper, use.param, evidence, findings)
+        return _kind_of_labels(proper, use, evidence, findings)
     if all(piece.size == 1 or piece.role == "batch" for piece in proper) or _is_member(axis, use, evidence):
         return "batch"
     if any(piece.role == "expanded" for piece in proper):
         return "position"
     if all(piece.role != "aligned" for piece in proper):
         return "feature"
-    return _kind_of_labels(proper, use.param, evidence, findings)
+    return _kind_of_labels(proper, use, evidence, findings)
 
 
 def _is_member(axis: int, use: Use, evidence: Evidence) -> bool:
@@ -124,14 +149,16 @@ def _is_member(axis: int, use: Use, evidence: Evidence) -> bool:
     return is_whole and evidence.has(label, "batched") and not evidence.has(label, "contracted", "merged")
 
 
-def _kind_of_labels(pieces: Sequence[AxisUse], own: int, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
+def _kind_of_labels(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
+    # a gain on rows or on columns of a matrix scales them whatever the matrix is for
+    is_gain = use.kind == "mul" and len({piece.axis for piece in use.axes if piece.size > 1}) == 1
     labels = frozenset().union(*(piece.labels for piece in pieces))
     found = set()
     for param, axis in labels:
         made_matrix = evidence.has((param, axis), "row of a matrix", "column of a matrix")
-        if made_matrix and param in findings and findings[param].role == "unknown":
+        if made_matrix and not is_gain and param in findings and findings[param].role == "unknown":
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
-        if param != own and param in findings:
+        if param != use.param and param in findings:
             found.add(_kind_of_axis(findings[param], (param, axis), evidence))
     return next((kind for kind in ("feature", "batch") if kind in found), "position")
 

@@ -318,3 +318,192 @@ def standardised_layer():
         return x @ scaled_and_shifted(p["w"], p["gain"], 0)
 
     return apply, shapes(w=(6, 8), gain=8), (array(5, 6),)
+
+
+# an array of a key is made where it is used: nothing is computed on import
+def drawn(shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+@zoo_model(truth={"mean": "bias > 0", "deviation": "gain > 0"} | LINEAR)
+def slots_drawn_from_a_key_of_the_function():
+    """Slots of slot attention: a mean and a deviation, shared, and noise of which the model holds the key."""
+
+    def apply(p, x):
+        slots = p["mean"] + jnp.exp(p["deviation"]) * drawn((len(x), 5, 6))
+        weights = jax.nn.softmax((slots @ p["q"]) @ jnp.swapaxes(x @ p["k"], 1, 2), 1)
+        return (slots + weights @ (x @ p["v"])) @ p["o"]
+
+    params = shapes(mean=6, deviation=6, q=(6, 6), k=(4, 6), v=(4, 6), o=(6, 3))
+    return apply, params, (array(2, 7, 4),)
+
+
+@zoo_model(truth={"b": "bias > 0", "[vw]": "linear 1 > 0"})
+def generator_of_columns():
+    """Noise is data, whichever side of a product it stands on."""
+
+    def apply(p, x):
+        return x + p["v"] @ jax.nn.relu(p["w"] @ drawn((5, 7)) + p["b"][:, None])
+
+    return apply, shapes(w=(8, 5), b=8, v=(3, 8)), (array(3, 7),)
+
+
+@zoo_model(truth=LINEAR)
+def noisy_weights():
+    """A number for each weight is no sample: the weight stays one, and so does what scales the noise."""
+
+    def apply(p, x):
+        x = jax.nn.relu(x @ (p["w"] + p["deviation"] * drawn((5, 8))))
+        return x @ (p["v"] * jax.random.bernoulli(jax.random.key(1), 0.5, (8, 3)))
+
+    return apply, shapes(w=(5, 8), deviation=(5, 8), v=(8, 3)), (array(4, 5),)
+
+
+POSITIONS = shapes(embed=(6, 8), pos=(7, 8), o=(8, 5))
+POSITIONS_TRUTH = {"pos": "positional 0 > 1"} | LINEAR
+
+
+@zoo_model(truth=POSITIONS_TRUTH)
+def positions_of_the_first_token_and_later_ones():
+    def apply(p, x):
+        x = x @ p["embed"]
+        first = x[:, 0] + p["pos"][0]
+        return jnp.tanh(jnp.concatenate([first[:, None], x[:, 1:] + p["pos"][1:]], 1)) @ p["o"]
+
+    return apply, POSITIONS, (array(2, 7, 6),)
+
+
+@zoo_model(truth=POSITIONS_TRUTH)
+def positions_of_a_prompt_and_of_one_step():
+    def apply(p, x, y):
+        prompt = jnp.tanh(x @ p["embed"] + p["pos"][:4]) @ p["o"]
+        return prompt, jnp.tanh(y @ p["embed"] + p["pos"][4:5]) @ p["o"]
+
+    return apply, POSITIONS, (array(2, 4, 6), array(2, 1, 6))
+
+
+@zoo_model(truth=POSITIONS_TRUTH)
+def positions_of_a_prompt_and_looked_up():
+    def apply(p, x, y, step):
+        prompt = jnp.tanh(x @ p["embed"] + p["pos"][:4]) @ p["o"]
+        return prompt, jnp.tanh(y @ p["embed"] + p["pos"][step]) @ p["o"]
+
+    return apply, POSITIONS, (array(2, 4, 6), array(2, 6), jax.ShapeDtypeStruct((), jnp.int32))
+
+
+@zoo_model(truth={"first": "bias > 1"} | LINEAR)
+def biases_of_the_first_token_and_later_ones():
+    """Rows that are never added together are vectors of a stack."""
+
+    def apply(p, x):
+        x = x @ p["embed"]
+        return jnp.tanh(x[:, 0] + p["first"][0]) @ p["o"], jnp.tanh(x[:, 1:] + p["first"][1]) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), first=(2, 8), o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"make": "unknown", "gain": "gain > 0"} | LINEAR)
+def gain_of_generated_kernels():
+    """What makes kernels makes no features, but a gain on their outputs is one on features."""
+
+    def apply(p, x, style):
+        kernels = (style @ p["make"]).reshape(len(style), 6, 8)
+        kernels = kernels / jnp.sqrt(jnp.sum(kernels**2, 1, keepdims=True)) * p["gain"]
+        return jnp.tanh(jnp.einsum("btd,bdf->btf", x, kernels)) @ p["o"]
+
+    return apply, shapes(make=(4, 48), gain=8, o=(8, 5)), (array(2, 7, 6), array(2, 4))
+
+
+@zoo_model(truth={"w": "unknown", "gain": "gain > 0"} | LINEAR)
+def kernel_scaled_by_styles():
+    """A kernel of its own for each sample: a matrix that meets data twice, as the one thing and as the other."""
+
+    def apply(p, x, style):
+        kernels = p["w"] * (1 + style @ p["style"])[:, :, None] * p["gain"]
+        return jnp.tanh(jnp.einsum("btd,bdf->btf", x, kernels)) @ p["o"]
+
+    return apply, shapes(w=(6, 8), style=(4, 6), gain=8, o=(8, 5)), (array(2, 7, 6), array(2, 4))
+
+
+def windows(x, n):
+    """The last `n` steps at each time, as shifted copies."""
+    padded = jnp.pad(x, ((0, 0), (n - 1, 0), (0, 0)))
+    return [padded[:, i : i + x.shape[1]] for i in range(n)]
+
+
+@zoo_model(truth={"w": "depthwise > 1 @ 0 / 8", "b": "bias > 0"} | LINEAR)
+def depthwise_convolution_written_out():
+    def apply(p, x):
+        x = x @ p["embed"]
+        return jax.nn.silu(sum(copy * p["w"][i] for i, copy in enumerate(windows(x, 4))) + p["b"]) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(4, 8), b=8, o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"w": "depthwise > 0 @ 1 / 8", "b": "bias > 0"} | LINEAR)
+def depthwise_convolution_of_rolled_copies():
+    def apply(p, x):
+        x = x @ p["embed"]
+        return jax.nn.silu(sum(jnp.roll(x, i, 1) * p["w"][:, i] for i in range(4)) + p["b"]) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(8, 4), b=8, o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"w": "depthwise > 2 @ 0 1 / 8"} | LINEAR)
+def depthwise_convolution_of_images_written_out():
+    def apply(p, x):
+        x = jnp.pad(x @ p["embed"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return sum(x[:, i : i + 5, j : j + 5] * p["w"][i, j] for i in range(3) for j in range(3)) @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(3, 3, 8), o=(8, 5)), (array(2, 5, 5, 6),)
+
+
+@zoo_model(truth={"w": "depthwise > 2 @ 1 / 8"} | LINEAR)
+def depthwise_convolutions_of_a_stack_of_layers():
+    """An index that all products share is that of a layer, no tap."""
+
+    def apply(p, x):
+        x = x @ p["embed"]
+        for layer in range(3):
+            x = x + jax.nn.silu(sum(copy * p["w"][layer, i] for i, copy in enumerate(windows(x, 4))))
+        return x @ p["o"]
+
+    return apply, shapes(embed=(6, 8), w=(3, 4, 8), o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"w": "gain > 1"} | LINEAR)
+def gains_that_are_summed():
+    """Of halves of the features, and of two functions: no copies shifted in time."""
+
+    def apply(p, x):
+        x = x @ p["embed"]
+        x = x[..., :8] * p["w"][0] + x[..., 8:] * p["w"][1]
+        return jnp.tanh(x * p["w"][2] + jnp.tanh(x) * p["w"][3]) @ p["o"]
+
+    return apply, shapes(embed=(6, 16), w=(4, 8), o=(8, 5)), (array(2, 7, 6),)
+
+
+@zoo_model(truth={"[qkv]": "linear 0 > 1 2", "o": "linear 0 1 > 2"})
+def attention_normalised_afterwards():
+    """Performer: the sum of its weights has a number for each head, and is no gate."""
+
+    def apply(p, x):
+        q, k, v = (jnp.einsum("btd,dhc->bthc", x, p[name]) for name in "qkv")
+        q, k = jnp.exp(q), jnp.exp(k)
+        y = jnp.einsum("bthc,bhce->bthe", q, jnp.einsum("bthc,bthe->bhce", k, v))
+        y = y * (1 / jnp.einsum("bthc,bhc->bth", q, k.sum(1)))[..., None]
+        return jnp.einsum("bqhc,hcd->bqd", y, p["o"])
+
+    return apply, shapes(q=(10, 3, 4), k=(10, 3, 4), v=(10, 3, 4), o=(3, 4, 10)), (array(2, 7, 10),)
+
+
+@zoo_model(truth={"[ao]": "linear 1 > 2", "gate": "linear 0 > 1"})
+def experts_gated_at_both_ends():
+    """What gives a number for each expert made an axis of what goes in, too: it is a gate still."""
+
+    def apply(p, x):
+        gate = jax.nn.softmax(x @ p["gate"])
+        y = jax.nn.relu(jnp.einsum("bed,edf->bef", x[:, None] * gate[:, :, None], p["a"]))
+        return jnp.einsum("bef,efd->bd", y * gate[:, :, None], p["o"])
+
+    return apply, shapes(gate=(6, 3), a=(3, 6, 8), o=(3, 8, 6)), (array(5, 6),)

@@ -1,0 +1,47 @@
+"""Rules of reductions: sums of products are layers written out, sums of exponentials a softmax."""
+
+from modula_optax._infer._lookup import settle
+from modula_optax._infer._program import Op
+from modula_optax._infer._trace import AxisUse, Trace, Use
+from modula_optax._infer._values import Part, Value, labels_of, unmarked
+
+
+def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Sums, means, maxima over axes; a sum right after a product is a linear layer written out."""
+    axes, value = op.params["axes"], settle(trace, op, ins[0]) if ins[0].data else ins[0]
+    if op.name == "reduce_sum" and op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
+        for i in trace.products[op.ins[0]]:
+            trace.uses[i] = _written_out(trace.uses[i], axes)
+    dims = tuple(dim for i, dim in enumerate(value.dims) if i not in axes)
+    if op.ins[0] in trace.exponentials:
+        along = labels_of(factor for i in axes for factor in value.dims[i])
+        trace.note(labels_of(factor for dim in dims for factor in dim) - along, "attending")
+        trace.note(along, "competing")
+    lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
+    parts = tuple(_reduced(part, lost) for part in value.parts)
+    if op.name != "reduce_sum":
+        dims = unmarked(dims)
+    return value._replace(dims=dims, parts=parts, looked_up_by=op.outs[0] if op.name.startswith("arg") else None)
+
+
+def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:
+    axes = frozenset((axis, "reduced") for param, axis in lost if param == part.param)
+    return part._replace(how="statistic", fixed=part.fixed | axes) if axes else part
+
+
+def _written_out(use: Use, axes: tuple[int, ...]) -> Use:
+    """The linear layer that `(x * w).sum(axes)` is, if the sum is over axes of `w` only."""
+    own = {axis.position for axis in use.axes if axis.role == "aligned" and axis.size > 1}
+    if use.kind != "mul" or not set(axes) <= own or use.part.how != "whole":
+        return use
+    return use._replace(
+        kind="linear",
+        axes=tuple(
+            axis._replace(role="in" if axis.position in axes else _kept_role(axis)) if axis.position >= 0 else axis
+            for axis in use.axes
+        ),
+    )
+
+
+def _kept_role(axis: AxisUse) -> str:
+    return "out" if axis.role == "expanded" else "batch"

@@ -1,0 +1,140 @@
+"""Depthwise convolutions written out: products of shifted copies with a kernel's taps, one by one, which are summed."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from modula_optax._infer._program import Block, Loop, Op, Program
+from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._values import labels_of
+
+_SUMS = frozenset(["add", "add_any", "convert_element_type", "copy"])
+_SHIFTS = frozenset(["slice", "dynamic_slice", "pad", "concatenate", "rev", "convert_element_type", "copy"])
+
+
+def join_shifted(program: Program, trace: Trace) -> None:
+    """Makes uses of a convolution of the products that are one; of all others, nothing is known here."""
+    graph = _Graph.of(program.block)
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for i, use in enumerate(trace.uses):
+        found = _source(trace, graph, use) if _may_be_tap(use) else None
+        if found is not None:
+            groups.setdefault((use.param, found, _sum(graph, use.op)), []).append(i)
+    for members in groups.values():
+        uses = [trace.uses[i] for i in members]
+        taps = _taps(program, trace, graph, uses)
+        if taps and len({_operands(trace, use)[1] for use in uses}) > 1:
+            for i, use in zip(members, uses, strict=True):
+                trace.uses[i] = _as_convolution(use, taps)
+
+
+class _Graph(NamedTuple):
+    makers: dict[int, Op]
+    readers: dict[int, list[Op]]
+
+    @classmethod
+    def of(cls, block: Block) -> "_Graph":
+        makers, readers = {}, {}
+        for op in _ops(block):
+            makers.update(dict.fromkeys(op.outs, op))
+            for position in set(op.ins):
+                readers.setdefault(position, []).append(op)
+        return cls(makers, readers)
+
+
+def _ops(block: Block) -> Iterator[Op]:
+    for op in block:
+        yield from _ops(op.body) if isinstance(op, Loop) else (op,)
+
+
+def _may_be_tap(use: Use) -> bool:
+    roles = {axis.role for axis in use.axes}
+    is_product = use.kind == "mul" and use.op.name == "mul" and use.part.how == "whole"
+    return is_product and roles == {"picked", "aligned"}
+
+
+def _operands(trace: Trace, use: Use) -> tuple[int, int]:
+    """Where the weight of a product is, and where the activation."""
+    a, b = use.op.ins
+    return (a, b) if trace.values[a].is_weight else (b, a)
+
+
+def _source(trace: Trace, graph: _Graph, use: Use) -> int | None:
+    """What the activation is a shifted copy of, if it was not shifted along its channels."""
+    channels = {axis.position for axis in use.axes if axis.role == "aligned"}
+    position = _operands(trace, use)[1]
+    while (op := graph.makers.get(position)) is not None and op.name in _SHIFTS:
+        sources = {i for i in op.ins if trace.values[i].is_activation and trace.shape(i)}
+        if op.name == "concatenate":
+            # a copy that is rolled consists of two slices of one array
+            sources = {_sliced(graph, i) for i in sources}
+        if len(sources) != 1:
+            return None
+        position = sources.pop()
+        before, after = trace.shape(position), trace.shape(op.outs[0])
+        if any(before[i] != after[i] for i in channels) or op.params.get("dimension") in channels:
+            return None
+    return position
+
+
+def _sliced(graph: _Graph, position: int) -> int:
+    op = graph.makers.get(position)
+    return op.ins[0] if op is not None and op.name in ("slice", "dynamic_slice") else position
+
+
+def _sum(graph: _Graph, op: Op) -> int:
+    """Where all that the product is added to has come together."""
+    position = op.outs[0]
+    while len(readers := graph.readers.get(position, [])) == 1 and readers[0].name in _SUMS:
+        position = readers[0].outs[0]
+    return position
+
+
+def _taps(program: Program, trace: Trace, graph: _Graph, uses: Sequence[Use]) -> set[int]:
+    """The axes of which each product has an entry of its own; what was picked for all of them alike is none."""
+    paths = [list(_path(trace, graph, use)) for use in uses]
+    common = set(paths[0]).intersection(*paths[1:])
+    meeting = next(position for position in paths[0] if position in common)
+    if any(path[0] == meeting for path in paths):
+        return set()
+    starts = [_starts(program, graph.makers[path[path.index(meeting) - 1]]) for path in paths]
+    if len(set(starts)) < len(starts) or any(None in picked for picked in starts):
+        return set()
+    varied = (
+        dim
+        for dim, entries in zip(trace.values[meeting].dims, zip(*starts, strict=True), strict=False)
+        if len(set(entries)) > 1
+    )
+    return {axis for dim in varied for owner, axis in labels_of(dim) if owner == uses[0].param}
+
+
+def _starts(program: Program, op: Op) -> tuple[int | None, ...]:
+    """Where a slice starts along each axis; `None` where that is no number."""
+    if op.name == "slice":
+        return tuple(op.params["start_indices"])
+    if op.name != "dynamic_slice":
+        return (None,)
+    constants = [program.constants.get(i) for i in op.ins[1:]]
+    return tuple(None if start is None else int(start) for start in constants)
+
+
+def _path(trace: Trace, graph: _Graph, use: Use) -> Iterator[int]:
+    """From the weight of a product back to the parameter, as long as it is one value."""
+    position = _operands(trace, use)[0]
+    yield position
+    while (op := graph.makers.get(position)) is not None:
+        weights = {i for i in op.ins if trace.values[i].is_weight}
+        if len(weights) != 1:
+            return
+        position = weights.pop()
+        yield position
+
+
+def _as_convolution(use: Use, taps: set[int]) -> Use:
+    groups = 1
+    axes = []
+    for axis in use.axes:
+        if axis.role == "aligned":
+            groups *= axis.size
+        role = "tap" if axis.axis in taps else "out" if axis.role == "aligned" else axis.role
+        axes.append(axis._replace(role=role))
+    return use._replace(kind="conv", axes=tuple(axes), groups=groups)
