@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._align import Leaf, canonical, restored
+from modula_optax._arguments import in_words
 from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
@@ -29,7 +30,8 @@ def initialize(key: PRNGKeyArray, params: Any, specs: Any) -> Any:
       A tree of the structure, shapes, dtypes and shardings of `params`.
 
     Raises:
-      ValueError: specs do not fit the parameters, or an `Unnormed` one is only a `jax.ShapeDtypeStruct`.
+      ValueError: `key` is no random key, specs do not fit the parameters, or an `Unnormed` one is only a
+        `jax.ShapeDtypeStruct`.
 
     Example:
       >>> specs = NormSpec(Spectral())
@@ -40,6 +42,7 @@ def initialize(key: PRNGKeyArray, params: Any, specs: Any) -> Any:
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.1.
     """
+    _check_key(key)
     leaves, treedef = resolve(specs, params)
     abstract = [
         describe(leaf.path, leaf.value)
@@ -51,6 +54,13 @@ def initialize(key: PRNGKeyArray, params: Any, specs: Any) -> Any:
         advice = "Pass real arrays, which then stay as they are, or give them a norm to start at."
         raise ValueError(listing(one, many, abstract, advice))
     return treedef.unflatten([_initialize_leaf(key, leaf) for leaf in leaves])
+
+
+def _check_key(key: Any) -> None:
+    try:
+        jax.eval_shape(lambda key: jax.random.fold_in(key, 0), key)
+    except (TypeError, ValueError):
+        raise ValueError(f"key must be one random key, such as jax.random.key(0); got {in_words(key)}.") from None
 
 
 def _initialize_leaf(key: PRNGKeyArray, leaf: Leaf) -> Any:

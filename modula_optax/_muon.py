@@ -11,7 +11,7 @@ from jaxtyping import DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from modula_optax._align import Leaf, resolve_axes
-from modula_optax._arguments import check_numbers, check_rate
+from modula_optax._arguments import check_numbers, check_rate, in_words
 from modula_optax._axes import Axes, normalize_axes
 from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
@@ -21,7 +21,7 @@ from modula_optax._momentum import scale_by_momentum
 from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape
 from modula_optax._norms import Unnormed
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import is_absent
+from modula_optax._paths import describe, is_absent, path_string
 from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
 
@@ -57,8 +57,8 @@ def muon(
     Args:
       learning_rate: size of the step, or a schedule of it.
       ns_coeffs: a triple (a, b, c), one triple for each step, or `"standard"` or `"dion"`.
-      ns_steps: number of Newton-Schulz steps, which may be traced; at least as many as triples, of which there is one
-        for each step if there are several.
+      ns_steps: number of Newton-Schulz steps, which may be traced (then at most 64 are taken); at least as many as
+        triples, of which there is one for each step if there are several.
       beta: decay of the momentum.
       eps: stabilises Adam's denominator. Orthogonalization needs none: it does not depend on the gradient's scale.
       weight_decay: decoupled decay of matrices, multiplied with the learning rate.
@@ -138,24 +138,45 @@ def _resolve(specs: Callable[[Any], Any], params: Any) -> Any:
 def _muon_specs(norms: MuonNorms, dimension_numbers: Any, consistent_rms: bool, params: Any) -> Any:
     """Spec tree in which a spectral step of learning rate 1 is as large as Muon's; see `MuonNorms` for complex ones."""
 
-    def spec(numbers: MuonDimensionNumbers | None, x: Any) -> NormSpec:
-        if numbers is None:
+    def spec(path: Any, x: Any, numbers: tuple[MuonDimensionNumbers | None]) -> NormSpec:
+        if numbers[0] is None:
             return NormSpec(Unnormed())
-        axes = Axes(numbers.reduction_axis, numbers.output_axis)
+        try:
+            axes = normalize_axes(Axes(numbers[0].reduction_axis, numbers[0].output_axis), x.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{describe(path_string(path), x)}: {error}. In muon_weight_dimension_numbers, write "
+                "MuonDimensionNumbers(reduction_axis=0, output_axis=1), with axes of this parameter, or None, which "
+                "leaves it to Adam."
+            ) from None
         fan_in, fan_out = _fans(axes, x.shape)
         scale = math.sqrt(max(fan_in, fan_out) if consistent_rms else max(1.0, fan_out / fan_in))
-        norm, axes = norms.of(x, normalize_axes(axes, x.shape))
+        norm, axes = norms.of(x, axes)
         return NormSpec(norm, axes, mass=scale * math.sqrt(fan_in / fan_out))
 
+    return jax.tree_util.tree_map_with_path(spec, params, _for_each(dimension_numbers, params))
+
+
+def _for_each(dimension_numbers: Any, params: Any) -> Any:
+    """Tree of the parameters' structure: what a user says of each, in a tuple, since `None` is no leaf."""
     if dimension_numbers is None:
-        return jax.tree.map(lambda x: spec(MuonDimensionNumbers() if x.ndim == 2 else None, x), params)
+        return jax.tree.map(lambda x: (MuonDimensionNumbers() if x.ndim == 2 else None,), params)
     numbers = dimension_numbers(params) if callable(dimension_numbers) else dimension_numbers
-    return jax.tree.map(
-        lambda n, subtree: jax.tree.map(lambda x: spec(n, x), subtree),
-        numbers,
-        params,
-        is_leaf=lambda n: n is None or isinstance(n, MuonDimensionNumbers),
-    )
+
+    def is_leaf(n: Any) -> bool:
+        return n is None or isinstance(n, MuonDimensionNumbers)
+
+    try:
+        if not all(map(is_leaf, jax.tree.leaves(numbers, is_leaf=is_leaf))):
+            raise ValueError("has leaves of another type")
+        return jax.tree.map(lambda n, part: jax.tree.map(lambda _: (n,), part), numbers, params, is_leaf=is_leaf)
+    except ValueError:
+        raise ValueError(
+            "muon_weight_dimension_numbers must be a tree of MuonDimensionNumbers and None, of the structure of the "
+            f"parameters or a prefix of it, or a function that makes one; got {in_words(numbers)}. Write, such as,\n"
+            "muon_weight_dimension_numbers=lambda params: jax.tree.map(\n"
+            "    lambda p: optax.contrib.MuonDimensionNumbers() if p.ndim == 2 else None, params)"
+        ) from None
 
 
 def _scale_by_dual_norm(specs: Any, mesh_axes: Sequence[str] | None) -> optax.GradientTransformation:

@@ -106,7 +106,18 @@ class _Loop(Spectral):
         bounded = polar_of_stack(((1.0, 0.0, 0.0),), None, self.scaling, None)(g)
         # which sees every number as often as there are copies
         bounded = self.copies ** _POWER.get(self.scaling, 0.0) * bounded
-        return spectral_gain(g) * jax.lax.fori_loop(0, self.count, step, bounded)
+        if not is_traced(self.count):
+            return spectral_gain(g) * jax.lax.fori_loop(0, self.count, step, bounded)
+
+        # a loop of unknown length has no derivative backwards: steps that are not taken are passed over
+        def perhaps(x: Canonical, i: Any) -> tuple[Canonical, None]:
+            return jax.lax.cond(i < self.count, step, lambda i, x: x, i, x), None
+
+        return spectral_gain(g) * jax.lax.scan(perhaps, bounded, jnp.arange(MOST_STEPS))[0]
+
+
+# how many steps of a traced number are taken at the most
+MOST_STEPS = 64
 
 
 # how a bound grows with the number of copies of a matrix on the diagonal of a larger one

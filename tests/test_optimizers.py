@@ -434,3 +434,37 @@ def test_without_a_learning_rate_those_that_need_it_say_so():
     )
     with pytest.raises(ValueError, match=message):
         tx.update(ZEROS, tx.init(ONES), ONES)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"w": optax.contrib.MuonDimensionNumbers(0, 5), "b": None},
+        {"w": optax.contrib.MuonDimensionNumbers(0, 0), "b": None},
+        {"w": optax.contrib.MuonDimensionNumbers()},
+        {"w": (0, 1), "b": None},
+        "muon",
+    ],
+    ids=["out of range", "one axis twice", "not all", "axes alone", "text"],
+)
+def test_dimension_numbers_that_do_not_fit_are_told_with_what_to_write(numbers):
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    with pytest.raises(ValueError, match="muon_weight_dimension_numbers") as error:
+        mo.muon(0.1, muon_weight_dimension_numbers=numbers).init(params)
+    if "w  float32[4, 3]" in str(error.value):
+        advised = {"w": optax.contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1), "b": None}
+    else:
+        code = str(error.value).split("muon_weight_dimension_numbers=")[1]
+        advised = eval(code, {"jax": jax, "optax": optax})
+    mo.muon(0.1, muon_weight_dimension_numbers=advised).init(params)
+
+
+def test_derivatives_go_backwards_through_a_traced_number_of_steps(key):
+    w = random_like(key, (4, 3))
+
+    def loss(g, steps):
+        tx = mo.muon(0.1, ns_steps=steps)
+        return jnp.sum(jnp.cos(tx.update(g, tx.init(g), g)[0]))
+
+    traced, known = jax.jit(jax.grad(loss))(w, 3), jax.grad(lambda g: loss(g, 3))(w)
+    np.testing.assert_allclose(traced, known, atol=1e-6)

@@ -118,3 +118,9 @@ def test_unnormed_parameters_stay_and_need_values(key):
     assert mo.initialize(key, {"steps": steps}, spec)["steps"] is steps
     with pytest.raises(ValueError, match=r"1 parameter without values is Unnormed:\n  steps  int32\[3\]\nPass real"):
         mo.initialize(key, {"steps": jax.ShapeDtypeStruct((3,), jnp.int32)}, spec)
+
+
+@pytest.mark.parametrize("key", [0, None, jnp.ones(3), jax.random.split(jax.random.key(0), 3)])
+def test_what_is_no_random_key_is_told(key):
+    with pytest.raises(ValueError, match=r"key must be one random key, such as jax.random.key\(0\); got "):
+        mo.initialize(key, {"w": jnp.ones(3)}, mo.NormSpec(mo.RMS()))
