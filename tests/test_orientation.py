@@ -168,6 +168,8 @@ DOUBTFUL = {
     r"plain_papers.one_step_of_a_gru: u[nz]": "its inputs are zero",
     r"plain_papers.dora: [ab]": "a normalised weight acts through its length, too",
     r"plain_papers.quantised_straight_through: w": "rounding jumps",
+    r"plain_published.(generator_of_columns: .|slots_drawn_from_a_key_of_the_function: [oq])": "noise is never alike",
+    r"plain_published.noisy_weights: deviation": "it meets inputs through noise alone",
     r"plain_varied.synthesizer: r": "a softmax of a weight moves all its rows' entries at once",
 }
 # Values inside of jax.checkpoint are not seen, and what comes after them is so near to the noise that some processors
