@@ -1,7 +1,5 @@
 """Power iteration: the leading singular triple of every matrix of a stack."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +22,7 @@ def power_iteration(
         return jnp.where(jnp.any(jnp.abs(onward) > 0.0, axis=-1, keepdims=True), onward, v)
 
     # under `shard_map` what a loop carries must vary over devices from the beginning, as the matrices may
-    v = jax.lax.fori_loop(0, steps, step, v + jnp.zeros_like(w[..., 0, :]))
+    v = jax.lax.fori_loop(0, steps, step, v + jnp.zeros_like(w, shape=v.shape))
     image = _times(w, v)
     return unit(image, -1), length(image, -1), v
 
@@ -33,8 +31,6 @@ def _times(w: Canonical, v: Float[Array, "*batch taps n"]) -> Float[Array, "*bat
     return matmul(w, v[..., None])[..., 0]
 
 
-# `jit`: outside of it jax 0.7 finds no shardings for the parts of a stack that is uneven over devices
-@partial(jax.jit, static_argnames="iterations", inline=True)
 def leading_direction(w: Canonical, iterations: int = 32) -> Float[Array, "*batch taps fan_out"]:
     """Leading right singular vector of every tap, by power iteration from a start that is fixed, but at random."""
     # a constant: the random numbers of JAX would take longer to compile than all that follows

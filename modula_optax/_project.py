@@ -107,7 +107,8 @@ def keep_params_projected(
             memory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         else:
             # a few vectors, on every device
-            memory = replicated(partial(remember, held))(weights)
+            # (and compiled: outside of `jit`, jax 0.7 finds no shardings for stacks that are uneven over devices)
+            memory = jax.jit(replicated(partial(remember, held)))(weights)
         return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, dict(held)))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
