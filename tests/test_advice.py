@@ -173,6 +173,10 @@ MISTAKES = {
             mo.modular(0.1, SPECS, **made).update(REAL, STATE) if isinstance(made, dict) else made[0]["kernel"]
         ),
     ),
+    "a decay of nothing": (
+        lambda: mo.modular(0.1, mo.NormSpec(mo.RMS()), weight_decay=0.1).init(REAL),
+        lambda made: mo.modular(0.1, mo.NormSpec(mo.RMS()), **{"weight_decay": 0.1} | made).init(REAL),
+    ),
     "a model as third argument": (
         lambda: mo.modular(0.1, mo.NormSpec(mo.RMS())).update(eqx.filter(NET, eqx.is_array), STATE, NET.layers),
         lambda result: None,

@@ -121,6 +121,13 @@ REFUSED = {
 }
 
 
+def test_the_mask_that_is_advised_works_as_it_is_pasted():
+    with pytest.raises(ValueError, match="weight_decay_mask=") as error:
+        mo.modular(RATE, SPECS, weight_decay_mask={"other": True}).init(PARAMS)
+    advised = str(error.value).split("weight_decay_mask=")[1].removesuffix(".")
+    mo.modular(RATE, SPECS, weight_decay_mask=eval(advised)).init(PARAMS)
+
+
 @pytest.mark.parametrize("mistake", REFUSED)
 def test_a_decay_that_is_of_nothing_or_of_other_parameters_is_refused_by_init(mistake):
     arguments, message = REFUSED[mistake]
