@@ -15,7 +15,7 @@ from modula_optax._canonical import stacked
 from modula_optax._linalg import working_dtype
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, pattern_of
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, pattern_of, prefixes
 from modula_optax._specs import NormSpec
 
 
@@ -42,7 +42,7 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     """
     flat, treedef = flatten_parameters(tree)
     by_path = {path: spec for path, spec in flatten_with_paths(specs)[0] if not is_absent(spec)}
-    owners = [next((p for p in _prefixes(path) if p in by_path), None) for path, _ in flat]
+    owners = [next((p for p in prefixes(path) if p in by_path), None) for path, _ in flat]
     _refuse_other_paths(flat, by_path, owners)
     leaves = [
         Leaf(path, value, _ABSENT if is_absent(value) or owner is None else by_path[owner])
@@ -64,7 +64,7 @@ def _refuse_other_paths(flat: list[tuple[str, Any]], by_path: dict[str, Any], ow
         (path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None and not is_absent(leaf)
     ]
     absent = {path for path, leaf in flat if is_absent(leaf)}
-    extra = sorted(path for path in by_path.keys() - set(owners) if absent.isdisjoint(_prefixes(path)))
+    extra = sorted(path for path in by_path.keys() - set(owners) if absent.isdisjoint(prefixes(path)))
     parts = []
     if missing:
         lines = [describe(path, leaf) for path, leaf in missing]
@@ -91,14 +91,8 @@ def _advice(missing: list[str], extra: list[str]) -> str:
 
 def _place(part: list[str], whole: list[str]) -> str | None:
     """The path under which a tree of these paths has all paths of another."""
-    tops = {top: None for path in whole for top in _prefixes(path)[1:-1]} if part else {}
+    tops = {top: None for path in whole for top in prefixes(path)[1:-1]} if part else {}
     return next((top for top in tops if {f"{top}/{path}" for path in part} <= set(whole)), None)
-
-
-def _prefixes(path: str) -> Sequence[str]:
-    """The path, then its parents up to the root."""
-    keys = path.split("/")
-    return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
 
 
 def write_instead(path: str, arguments: str) -> str:

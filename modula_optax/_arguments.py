@@ -63,17 +63,21 @@ def _is_rule(value: Any) -> bool:
     return type(value).__name__ == "Rule" and isinstance(getattr(value, "spec", None), NormSpec)
 
 
+def _is_registry(value: Any) -> bool:
+    # its class stands in a module above this one, too
+    return callable(getattr(value, "resolve", None)) and hasattr(value, "rules")
+
+
 def holds_specs(value: Any) -> bool:
     """Whether these are specs of any kind."""
-    is_registry = callable(getattr(value, "resolve", None)) and hasattr(value, "rules")
-    return is_registry or any(isinstance(leaf, NormSpec) for leaf in jax.tree.leaves(value))
+    return _is_registry(value) or any(isinstance(leaf, NormSpec) for leaf in jax.tree.leaves(value))
 
 
 def in_words(value: Any) -> str:
     """What an argument is, without printing a whole tree."""
     if isinstance(value, optax.GradientTransformation):
         return "a transformation"
-    if callable(getattr(value, "resolve", None)) and hasattr(value, "rules"):
+    if _is_registry(value):
         return "a NormRegistry"
     if holds_specs(value):
         return "a NormSpec" if isinstance(value, NormSpec) else "a spec tree"

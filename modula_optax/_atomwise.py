@@ -7,8 +7,8 @@ from jaxtyping import Array
 
 from modula_optax._align import Leaf, atoms, restored
 from modula_optax._canonical import Stack
+from modula_optax._match import Leaves
 from modula_optax._mesh import automatic, shardings_of
-from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 
 # by path, what is remembered of a parameter
@@ -17,7 +17,7 @@ Memory = dict[str, Any]
 
 def map_atoms(
     function: Callable[..., tuple[Stack, Any]],
-    specs: Any,
+    match: Callable[[Any], Leaves],
     selects: Callable[[NormSpec], bool],
     updates: Any,
     *others: Any,
@@ -27,14 +27,14 @@ def map_atoms(
 
     Args:
       function: of an update, of what the same parameter is in the other trees, and of what is remembered of it.
-      specs: of the parameters.
+      match: the leaves of trees beside their specs, by `matching`.
       selects: whether a parameter is changed.
       updates: the tree that is changed.
       *others: trees of its structure.
       memory: what is remembered; `None` where nothing is.
     """
-    leaves, treedef = resolve(specs, updates)
-    chosen = {i: leaf for i, leaf in enumerate(leaves) if selects(leaf.spec)}
+    entries, treedef = match(updates)
+    chosen = {i: leaf for i, leaf in enumerate(entries) if selects(leaf.spec)}
     flat = [treedef.flatten_up_to(tree) for tree in (updates, *others)]
     arrays = {i: tuple(tree[i] for tree in flat) for i in chosen}
     before = {} if memory is None else memory
@@ -54,9 +54,9 @@ def map_atoms(
     return treedef.unflatten([changed.get(i, u) for i, u in enumerate(flat[0])]), after
 
 
-def leaves_of(specs: Any, selects: Callable[[NormSpec], bool], tree: Any) -> list[Leaf]:
+def leaves_of(match: Callable[[Any], Leaves], selects: Callable[[NormSpec], bool], tree: Any) -> list[Leaf]:
     """The parameters whose specs are selected."""
-    return [leaf for leaf in resolve(specs, tree)[0] if selects(leaf.spec)]
+    return [leaf for leaf in match(tree).entries if selects(leaf.spec)]
 
 
 def refuse_without(params: Any, name: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,21 +34,22 @@ def as_positive(name: str, value: Any) -> float:
     Raises:
       ValueError: it is none; names the argument.
     """
-    number = _as_float(value)
-    if number is None or not math.isfinite(number) or number <= 0:
-        raise ValueError(f"{name} must be a finite number above 0; {_got(value)}.")
-    return number
+    return _as_finite(name, value, "above 0", lambda number: number > 0)
 
 
-def check_mass(name: str, value: Any) -> float:
+def as_mass(name: str, value: Any) -> float:
     """A finite number of at least 0.
 
     Raises:
       ValueError: it is none; names the argument.
     """
+    return _as_finite(name, value, "of at least 0", lambda number: number >= 0)
+
+
+def _as_finite(name: str, value: Any, kind: str, is_fit: Callable[[float], bool]) -> float:
     number = _as_float(value)
-    if number is None or not math.isfinite(number) or number < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0; {_got(value)}.")
+    if number is None or not math.isfinite(number) or not is_fit(number):
+        raise ValueError(f"{name} must be a finite number {kind}; {_got(value)}.")
     return number
 
 

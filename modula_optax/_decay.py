@@ -9,7 +9,7 @@ import optax
 
 from modula_optax._checks import is_number, is_traced
 from modula_optax._norms import Embedding, RowL2, Sign
-from modula_optax._paths import flatten_with_paths, is_absent, listing
+from modula_optax._paths import flatten_with_paths, is_absent, listing, prefixes
 from modula_optax._specs import NormSpec
 
 # What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass
@@ -79,7 +79,7 @@ def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dic
     if wrong:
         one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
         raise ValueError(listing(one, many, wrong, "Write True for what decays and False for what does not."))
-    owners = {path: next((p for p in _prefixes(path) if p in marks), None) for path in paths}
+    owners = {path: next((p for p in prefixes(path) if p in marks), None) for path in paths}
     absent = set(paths) - present
     parts = []
     if missing := [path for path in paths if path in present and owners[path] is None]:
@@ -87,7 +87,7 @@ def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dic
             listing("parameter is not in weight_decay_mask", "parameters are not in weight_decay_mask", missing)
         )
     unused = marks.keys() - set(owners.values())
-    if idle := sorted(path for path in unused if absent.isdisjoint(_prefixes(path))):
+    if idle := sorted(path for path in unused if absent.isdisjoint(prefixes(path))):
         parts.append(
             listing(
                 "entry of weight_decay_mask is no parameter", "entries of weight_decay_mask are no parameters", idle
@@ -100,12 +100,6 @@ def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dic
         )
         raise ValueError("\n".join([*parts, advice]))
     return {path: bool(marks[owner]) for path, owner in owners.items() if owner is not None and path in present}
-
-
-def _prefixes(path: str) -> list[str]:
-    """The path, then its parents up to the root."""
-    keys = path.split("/")
-    return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
 
 
 def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[str]) -> None:

@@ -63,6 +63,12 @@ def is_absent(node: Any) -> bool:
     return jax.tree.structure(node).num_leaves == 0
 
 
+def prefixes(path: str) -> list[str]:
+    """The path, then its parents up to the root."""
+    keys = path.split("/")
+    return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
+
+
 def nested(values: Mapping[str, Any], paths: Collection[str]) -> Any:
     """Values of some of these paths as nested dictionaries: no key has a slash, by which formats flatten states."""
     if "" in values:

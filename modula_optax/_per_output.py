@@ -12,6 +12,7 @@ from modula_optax._atomwise import leaves_of, map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, one_where_zero
+from modula_optax._match import matching
 from modula_optax._mesh import replicated, varying_alike
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent
@@ -57,6 +58,7 @@ def scale_by_output_moments(
     References:
       Li et al., NorMuon, arXiv:2510.05491, algorithm 1.
     """
+    match = matching(specs)
 
     def init(params: optax.Params) -> OutputMomentsState:
         if is_absent(params):
@@ -68,7 +70,7 @@ def scale_by_output_moments(
             moments = jax.eval_shape(lambda w: atoms(w, leaf.spec)[:, :1, :1], like)
             return jnp.zeros(moments.shape, moments.dtype)
 
-        leaves = leaves_of(specs, _has_outputs, params)
+        leaves = leaves_of(match, _has_outputs, params)
         moments = replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})()
         # inside `shard_map` they vary over devices as updates do
         arrays = [leaf.value for leaf in leaves if not is_abstract(leaf.value)]
@@ -87,7 +89,7 @@ def scale_by_output_moments(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        updates, moments = map_atoms(scaled, specs, _has_outputs, updates, memory=state.moments)
+        updates, moments = map_atoms(scaled, match, _has_outputs, updates, memory=state.moments)
         return updates, OutputMomentsState(moments)
 
     return guarded(init, update)

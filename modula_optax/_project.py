@@ -12,7 +12,6 @@ from modula_optax._align import is_abstract
 from modula_optax._arguments import check_rate, check_specs
 from modula_optax._guard import guarded
 from modula_optax._match import Leaves, matching
-from modula_optax._mesh import replicated
 from modula_optax._paths import describe, listing, nested, unnested
 from modula_optax._retract import Arrays, Held, remember, retract
 
@@ -100,15 +99,15 @@ def keep_params_projected(
         leaves = match(params)
         held = _held(leaves)
         weights = _of(held, leaves.by_path())
-        if any(map(is_abstract, weights.values())):
+        if not held:
+            memory = {}
+        elif any(map(is_abstract, weights.values())):
             # shapes remember nothing: the first update does, of the weights that it is given
             shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
             shapes = jax.eval_shape(partial(remember, held), shapes)
             memory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         else:
-            # a few vectors, on every device
-            # (and compiled: outside of `jit`, jax 0.7 finds no shardings for stacks that are uneven over devices)
-            memory = jax.jit(replicated(partial(remember, held)))(weights)
+            memory = remember(held, weights)
         return ProjectionState(jnp.zeros([], jnp.int32), nested(memory, dict(held)))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

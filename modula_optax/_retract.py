@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from modula_optax._align import atoms, restored
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Constraint, Step
 from modula_optax._members import over_members
-from modula_optax._mesh import automatic, shardings_of, varying_alike
+from modula_optax._mesh import automatic, replicated, shardings_of, varying_alike
 from modula_optax._norms import Norm
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
@@ -25,9 +26,17 @@ Memory = dict[str, Any]
 Held = tuple[tuple[str, NormSpec], ...]
 
 
+# `jit`: compiled once for all optimizers that hold the same, and outside of it jax 0.7 finds no shardings for stacks
+# that are uneven over devices
+@partial(jax.jit, static_argnums=0)
 def remember(held: Held, weights: Arrays) -> Memory:
     """What the constraints of weights remember of them at first; those that remember nothing have no entry."""
-    return _first_memory(held, {path: atoms(weights[path], spec) for path, spec in held})
+
+    def first(weights: Arrays) -> Memory:
+        return _first_memory(held, {path: atoms(weights[path], spec) for path, spec in held})
+
+    # a few vectors, on every device
+    return replicated(first)(weights)
 
 
 def _first_memory(held: Held, weights: Stacks) -> Memory:

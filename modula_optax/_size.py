@@ -1,5 +1,6 @@
 """Control of the size of weights and of steps relative to it: floors, brakes, cautious decay, fixed lengths."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +14,8 @@ from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, one_where_zero, unit, working_dtype
+from modula_optax._match import Leaves, matching
 from modula_optax._paths import is_absent
-from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 
 # the axes of what one output unit reads
@@ -53,6 +54,8 @@ def floor_relative_update(
     floor = as_positive("floor", floor)
     per_output = None if per_output is None else as_positive("per_output", per_output)
 
+    match = matching(specs)
+
     def lengthened(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
         if per_output is not None:
             by_output = _at_least(u, w, per_output, _INPUTS)
@@ -62,9 +65,9 @@ def floor_relative_update(
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
         refuse_without(params, "floor_relative_update")
-        return map_atoms(lengthened, specs, _has_norm, updates, params)[0], state
+        return map_atoms(lengthened, match, _has_norm, updates, params)[0], state
 
-    return guarded(_checked(specs), update)
+    return guarded(_checked(match), update)
 
 
 def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformationExtraArgs:
@@ -99,6 +102,8 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
     if strength > 1:
         raise ValueError(f"strength must be at most 1, which takes all growth; got {strength!r}.")
 
+    match = matching(specs)
+
     def braked(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
         normal, size = unit(w, ATOM), length(w, ATOM)[:, None, None, None]
         along = jnp.sum(u * normal, axis=ATOM, keepdims=True)
@@ -109,9 +114,9 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
         refuse_without(params, "brake_growth")
-        return map_atoms(braked, specs, _has_norm, updates, params)[0], state
+        return map_atoms(braked, match, _has_norm, updates, params)[0], state
 
-    return guarded(_checked(specs), update)
+    return guarded(_checked(match), update)
 
 
 def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) -> optax.GradientTransformationExtraArgs:
@@ -137,6 +142,7 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
     References:
       Chen et al., Cautious Weight Decay, arXiv:2510.12402.
     """
+    match = matching(specs)
 
     def decayed(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
         # signs, since the product of small numbers is 0
@@ -145,9 +151,9 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
         refuse_without(params, "add_cautious_decay")
-        return map_atoms(decayed, specs, is_hidden_matrix, updates, params)[0], state
+        return map_atoms(decayed, match, is_hidden_matrix, updates, params)[0], state
 
-    return guarded(_checked(specs), update)
+    return guarded(_checked(match), update)
 
 
 class FixedLengthsState(NamedTuple):
@@ -215,11 +221,11 @@ def _ratio(x: Stack, y: Stack, axes: tuple[int, ...]) -> Array:
     return over / one_where_zero(under)
 
 
-def _checked(specs: Any):
+def _checked(match: Callable[[Any], Leaves]) -> Callable[[Any], optax.EmptyState]:
     """An `init` that refuses specs that do not fit; there is nothing to remember."""
 
     def init(params: optax.Params) -> optax.EmptyState:
-        resolve(specs, params)
+        match(params)
         return optax.EmptyState()
 
     return init

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from modula_optax._axes import Axes
-from modula_optax._checks import as_count, as_positive, brief_repr, check_mass, hold
+from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, hold
 from modula_optax._constraints import Constraint
 from modula_optax._deprecation import warn_deprecated
 from modula_optax._norms import Norm, Unnormed
@@ -104,7 +104,7 @@ class NormSpec:
             raise ValueError(f"blocks must be a tuple of sizes, such as (6, 6, 6); got {self.blocks!r}.")
         if not isinstance(self.why, str | None):
             raise ValueError(f"why must be a text, or None; got {self.why!r}.")
-        hold(self, mass=check_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
+        hold(self, mass=as_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
         hold(self, layers=as_count("layers", self.layers))
 
     __repr__ = brief_repr
@@ -181,7 +181,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.3.
     """
-    absolute = check_mass("absolute", absolute)
+    absolute = as_mass("absolute", absolute)
     flat, treedef = flatten_with_paths(specs)
     if callable(getattr(specs, "resolve", None)):
         raise ValueError("tare scales the masses of a spec tree, not of a registry: write registry.resolve(params).")
@@ -189,12 +189,12 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
         raise ValueError(f"select must be a regular expression or a predicate (path, spec) -> bool; got {select!r}.")
     if isinstance(select, str):
         pattern = compile_pattern(select)
-        chosen = [_hcheck_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]
+        chosen = [_has_mass(spec) and pattern.fullmatch(path) is not None for path, spec in flat]
     else:
-        chosen = [_hcheck_mass(spec) and select(path, spec) for path, spec in flat]
+        chosen = [_has_mass(spec) and select(path, spec) for path, spec in flat]
     total = sum(spec.layers * spec.mass for (_, spec), c in zip(flat, chosen, strict=True) if c)
     if total == 0:
-        paths = "\n".join(f"  {path}" for path, spec in flat if _hcheck_mass(spec))
+        paths = "\n".join(f"  {path}" for path, spec in flat if _has_mass(spec))
         raise ValueError(
             f"tare found no mass to scale: {select!r} selects nothing, or masses of zero only. The normed "
             f"parameters are:\n{paths}"
@@ -207,7 +207,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
     return treedef.unflatten(scaled)
 
 
-def _hcheck_mass(spec: Any) -> bool:
+def _has_mass(spec: Any) -> bool:
     return isinstance(spec, NormSpec) and spec.is_normed
 
 

@@ -16,12 +16,12 @@ from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, matmul, one_where_zero, working_dtype
+from modula_optax._match import matching
 from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of, unclaimed, varying_alike
 from modula_optax._momentum import MomentumState, scale_by_momentum
 from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
 from modula_optax._paths import is_absent
-from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
 
@@ -125,6 +125,7 @@ def scale_by_whitened_momentum(
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
     check_specs(specs, "mo.scale_by_whitened_momentum(specs)")
+    match = matching(specs)
     momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
 
     def init(params: optax.Params) -> WhitenedState:
@@ -136,7 +137,7 @@ def scale_by_whitened_momentum(
                 "max_size decides the shapes of the state: write optax.inject_hyperparams(mo.whitened, "
                 'static_args="max_size").'
             )
-        leaves, _ = resolve(specs, params)
+        leaves = match(params).entries
         axes = free_axes(mesh_axes)
         metrics = {
             key: _first_metric([leaves[i] for i in members], max_size, axes) for key, members in _shapes(leaves).items()
@@ -147,7 +148,7 @@ def scale_by_whitened_momentum(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
-        leaves, treedef = resolve(specs, updates)
+        leaves, treedef = match(updates)
         shapes = _shapes(leaves)
         whitened = [i for members in shapes.values() for i in members]
         averaged, momentum_state = _averaged(momentum, leaves, treedef, set(whitened), state.momentum)

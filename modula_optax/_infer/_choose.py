@@ -8,7 +8,7 @@ from modula_optax._axes import Axes
 from modula_optax._infer._finding import CERTAIN, LAYERS, MATRICES, Finding
 from modula_optax._infer._messages import why
 from modula_optax._norms import RMS, Diagonal, Embedding, Norm, RowL2, Spectral, Unnormed
-from modula_optax._specs import PLACES, ROLES, NormSpec, check_mass
+from modula_optax._specs import PLACES, ROLES, NormSpec, as_mass
 
 # What a leaf of each role gets; the places for changing a default.
 NORMS: dict[str, Norm] = {
@@ -147,7 +147,7 @@ def check_masses(masses: Mapping[str, float]) -> None:
     if wrong:
         raise ValueError(f"masses names {wrong[0]!r}, which is no role or place; these are {', '.join(known)}.")
     for name, mass in masses.items():
-        check_mass(f"masses[{name!r}]", mass)
+        as_mass(f"masses[{name!r}]", mass)
 
 
 def refuse_idle_masses(masses: Mapping[str, float], findings: Sequence[Finding]) -> None:
