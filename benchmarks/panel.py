@@ -23,9 +23,9 @@ from pathlib import Path
 import jax
 from sweeps.entrants import PANEL
 from sweeps.panel import SETTINGS, ladder
-from sweeps.report import tables
+from sweeps.report import read, tables
 from sweeps.run import Hyper, Run, Setting
-from sweeps.store import Store, entries_of
+from sweeps.store import Store
 from sweeps.whole import norms_of, task_of, train
 
 from gpt.errors import UserError
@@ -39,13 +39,14 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
     return [seed for first, _, last in ranges for seed in range(int(first), int(last or first) + 1)]
 
 
-def store_of(task: str, data: Path | None, expected: int) -> Store:
-    """The runs of a task."""
+def store_of(setting: Setting, data: Path | None, expected: int) -> Store:
+    """The runs of a setting's task."""
 
     def identity(run: Run) -> str:
         return task_of(run.setting, data).source + norms_of(run.setting, run.optimizer, data)
 
-    return Store(RESULTS / f"{task.replace(' ', '_')}.jsonl", lambda run: train(run, data), identity, expected)
+    path = RESULTS / f"{setting.task.replace(' ', '_')}.jsonl"
+    return Store(path, lambda run: train(run, data), identity, task_of(setting, data).name, expected)
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print the tables of what there is")
     arguments = parser.parse_args()
     if arguments.report:
-        print(*tables(entry for path in sorted(RESULTS.glob("*.jsonl")) for entry in entries_of(path)), sep="\n")
+        print(*tables(read(RESULTS)), sep="\n")
         return
     if (arguments.task is None) == (arguments.ladder is None):
         parser.error("say --task or --ladder")
@@ -84,7 +85,7 @@ def main() -> None:
         parser.error(f"--steps must be a multiple of {setting.evaluations}, the number of evaluations")
     grid = itertools.product(arguments.rates, arguments.b2, arguments.decays, arguments.second_rates, arguments.b1)
     hypers, seeds = [Hyper(*numbers) for numbers in grid], seeds_of(arguments.seeds)
-    store = store_of(setting.task, arguments.data, len(arguments.contender) * len(hypers) * len(seeds))
+    store = store_of(setting, arguments.data, len(arguments.contender) * len(hypers) * len(seeds))
     try:
         lines = [row(setting, name, hyper, seeds, store) for name in arguments.contender for hyper in hypers]
     except UserError as error:

@@ -9,30 +9,25 @@ rounded to as many places as it is written with; a percent sign after it multipl
 """
 
 import json
-import math
 import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-import ablations  # noqa: E402
-import learning_rate_transfer  # noqa: E402
-import training  # noqa: E402
+import panel_tables  # noqa: E402
+from panel_tables import Lines, table  # noqa: E402
 
 import modula_optax  # noqa: E402
 
-# what sweeps were run on, by what the names of their results end in
-TASKS = {"": "GPT on bytes", "_images_of_fashion-mnist": "Fashion-MNIST", "_digits": "digits"}
 BLOCK = re.compile(r"(<!-- results: (.+?) (?:\(.*?\) )?-->\n).*?(<!-- end of results -->)", re.DOTALL)
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ?%)?<!-- ([^:\n]+?) -->")
-Lines = list[str]
 
 
 @cache
@@ -68,12 +63,6 @@ def rounded(match: re.Match[str]) -> str:
     return f"{value * (100 if match[2] else 1):{',' if ',' in match[1] else ''}.{places}f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> Lines:
-    """Markdown of a table; the first column has text, the others numbers."""
-    ruler = ["---"] + ["---:"] * (len(header) - 1)
-    return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
-
-
 def measured(name: str, trained: bool = False) -> Lines:
     """With what something was measured; where something was trained, whether that was before the present defaults."""
     machine = load(name).get("machine", {})
@@ -85,79 +74,6 @@ def measured(name: str, trained: bool = False) -> Lines:
     if trained and version != modula_optax.__version__:
         note += f" The defaults of {version} were others than today's."
     return ["", note]
-
-
-# training
-
-
-def headline() -> Lines:
-    """Final losses on every task, the lowest in bold, and how many of AdamW's steps are needed."""
-    names, rows = ("modular", "muon", "adamw"), []
-    for suffix, task in TASKS.items():
-        comparison = load(f"training{suffix}")["comparisons"][-1]
-        setting, optimizers = comparison["setting"], comparison["optimizers"]
-        losses = [optimizers[name]["final_loss"]["median"] for name in names]
-        cells = [f"**{loss:.3f}**" if loss == min(losses) else f"{loss:.3f}" for loss in losses]
-        steps = [f"{optimizers[name]['steps_to_adamw_loss']['median']:.2f}" for name in names[:2]]
-        title = f"{task}, width {setting['width']}, {setting['steps']} steps"
-        rows.append([title, *cells, *steps])
-    header = ["validation loss", "`mo.modular`", "`optax.contrib.muon`", "`optax.adamw`"]
-    header += ["steps to AdamW's loss: modular", "Muon"]
-    return table(header, rows) + measured("training", trained=True)
-
-
-def comparisons(suffix: str) -> Lines:
-    """Every optimizer on one task, a table for each size."""
-    lines: Lines = []
-    for comparison in load(f"training{suffix}")["comparisons"]:
-        setting = comparison["setting"]
-        title = f"{TASKS[suffix]}, width {setting['width']}, depth {setting['depth']}, {setting['steps']} steps"
-        lines += [f"**{title}**", "", *training.table(comparison["optimizers"]), ""]
-    return lines[:-1] + measured(f"training{suffix}", trained=True)
-
-
-def transfer(suffix: str) -> Lines:
-    """Best learning rates over width and depth."""
-    name = f"learning_rate_transfer{suffix}"
-    return learning_rate_transfer.table(load(name)["growths"]) + measured(name, trained=True)
-
-
-def one_change_at_a_time() -> Lines:
-    """The ablations."""
-    return ablations.table(load("ablations")["groups"]) + measured("ablations", trained=True)
-
-
-def panel() -> Lines:
-    """Every task of the panel, as far as it has runs for reporting: means over seeds, at what other seeds chose."""
-    runs: dict[Any, dict[str, dict[Any, list[tuple[int, float]]]]] = {}
-    for path in sorted((RESULTS / "panel").glob("*.jsonl")):
-        for run in map(json.loads, path.read_text().splitlines()):
-            setting = (run["task"], run["width"], run["depth"], run["steps"], run["batch"])
-            numbers = tuple((key, run[key]) for key in CHOSEN)
-            contender = runs.setdefault(setting, {}).setdefault(run["optimizer"], {})
-            contender.setdefault(numbers, []).append((run["seed"], run["losses"][-1]))
-    rows = []
-    for (task, width, depth, steps, _), contenders in sorted(runs.items()):
-        for name, choices in sorted(contenders.items()):
-            chosen = min(choices, key=lambda numbers: tuning_loss(choices[numbers]))
-            reported = [loss for seed, loss in choices[chosen] if seed >= REPORTING]
-            if len(reported) > 1:
-                title = f"{task}, width {width}, depth {depth}, {steps} steps"
-                spread = f"{statistics.fmean(reported):.4f} ± {statistics.stdev(reported):.4f}"
-                used = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in chosen[:2])
-                rows.append([title, name, spread, str(len(reported)), used])
-    header = ["task", "optimizer", "final loss, mean and deviation", "runs", "chosen"]
-    return table(header, rows) if rows else ["No task has runs for reporting yet."]
-
-
-CHOSEN = ("learning_rate", "weight_decay", "b1", "b2", "second_rate")
-REPORTING = 100  # seeds from this one on choose nothing
-
-
-def tuning_loss(runs: list[tuple[int, float]]) -> float:
-    """Mean loss of the runs that choose numbers."""
-    losses = [loss for seed, loss in runs if seed < REPORTING]
-    return statistics.fmean(losses) if losses else math.inf
 
 
 # speed
@@ -260,9 +176,11 @@ def questions() -> Lines:
 
 
 BLOCKS: dict[str, Callable[[], Lines]] = {
-    "headline": headline,
-    "panel": panel,
-    "ablations": one_change_at_a_time,
+    "headline": panel_tables.headline,
+    "panel": panel_tables.panel,
+    "fewer steps": panel_tables.fewer_steps,
+    **{f"one rate over {field}": partial(panel_tables.transfer, field) for field in panel_tables.SIZES},
+    "choices": panel_tables.choices,
     "update step": update_step,
     "compile time": compile_time,
     "overhead": overhead,
@@ -272,8 +190,6 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "weight erasure": weight_erasure,
     "questions": questions,
     "modula gpt": modula_gpt,
-    **{f"training{suffix}": lambda suffix=suffix: comparisons(suffix) for suffix in TASKS},
-    **{f"learning_rate_transfer{suffix}": lambda suffix=suffix: transfer(suffix) for suffix in TASKS},
 }
 
 

@@ -17,8 +17,8 @@ import panel as command  # noqa: E402
 from sweeps.entrants import PANEL, warmed_up  # noqa: E402
 from sweeps.networks import GPT, ResNet  # noqa: E402
 from sweeps.panel import SETTINGS, TASKS, ladder  # noqa: E402
-from sweeps.referee import reaches, steps_to  # noqa: E402
-from sweeps.report import best, gathered, tables  # noqa: E402
+from sweeps.referee import reaches  # noqa: E402
+from sweeps.report import best, changes, gathered, grown, tables, valley  # noqa: E402
 from sweeps.run import Curve, Hyper, Run, Setting  # noqa: E402
 from sweeps.store import Store  # noqa: E402
 from sweeps.whole import specs_of, task_of, train  # noqa: E402
@@ -44,7 +44,7 @@ def test_a_store_trains_each_run_once_also_after_an_interruption(tmp_path, capsy
         return Curve([11, 22], [2.0 + run.seed, float("inf") if run.seed == 1 else 1.5])
 
     def store(identity="norms"):
-        return Store(tmp_path / "runs.jsonl", pretend, lambda _: identity, expected=3)
+        return Store(tmp_path / "runs.jsonl", pretend, lambda _: identity, "digits", expected=3)
 
     runs = [dataclasses.replace(RUN, seed=seed) for seed in (0, 1, 2)]
     first = [store()(run) for run in runs[:2]]
@@ -57,7 +57,8 @@ def test_a_store_trains_each_run_once_also_after_an_interruption(tmp_path, capsy
     # other norms make another run of the same numbers
     store("others")(runs[0])
     assert len(trained) == 4
-    assert [json.loads(line)["seed"] for line in (tmp_path / "runs.jsonl").read_text().splitlines()[-1:]] == [0]
+    last = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[-1])
+    assert (last["seed"], last["data"]) == (0, "digits")
 
 
 @pytest.mark.parametrize(
@@ -72,14 +73,6 @@ def test_a_store_trains_each_run_once_also_after_an_interruption(tmp_path, capsy
 )
 def test_a_result_counts_where_its_mean_is_below_the_target_by_more_than_chance(losses, reached):
     assert reaches(losses, target=1.3, sigma=0.009) is reached
-
-
-def test_steps_to_a_target_lie_between_lengths_that_were_run():
-    lengths, losses = [500, 1000, 2000], [1.5, 1.4, 1.2]
-    assert steps_to(lengths, losses, 1.4) == pytest.approx(1000)
-    assert steps_to(lengths, losses, 1.3) == pytest.approx(1000 * 2**0.5)
-    assert steps_to(lengths, losses, 1.6) == 500
-    assert steps_to(lengths, losses, 1.1) == float("inf")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -170,9 +163,10 @@ def test_seeds_are_numbers_and_ranges():
     assert command.seeds_of(["0", "100-103"]) == [0, 100, 101, 102, 103]
 
 
-def entry(optimizer, rate, seed, loss):
-    setting = Setting(64, 4, 1000, 16, task="usual gpt")
-    return Run(setting, optimizer, Hyper(rate), seed).record() | {"losses": [5.0, loss]}
+def entry(optimizer, rate, seed, loss, **where):
+    setting = Setting(**({"width": 64, "depth": 4, "steps": 1000, "batch": 16, "task": "usual gpt"} | where))
+    record = Run(setting, optimizer, Hyper(rate), seed).record()
+    return record | {"data": "sotu", "losses": [5.0, loss]}
 
 
 def test_numbers_are_chosen_by_some_seeds_and_reported_with_others():
@@ -185,20 +179,44 @@ def test_numbers_are_chosen_by_some_seeds_and_reported_with_others():
             entry("modular", 0.10, 2, 1.00),
             entry("modular", 0.10, 100, 1.00),
             entry("modular", 0.20, 0, None),
+            # tried with another seed alone, it can not be compared
+            entry("modular", 0.30, 3, 1.00),
         ]
     )
     (contenders,) = found.values()
     chosen = best(contenders["modular"])
     assert chosen.numbers["learning_rate"] == 0.05
     assert (chosen.chosen_by, chosen.reported) == ({0: 1.30, 1: 1.40}, {})
+    assert valley(contenders["modular"]) == {0.05: 1.30, 0.10: 1.31, 0.20: float("inf")}
+
+
+def test_sizes_that_differ_in_one_number_alone_are_read_together():
+    found = gathered(
+        [entry("modular", 0.05, 0, 1.0 / width, width=width) for width in (16, 64, 256)]
+        + [entry("modular", 0.05, 0, 3.0, width=64, depth=8), entry("adamw", 0.05, 0, 3.0, width=32)]
+    )
+    middle = next(where for where in found if where.width == 64 and where.depth == 4)
+    sizes = grown(found, middle, "width", "modular")
+    assert {size: best(choices).losses[0] for size, choices in sizes.items()} == {16: 1 / 16, 64: 1 / 64, 256: 1 / 256}
+
+
+def test_a_change_is_worth_what_it_adds_to_the_loss_of_the_same_seeds():
+    (contenders,) = gathered(
+        [
+            *(entry("modular", 0.05, seed, 1.0 + seed) for seed in (0, 1, 2)),
+            entry("modular", 0.10, 0, 1.5),
+            *(entry("bias 1", 0.10, seed, 1.25 + seed) for seed in (0, 1)),
+        ]
+    ).values()
+    assert changes(contenders) == {"bias 1": (0.25, 2)}
 
 
 def test_the_tables_say_who_is_below_the_target():
     entries = [entry("muon", 0.05, seed, 1.40 + 0.002 * (seed % 2)) for seed in (0, *range(100, 108))]
     entries += [entry("modular", 0.05, seed, 1.38) for seed in (0, *range(100, 108))]
     entries += [entry("bias 1", 0.05, seed, 1.4008) for seed in (0, *range(100, 108))]
-    lines = tables(entries)
+    lines = tables(gathered(entries))
     assert lines[0] == "usual gpt, width 64, depth 4, 1000 steps of 16 x 64 bytes"
     ends = {line.split(" | ")[0]: line.split(" | ")[-1] for line in lines[4:7]}
     assert ends == {"| modular": "below the target |", "| muon": " |", "| bias 1": "not below the target |"}
-    assert "| 1, 1.4000 | 8, 1.4010, 0.0011 |" in "".join(lines)
+    assert "| 1: 1.4000 | 8: 1.4010 ± 0.0011 |" in "".join(lines)

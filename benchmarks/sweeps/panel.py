@@ -31,6 +31,7 @@ class Task(NamedTuple):
       batch: the inputs and the targets of such a row.
       held_out: inputs and targets that every validation loss is measured on.
       source: what tells these data from others.
+      name: what the data are called.
     """
 
     network: Any
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     batch: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     held_out: tuple[np.ndarray, np.ndarray]
     source: str
+    name: str
 
     def loss(self, params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Mean cross-entropy, in nats."""
@@ -66,7 +68,9 @@ def of_bytes(network: Any, setting: Setting, path: Path | None) -> Task:
 
     starts = np.random.default_rng(1).integers(len(corpus.validation) - size, size=HELD_OUT)
     held_out = corpus.validation[starts[:, None] + np.arange(size)].astype(np.int32)
-    return Task(network, corpus.training, draw, batch, (held_out[:, :-1], held_out[:, 1:]), corpus.fingerprint)
+    return Task(
+        network, corpus.training, draw, batch, (held_out[:, :-1], held_out[:, 1:]), corpus.fingerprint, corpus.name
+    )
 
 
 @cache
@@ -95,7 +99,7 @@ def of_images(network: Any, setting: Setting, directory: Path | None) -> Task:
         return jax.vmap(one)(drawn), labels[drawn[:, 0]]
 
     held_out = (found.test_images[:HELD_OUT_IMAGES], found.test_labels[:HELD_OUT_IMAGES])
-    return Task(network, (found.images, found.labels), draw, batch, held_out, found.name)
+    return Task(network, (found.images, found.labels), draw, batch, held_out, found.name, found.name)
 
 
 def clean_gpt(s: Setting, data: Path | None) -> Task:

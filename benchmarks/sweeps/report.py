@@ -2,97 +2,168 @@
 
 import math
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweeps.referee import FEWEST, reaches
+from sweeps.store import entries_of
 
 REPORTED_FROM = 100  # seeds below choose numbers
-SETTING = ("task", "width", "depth", "steps", "batch", "context")
-HYPER = ("learning_rate", "second_rate", "b2", "weight_decay", "b1")
 # numbers that a contender has beside its learning rate and its decay
-OWN = {"muon": ("second_rate",), "adamw": ("b2",)}
-Losses = dict[int, float]
+OWN = {"muon": ("second_rate",), "adamw": ("b2",), "scion": ()}
+HYPER = ("learning_rate", "second_rate", "b2", "weight_decay", "b1")
+
+
+class Where(NamedTuple):
+    """What was trained, and on what."""
+
+    task: str
+    data: str
+    width: int
+    depth: int
+    steps: int
+    batch: int
+    context: int
+
+    @property
+    def title(self) -> str:
+        """The same in words."""
+        data = "" if self.context else f" on {self.data}"
+        what = f"{self.batch} x {self.context} bytes" if self.context else f"{self.batch} images"
+        return f"{self.task}{data}, width {self.width}, depth {self.depth}, {self.steps} steps of {what}"
 
 
 class Found(NamedTuple):
-    """One choice of numbers of one contender in one setting, and its final losses by seed."""
+    """One choice of numbers of one contender in one setting, and its validation losses by seed."""
 
     numbers: Mapping[str, float]
-    losses: Losses
+    curves: dict[int, list[float]]
 
     @property
-    def chosen_by(self) -> Losses:
-        """Losses of the seeds that choose."""
+    def losses(self) -> dict[int, float]:
+        """The last of each seed."""
+        return {seed: curve[-1] for seed, curve in self.curves.items()}
+
+    @property
+    def chosen_by(self) -> dict[int, float]:
+        """Final losses of the seeds that choose."""
         return {seed: loss for seed, loss in self.losses.items() if seed < REPORTED_FROM}
 
     @property
-    def reported(self) -> Losses:
-        """Losses of the seeds that report."""
+    def reported(self) -> dict[int, float]:
+        """Final losses of the seeds that report."""
         return {seed: loss for seed, loss in self.losses.items() if seed >= REPORTED_FROM}
 
 
-def gathered(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[str, list[Found]]]:
+Runs = dict[Where, dict[str, list[Found]]]
+
+
+def read(directory: Path) -> Runs:
+    """All runs in the files of a directory."""
+    return gathered(entry for path in sorted(directory.glob("*.jsonl")) for entry in entries_of(path))
+
+
+def gathered(entries: Iterable[Mapping[str, Any]]) -> Runs:
     """The runs by setting and by contender."""
-    runs: dict[Any, dict[str, dict[Any, Losses]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    runs: dict[Any, dict[str, dict[Any, Any]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for entry in entries:
-        loss = entry["losses"][-1]
         numbers = tuple(entry[name] for name in HYPER)
-        losses = runs[tuple(entry[name] for name in SETTING)][entry["optimizer"]][numbers]
-        losses[entry["seed"]] = math.inf if loss is None else loss
+        curves = runs[Where(*(entry[name] for name in Where._fields))][entry["optimizer"]][numbers]
+        curves[entry["seed"]] = [math.inf if loss is None else loss for loss in entry["losses"]]
     return {
-        setting: {
-            name: [Found(dict(zip(HYPER, numbers, strict=True)), losses) for numbers, losses in choices.items()]
+        where: {
+            name: [Found(dict(zip(HYPER, numbers, strict=True)), curves) for numbers, curves in choices.items()]
             for name, choices in contenders.items()
         }
-        for setting, contenders in runs.items()
+        for where, contenders in runs.items()
     }
 
 
-def best(choices: Iterable[Found]) -> Found:
-    """The choice of the lowest mean over the seeds that all of them have been tried with."""
-    tried = [found for found in choices if found.chosen_by]
-    common = set.intersection(*(set(found.chosen_by) for found in tried))
-    return min(tried, key=lambda found: statistics.fmean(found.losses[seed] for seed in common))
+def means(choices: Sequence[Found]) -> list[tuple[float, Found]]:
+    """Choices with mean losses that can be compared: over the seeds in common to all that most were tried with."""
+    seeds = Counter(seed for found in choices for seed in found.chosen_by)
+    tried = [found for found in choices if max(seeds, key=lambda seed: seeds[seed], default=0) in found.chosen_by]
+    common = set.intersection(*(set(found.chosen_by) for found in tried)) if tried else set()
+    return [(statistics.fmean(found.losses[seed] for seed in common), found) for found in tried]
 
 
-def tables(entries: Iterable[Mapping[str, Any]], target: str = "muon") -> list[str]:
+def best(choices: Sequence[Found]) -> Found:
+    """The choice of the lowest mean."""
+    return min(means(choices), key=lambda pair: pair[0])[1]
+
+
+def tables(runs: Runs, target: str = "muon") -> list[str]:
     """Tables of all settings, as lines of Markdown.
 
     Args:
-      entries: lines of the files.
+      runs: what there is.
       target: whose mean loss the others are to reach.
     """
     lines = []
-    for setting, contenders in sorted(gathered(entries).items(), key=str):
-        task, width, depth, steps, batch, context = setting
-        what = f"{batch} x {context} bytes" if context else f"{batch} images"
-        lines += [f"{task}, width {width}, depth {depth}, {steps} steps of {what}", ""]
+    for where, contenders in sorted(runs.items()):
+        lines += [where.title, ""]
         lines += ["| | best numbers | choosing: n, mean | reporting: n, mean, sigma | |", "|---|---|---|---|---|"]
         rows = {name: best(choices) for name, choices in contenders.items() if any(c.chosen_by for c in choices)}
         for name, found in sorted(rows.items(), key=lambda row: statistics.fmean(row[1].chosen_by.values())):
-            lines.append(_row(name, found, rows.get(target)))
+            cells = [summary(found.chosen_by), summary(found.reported), verdict(found, rows.get(target))]
+            lines.append(f"| {name} | {numbers_of(name, found)} | {' | '.join(cells)} |")
         lines.append("")
     return lines
 
 
-def _row(name: str, found: Found, target: Found | None) -> str:
+def numbers_of(name: str, found: Found) -> str:
+    """The numbers that were chosen, in words."""
     own = ("learning_rate", *OWN.get(name, ()), "weight_decay")
-    numbers = ", ".join(f"{key.replace('_', ' ')} {found.numbers[key]:.3g}" for key in own)
-    if found.numbers["b1"] != 0.9:
-        numbers += f", b1 {found.numbers['b1']:.3g}"
-    cells = [_summary(found.chosen_by, False), _summary(found.reported, True), ""]
-    if target is not None and found is not target and min(len(found.reported), len(target.reported)) >= FEWEST:
-        losses = list(found.reported.values())
-        goal, sigma = statistics.fmean(target.reported.values()), statistics.stdev(target.reported.values())
-        cells[-1] = "below the target" if reaches(losses, goal, sigma) else "not below the target"
-    return f"| {name} | {numbers} | {' | '.join(cells)} |"
+    numbers = [f"{key.replace('_', ' ')} {found.numbers[key]:.3g}" for key in own]
+    return ", ".join(numbers + ([f"b1 {found.numbers['b1']:.3g}"] if found.numbers["b1"] != 0.9 else []))
 
 
-def _summary(losses: Losses, with_sigma: bool) -> str:
+def verdict(found: Found, target: Found | None) -> str:
+    """Whether the mean loss is below that of the target by more than chance, where there are enough runs of both."""
+    if target is None or found is target or min(len(found.reported), len(target.reported)) < FEWEST:
+        return ""
+    goal, sigma = statistics.fmean(target.reported.values()), statistics.stdev(target.reported.values())
+    return "below the target" if reaches(list(found.reported.values()), goal, sigma) else "not below the target"
+
+
+def summary(losses: Mapping[int, float]) -> str:
+    """How many, their mean, and their standard deviation."""
     if not losses:
         return "-"
     values = list(losses.values())
-    sigma = f", {statistics.stdev(values):.4f}" if with_sigma and len(values) > 1 else ""
-    return f"{len(values)}, {statistics.fmean(values):.4f}{sigma}"
+    sigma = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 and math.isfinite(sum(values)) else ""
+    return f"{len(values)}: {statistics.fmean(values):.4f}{sigma}"
+
+
+def grown(runs: Runs, base: Where, field: str, name: str) -> dict[int, list[Found]]:
+    """What a contender came to in settings that differ from `base` in one number alone, by that number."""
+    found = {
+        getattr(where, field): contenders[name]
+        for where, contenders in runs.items()
+        if name in contenders and where._replace(**{field: getattr(base, field)}) == base
+    }
+    return dict(sorted(found.items()))
+
+
+def valley(choices: Sequence[Found]) -> dict[float, float]:
+    """Mean losses by learning rate, other numbers as most choices have them."""
+    usual = max(map(_others, choices), key=list(map(_others, choices)).count)
+    compared = means([found for found in choices if _others(found) == usual])
+    return dict(sorted((found.numbers["learning_rate"], mean) for mean, found in compared))
+
+
+def _others(found: Found) -> tuple[float, ...]:
+    return tuple(found.numbers[name] for name in HYPER[1:])
+
+
+def changes(contenders: Mapping[str, Sequence[Found]], base: str = "modular") -> dict[str, tuple[float, int]]:
+    """What each contender costs beside the defaults, both at their best: mean over seeds in common, and how many."""
+    ours = best(contenders[base]).losses
+    costs = {}
+    for name, choices in contenders.items():
+        theirs = best(choices).losses
+        if name != base and (shared := set(ours) & set(theirs)):
+            costs[name] = (statistics.fmean(theirs[seed] - ours[seed] for seed in shared), len(shared))
+    return costs

@@ -1,8 +1,6 @@
 """What one training run is, and what it measured."""
 
 import dataclasses
-import hashlib
-import json
 from typing import Any, NamedTuple
 
 
@@ -34,7 +32,7 @@ class Setting:
       steps: optimizer steps.
       batch: sequences or images per step.
       context: bytes per sequence.
-      task: a key of `problem.TASKS`.
+      task: a key of `panel.TASKS`.
       evaluations: how often the validation loss is measured.
     """
 
@@ -46,16 +44,6 @@ class Setting:
     task: str = "gpt"
     evaluations: int = 20
 
-    @property
-    def title(self) -> str:
-        """The setting in words."""
-        size = f"{self.batch} x {self.context} bytes" if "gpt" in self.task else f"{self.batch} images"
-        return f"{self.task}, width {self.width}, depth {self.depth}: {self.steps} steps of {size}"
-
-
-# how long and on how many a classifier of images is trained
-OF_IMAGES: dict[str, Any] = {"steps": 60, "batch": 256}
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -63,7 +51,7 @@ class Run:
 
     Attributes:
       setting: what is trained.
-      optimizer: a key of `contenders.OPTIMIZERS`.
+      optimizer: a key of `entrants.PANEL`.
       hyper: the tuned numbers.
       seed: of the initial weights and of the order of the data.
     """
@@ -79,11 +67,6 @@ class Run:
             dataclasses.asdict(self.setting) | self.hyper._asdict() | {"optimizer": self.optimizer, "seed": self.seed}
         )
 
-    def key(self, norms: str) -> str:
-        """A name of this run and of the norms that inference gave it, short enough for a file."""
-        identity = json.dumps(self.record() | {"norms": norms}, sort_keys=True)
-        return hashlib.sha256(identity.encode()).hexdigest()[:20]
-
 
 class Curve(NamedTuple):
     """Validation loss over the steps; infinite where training diverged."""
@@ -95,13 +78,3 @@ class Curve(NamedTuple):
     def final(self) -> float:
         """Loss after the last step."""
         return self.losses[-1]
-
-    def steps_to(self, loss: float) -> float:
-        """Steps until the loss is first this low, between evaluations by interpolation; infinite if it never is."""
-        before = (0, float("inf"))
-        for step, value in zip(self.steps, self.losses, strict=True):
-            if value <= loss:
-                start, high = before
-                return start + (step - start) * ((high - loss) / (high - value) if high < float("inf") else 1.0)
-            before = (step, value)
-        return float("inf")

@@ -22,11 +22,19 @@ class Store:
       path: of the file; a line that an interruption cut short is passed over.
       train: trains a run.
       identity: what else, beside the numbers of a run, makes it what it is: its norms, its data.
+      data: what the data are called.
       expected: how many runs there will be, to say how long the rest takes.
     """
 
-    def __init__(self, path: Path, train: Callable[[Run], Curve], identity: Callable[[Run], str], expected: int = 0):
-        self.path, self.train, self.identity, self.expected = path, train, identity, expected
+    def __init__(
+        self,
+        path: Path,
+        train: Callable[[Run], Curve],
+        identity: Callable[[Run], str],
+        data: str = "",
+        expected: int = 0,
+    ):
+        self.path, self.train, self.identity, self.data, self.expected = path, train, identity, data, expected
         self.trained, self.asked, self.seconds = 0, 0, 0.0
         self.runs = {entry["key"]: entry for entry in entries_of(path)} if path.exists() else {}
 
@@ -39,7 +47,8 @@ class Store:
             curve = self.train(run)
             seconds = time.perf_counter() - started
             losses = [round(loss, 5) if math.isfinite(loss) else None for loss in curve.losses]
-            self._add({"key": key} | run.record() | {"losses": losses, "seconds": round(seconds)} | _versions())
+            measured = {"data": self.data, "losses": losses, "seconds": round(seconds)}
+            self._add({"key": key} | run.record() | measured | _versions())
             self._report(run, losses[-1], seconds)
         entry = self.runs[key]
         losses = [math.inf if loss is None else loss for loss in entry["losses"]]

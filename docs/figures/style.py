@@ -10,14 +10,22 @@ matplotlib.use("agg")
 
 FIGURES = Path(__file__).parent
 ROOT = FIGURES.parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "docs")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("benchmarks", "examples", "docs"))]
 
-from sweeps.charts import COLOURS  # noqa: E402
+from panel_tables import base, runs  # noqa: E402
+from sweeps.report import grown, valley  # noqa: E402
 
+COLOURS = {"modular": "C0", "whitened": "C4", "muon": "C1", "adamw": "C3", "scion": "C2"}
 NAMES = {"modular": "mo.modular", "muon": "optax.contrib.muon", "adamw": "optax.adamw"}
 
 # by what a norm measures
 NORM_COLOURS = {"gradient": "C7", "Spectral": "C0", "Frobenius": "C4", "Sign": "C3", "RowL2": "C2"}
+
+
+def widths(name: str) -> dict[int, dict[float, float]]:
+    """Losses by learning rate, at every width of a GPT of depth 2 that 200 steps of an optimizer were tried at."""
+    where = base("clean gpt")._replace(depth=2, steps=200)
+    return {size: valley(choices) for size, choices in grown(runs(), where, "width", name).items()}
 
 
 def plain(axes: Any) -> None:
@@ -31,4 +39,4 @@ def save(figure: Any, name: str) -> None:
     figure.savefig(FIGURES / f"{name}.png", dpi=120, metadata={"Software": None})
 
 
-__all__ = ["COLOURS", "FIGURES", "NAMES", "NORM_COLOURS", "ROOT", "plain", "save"]
+__all__ = ["COLOURS", "FIGURES", "NAMES", "NORM_COLOURS", "ROOT", "plain", "save", "widths"]
