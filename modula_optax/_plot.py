@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modula_optax._specs import compile_pattern
+
 Measurements = Mapping[str, float]
 
 # a heading for every metric, and whether it spans orders of magnitude
@@ -19,20 +21,27 @@ _PANELS = {
 }
 
 
-def plot_norms(history: Mapping[int, Measurements] | Sequence[Measurements]) -> Any:
+def plot_norms(
+    history: Mapping[int, Measurements] | Sequence[Measurements],
+    *,
+    metrics: Sequence[str] | None = None,
+    paths: str = ".*",
+) -> Any:
     """Draws what `read_monitor` returned over training, one panel for each metric.
 
     Parameters whose paths differ in numbers only, as those of the layers of a network do, share a line, their median,
-    and a band from the lowest to the highest.
+    and a band from the lowest to the highest. A line keeps its colour whatever else is drawn.
 
     Args:
       history: what `read_monitor` returned, by step; in a sequence the steps count from 1.
+      metrics: which to draw, such as `["weight_norm", "alignment"]`; all that were measured by default.
+      paths: regular expression of the parameters to draw, matched with the whole path as in `Rule`.
 
     Returns:
       A `matplotlib.figure.Figure`, to be saved or shown.
 
     Raises:
-      ValueError: `history` is empty or holds no measurements.
+      ValueError: `history` is empty or holds no measurements; a metric was not measured, or no path matches.
       ImportError: matplotlib is not installed; `pip install 'modula_optax[plot]'` brings it.
 
     Example:
@@ -48,12 +57,17 @@ def plot_norms(history: Mapping[int, Measurements] | Sequence[Measurements]) -> 
             "plot_norms({step: read_monitor(state), ...}), of the states of an optimizer in monitor(specs, tx)."
         )
     curves = _curves(by_step)
-    names = [metric for metric in _PANELS if metric in curves]
-    if not names:
+    measured = [metric for metric in _PANELS if metric in curves]
+    if not measured:
         raise ValueError("history holds no measurements; give what read_monitor returned, {step: measurements}.")
+    names = _chosen(metrics, measured)
+    every = sorted({group for metric in measured for group in curves[metric]})
+    colors = {group: _COLORS[i % len(_COLORS)] for i, group in enumerate(every)}
+    styles = {group: _STYLES[i // len(_COLORS) % len(_STYLES)] for i, group in enumerate(every)}
+    curves = _curves(by_step, paths)
     groups = sorted({group for metric in names for group in curves[metric]})
-    colors = {group: _COLORS[i % len(_COLORS)] for i, group in enumerate(groups)}
-    styles = {group: _STYLES[i // len(_COLORS) % len(_STYLES)] for i, group in enumerate(groups)}
+    if not groups:
+        raise ValueError(f"paths={paths!r} matches none of the parameters that were measured: {', '.join(every)}.")
 
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
@@ -103,13 +117,22 @@ def _figure_class() -> Any:
     return Figure
 
 
-def _curves(by_step: Mapping[int, Measurements]) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Values of each metric, group of parameters and step."""
+def _chosen(metrics: Sequence[str] | None, measured: Sequence[str]) -> Sequence[str]:
+    """The metrics to draw, in the order that they were asked for."""
+    if isinstance(metrics, str) or (metrics is not None and not set(metrics) <= set(measured)):
+        raise ValueError(f"metrics must be a list of what was measured, of {list(measured)}; got {metrics!r}.")
+    return measured if metrics is None else list(metrics)
+
+
+def _curves(by_step: Mapping[int, Measurements], paths: str = ".*") -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Values of each metric, group of parameters and step, of the parameters whose paths match."""
+    pattern = compile_pattern(paths)
     curves: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for step, measurements in by_step.items():
         for name, value in measurements.items():
             path, _, metric = name.rpartition("/")
-            curves[metric][re.sub(r"\d+", "*", path)][step].append(value)
+            if pattern.fullmatch(path):
+                curves[metric][re.sub(r"\d+", "*", path)][step].append(value)
     return curves
 
 

@@ -31,6 +31,32 @@ def test_every_metric_has_a_panel_and_layers_share_a_line():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["embed/table", "layers/*/w"]
 
 
+def test_metrics_and_paths_are_chosen_and_a_line_keeps_its_colour():
+    history = {step: measured(step) for step in (10, 20)}
+    whole, part = mo.plot_norms(history), mo.plot_norms(history, metrics=["alignment"], paths="layers/.*")
+    (axes,) = part.axes
+    assert axes.get_title() == "alignment of gradient and update"
+    (line,) = axes.lines
+    assert line.get_label() == "layers/*/w"
+    assert line.get_color() == next(o for o in whole.axes[0].lines if o.get_label() == "layers/*/w").get_color()
+
+
+@pytest.mark.parametrize("metrics", ["alignment", ["alignments"], ["gradient_stable_rank"]])
+def test_metrics_that_were_not_measured_are_refused_with_those_that_were(metrics):
+    with pytest.raises(ValueError, match=r"metrics must be a list of what was measured, of \['weight_norm'"):
+        mo.plot_norms([measured(0)], metrics=metrics)
+
+
+def test_paths_that_match_nothing_are_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"paths='head/.*' matches none .*: embed/table, layers/\*/w"):
+        mo.plot_norms([measured(0)], paths="head/.*")
+
+
+def test_paths_that_are_no_regular_expression_are_refused():
+    with pytest.raises(ValueError, match="regular expression"):
+        mo.plot_norms([measured(0)], paths="[")
+
+
 def test_lines_of_many_parameters_can_be_told_apart():
     names = [f"{letter}/w/weight_norm" for letter in "abcdefghijklmnopqrstuvwxyz"]
     (axes,) = mo.plot_norms([dict.fromkeys(names, 1.0), dict.fromkeys(names, 2.0)]).axes

@@ -50,6 +50,37 @@ def whitened(rate: optax.Schedule, hyper: Hyper, specs: Any, **changes: Any) -> 
     return mo.whitened(rate, specs, b1=hyper.b1, weight_decay=hyper.weight_decay, **changes)
 
 
+def is_hidden(spec: mo.NormSpec) -> bool:
+    """Whether a parameter is a matrix between others, which is what decays by default."""
+    return spec.role in LAYERS and spec.place == "hidden"
+
+
+def decayed(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """The decay of the defaults, as a link."""
+    return optax.add_decayed_weights(hyper.weight_decay, jax.tree.map(is_hidden, specs))
+
+
+def linked(
+    *links: Callable[[Any], optax.GradientTransformation],
+    last: Callable[[Any], optax.GradientTransformation] | None = None,
+    metric: dict[str, Any] | None = None,
+    decay: Callable[[Hyper, Any], optax.GradientTransformation] = decayed,
+) -> Callable[..., optax.GradientTransformation]:
+    """The chain of `mo.whitened` with links added: after the dual map, or at its end."""
+
+    def transform(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            mo.scale_by_whitened_momentum(specs, hyper.b1, **(metric or {})),
+            mo.dualize(specs),
+            *(link(specs) for link in links),
+            decay(hyper, specs),
+            optax.scale_by_learning_rate(rate),
+            *([last(specs)] if last else []),
+        )
+
+    return transform
+
+
 def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
     """Optax's Muon for all layers but the head, which alone decay; its Adam for the rest, at a rate of its own."""
 
@@ -148,7 +179,19 @@ PANEL: dict[str, Entrant] = {
     "whitened, b2 0.95": Entrant(partial(whitened, b2=0.95)),
     "whitened, b2 0.98": Entrant(partial(whitened, b2=0.98)),
     "whitened, every 2": Entrant(partial(whitened, every=2)),
+    "whitened, every 5": Entrant(partial(whitened, every=5)),
+    "whitened, every 5, b2 0.95": Entrant(partial(whitened, every=5, b2=0.95)),
     "whitened, one side": Entrant(partial(whitened, max_size=64)),
+    "whitened, no side": Entrant(partial(whitened, max_size=1)),
+    "whitened, eps 1e-3": Entrant(linked(metric={"eps": 1e-3})),
+    "whitened, eps 1e-7": Entrant(linked(metric={"eps": 1e-7})),
+    "whitened, output moments": Entrant(linked(mo.scale_by_output_moments)),
+    "whitened, floor": Entrant(linked(mo.floor_relative_update)),
+    "whitened, brake": Entrant(linked(last=mo.brake_growth)),
+    "whitened, cautious decay": Entrant(
+        linked(decay=lambda hyper, specs: mo.add_cautious_decay(specs, hyper.weight_decay))
+    ),
+    "whitened, look ahead": Entrant(linked(last=lambda specs: mo.look_along_average(4.0, 0.95))),
     # one choice changed at a time
     "initialize": Entrant(modular, start_at_norm_one=True),
     "decay of everything": Entrant(partial(modular, **EVERYTHING)),
