@@ -68,6 +68,7 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes modula_optax --ignoreexternal
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix .

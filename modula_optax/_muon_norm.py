@@ -90,7 +90,7 @@ class _Loop(Spectral):
     def __hash__(self) -> int:
         return id(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # refuses an unknown name
         resolve_scaling(self.scaling, self.coefficients)
 

@@ -49,7 +49,7 @@ class Rule:
     role: str | None = None
     place: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         compile_pattern(self.pattern)
         try:
             _ = self.spec
@@ -86,14 +86,14 @@ class NormRegistry:
       Unnormed()
     """
 
-    def __init__(self, *rules: Rule, default: Norm | None = None):
+    def __init__(self, *rules: Rule, default: Norm | None = None) -> None:
         for rule in rules:
             if not isinstance(rule, Rule):
                 raise ValueError(
                     f"A registry is made of rules; got {rule!r}. Write NormRegistry(Rule(...), Rule(...))."
                 )
         self.rules = rules
-        self.default = None if default is None else NormSpec(default)
+        self.default: NormSpec | None = None if default is None else NormSpec(default)
 
     def __repr__(self) -> str:
         entries = [repr(rule) for rule in self.rules]

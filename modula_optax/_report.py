@@ -37,14 +37,14 @@ class Summary(str):
     rows: tuple[Row, ...]
     note: str
 
-    def __new__(cls, rows: Sequence[Row], note: str = ""):
+    def __new__(cls, rows: Sequence[Row], note: str = "") -> "Summary":
         width = max(shutil.get_terminal_size().columns, _NARROWEST)
         tables = ["\n".join(_lines(part, width)) for part in _parts(rows, width, gap=2)]
         self = super().__new__(cls, "\n\n".join([*tables, *([textwrap.fill(note, width)] if note else [])]))
         self.rows, self.note = tuple(rows), note
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # a str would be made anew of its text
         return Summary, (self.rows, self.note)
 

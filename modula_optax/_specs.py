@@ -82,7 +82,7 @@ class NormSpec:
     blocks: tuple[int, ...] = ()
     why: str | None = dataclasses.field(default=None, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.norm, type) or not isinstance(self.norm, Norm):
             derive = _of_your_own(self.norm, "dualize", Norm)
             raise ValueError(

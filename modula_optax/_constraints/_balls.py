@@ -37,10 +37,10 @@ class NormBall(Constraint):
 
     radius: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, radius=as_positive("radius", self.radius))
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return _shrunk(w, norm.norm(w) / self.radius), memory
 
 
@@ -73,7 +73,7 @@ class SpectralNormalize(Constraint):
     radius: float = 1.0
     iterations: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:

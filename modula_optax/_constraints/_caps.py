@@ -42,13 +42,13 @@ class SpectralCap(Constraint):
 
     radius: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         bound = self.radius * spectral_gain(w)
         x, inside = capped_and_inside(w / bound)
         return jnp.where(inside[..., None, None], w, bound * x), memory
@@ -87,13 +87,13 @@ class SoftCap(Constraint):
 
     radius: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         x = w / (self.radius * spectral_gain(w))
         growth = step.learning_rate * (step.target / self.radius - step.weight_decay)
         reach = jnp.broadcast_to(1.0 + jnp.maximum(growth, 0.0)[:, None], x.shape[:2])

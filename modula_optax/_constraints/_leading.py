@@ -47,7 +47,7 @@ class Hammer(Constraint):
     radius: float = 1.0
     iterations: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
@@ -92,7 +92,7 @@ class SpectralDecay(Constraint):
     strength: float
     iterations: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, strength=as_positive("strength", self.strength), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
@@ -135,10 +135,10 @@ class Regularize(Constraint):
 
     strength: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, strength=as_positive("strength", self.strength))
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         if norm.looks_up_rows:
             return norm.project(w), memory
         kept = jnp.maximum(1.0 - step.learning_rate * self.strength * step.target, 0.0)

@@ -42,7 +42,7 @@ class Hypersphere(Manifold):
 
     radius: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
@@ -51,7 +51,7 @@ class Hypersphere(Manifold):
         names = "RMS()" if norm.takes_vectors else "Frobenius(), Embedding(), RowL2(), RMS()"
         return f"{self!r} is round, and the unit ball of {norm!r} is not; write {names}, or UnitSphere()"
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return self.radius * norm.project(w), memory
 
     def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:
@@ -127,7 +127,7 @@ class Stiefel(Manifold):
 
     iterations: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
@@ -139,7 +139,7 @@ class Stiefel(Manifold):
             return f"{self!r} steps under the norm of Spectral(), not under {norm!r}; write {instead}"
         return None
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return norm.project(w), memory
 
     def tangent(self, norm: Norm, w: Stack, g: Stack) -> Stack:

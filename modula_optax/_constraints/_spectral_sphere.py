@@ -48,7 +48,7 @@ class SpectralSphere(Manifold):
     iterations: int = 4
     halvings: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         counts = {name: as_count(name, getattr(self, name)) for name in ("iterations", "halvings")}
         hold(self, radius=as_positive("radius", self.radius), **counts)
 

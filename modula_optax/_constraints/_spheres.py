@@ -24,7 +24,7 @@ class UnitSphere(Constraint):
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return norm.project(w), memory
 
 
@@ -49,7 +49,7 @@ class Orthogonal(Constraint):
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_matrices(self, norm)
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return Spectral().project(w), memory
 
     def is_expensive(self, norm: Norm) -> bool:
@@ -71,7 +71,7 @@ class UnitRows(Constraint):
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813.
     """
 
-    def retract(self, norm: Norm, w: Stack, memory: tuple, step: Step) -> tuple[Stack, tuple]:
+    def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return math.sqrt(w.shape[-1]) * unit(w, -1), memory
 
     def is_expensive(self, norm: Norm) -> bool:

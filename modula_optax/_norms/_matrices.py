@@ -55,7 +55,7 @@ class Spectral(Norm):
 
     __repr__ = brief_repr
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.steps is not None:
             hold(self, steps=as_count("steps", self.steps))
         polynomials = resolve_coefficients(self.coefficients, self.steps)
@@ -107,7 +107,7 @@ class SpectralNormalized(Norm):
 
     iterations: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hold(self, iterations=as_count("iterations", self.iterations))
 
     def norm(self, w: Canonical) -> PerAtom:
