@@ -502,3 +502,12 @@ def test_what_meets_vectors_on_both_sides_is_a_guess_unless_it_attends(weights, 
     specs = mo.infer_specs(apply, params, array(2, 7, 6))
     assert specs["w"].axes == mo.Axes((0,), (1, 2))
     assert specs["w"].confidence == confidence
+
+
+def test_arrays_that_are_put_on_devices_together_keep_their_roles():
+    def apply(p, x):
+        kernel, bias = jax.device_put((p["kernel"], p["bias"]))
+        return x @ kernel + bias
+
+    specs = mo.infer_specs(apply, shapes(kernel=(4, 3), bias=(3,)), array(5, 4))
+    assert {name: spec.role for name, spec in specs.items()} == {"kernel": "linear", "bias": "bias"}

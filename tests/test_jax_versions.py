@@ -159,3 +159,11 @@ def test_calls_are_looked_into_whatever_they_and_their_parameters_are_called():
     inner = jax.make_jaxpr(lambda x, w: jax.nn.relu(x @ w))(SQUARE, SQUARE)
     specs = mo.infer_specs(partial(two_layers, partial(primitive("call_of_2031"), program=inner)), PARAMS, SQUARE)
     assert specs["w1"] == mo.infer_specs(partial(two_layers, lambda x, w: jax.nn.relu(x @ w)), PARAMS, SQUARE)["w1"]
+
+
+def test_what_ties_two_values_passes_on_the_last():
+    tied = primitive("tie")
+    specs = mo.infer_specs(partial(two_layers, lambda x, w: x @ tied(x, w)), PARAMS, SQUARE)
+    assert {spec.role for spec in specs.values()} == {"linear"}
+    bound = mo.lipschitz_bound(lambda p, x: tied(x, 3.0 * x @ p["w"]), {"w": jnp.eye(4)}, SQUARE)
+    assert bound == pytest.approx(3.0)

@@ -16,9 +16,9 @@ from modula_optax._infer._finding import (
 )
 from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
-from modula_optax._infer._program import is_backward
 from modula_optax._infer._trace import Use
 from modula_optax._infer._vector import find_vector
+from modula_optax._jaxpr import is_backward
 
 
 def classify(

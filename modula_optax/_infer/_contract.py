@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._lookup import settle, settle_apart
-from modula_optax._infer._program import Op
 from modula_optax._infer._structure import unite
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, note_gates
 from modula_optax._infer._values import (
@@ -21,6 +20,7 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
+from modula_optax._jaxpr import Op
 
 
 class Pairs(NamedTuple):

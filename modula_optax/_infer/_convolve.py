@@ -1,9 +1,9 @@
 """The rule of convolutions: where kernels meet images."""
 
 from modula_optax._infer._lookup import settle
-from modula_optax._infer._program import Op
 from modula_optax._infer._trace import AxisUse, Trace, axes_of
 from modula_optax._infer._values import Dim, Value, labels_of, plain, resize, unmarked
+from modula_optax._jaxpr import Op
 
 
 def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._axes import Axes, batch_axes
 from modula_optax._infer._finding import LAYERS, Finding
-from modula_optax._infer._program import Block, Loop, Program
+from modula_optax._jaxpr import Block, Loop, Program
 
 # number of layers that an operation is of, by where its first output is
 Layers = Mapping[int, int]

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle, settle_apart
-from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, unite
 from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
 from modula_optax._infer._values import (
@@ -21,15 +20,21 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
+from modula_optax._jaxpr import Kind, Op, named
 
 _ADD, _MULTIPLY = "add", "mul"
-_KINDS = {"add": _ADD, "add_any": _ADD, "sub": _ADD, "mul": _MULTIPLY, "div": _MULTIPLY, "complex": _ADD}
-_COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
+_KINDS = dict.fromkeys([*named(Kind.SUM), "complex"], _ADD) | dict.fromkeys(named(Kind.PRODUCT), _MULTIPLY)
+_COMPARISONS = named(Kind.COMPARISON)
 
 
-def nonlinear(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    """Functions of one array: a parameter stays itself, in other coordinates."""
-    value = settle(trace, op, ins[0])
+def entrywise(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
+    """Functions of one array or of two, entry by entry."""
+    return _unary(trace, op, ins[0]) if len(ins) == 1 else binary(trace, op, ins)
+
+
+def _unary(trace: Trace, op: Op, value: Value) -> Value:
+    """A parameter stays itself, in other coordinates."""
+    value = settle(trace, op, value)
     if op.name == "exp":
         trace.exponentials.add(op.outs[0])
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from modula_optax._infer._program import Block, Loop, Op, Program
+from modula_optax._jaxpr import PRIMITIVES, Block, Loop, Op, Program
 
 DEAD, WEAK, STRONG = range(3)  # does not reach the output; only through what has no derivative; does
 
@@ -20,7 +20,7 @@ class Reach(NamedTuple):
 
 _NOT_REACHED = Reach()
 # no gradient comes back through these, nor through what makes integers of real numbers
-_WITHOUT_DERIVATIVE = frozenset(["sign", "floor", "ceil", "round", "stop_gradient"])
+_WITHOUT_DERIVATIVE = frozenset(name for name, row in PRIMITIVES.items() if not row.has_derivative)
 
 
 def reach(

@@ -21,17 +21,16 @@ from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding
 from modula_optax._infer._flow import count_consumers, reach
 from modula_optax._infer._latents import find_latents, with_latents
-from modula_optax._infer._messages import refuse_all_unused, refuse_unknown, warn
-from modula_optax._infer._model import Model, trace_model
-from modula_optax._infer._program import Program, flatten
-from modula_optax._infer._rules import RULES
-from modula_optax._infer._sensitivity import sensitivities
+from modula_optax._infer._messages import refuse_all_unused, refuse_tied, refuse_unknown, warn
+from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
-from modula_optax._infer._structure import unknown_primitive
-from modula_optax._infer._trace import Trace, Use, run
+from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._values import NONE, labels_of
+from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
 from modula_optax._norms import Norm
 from modula_optax._paths import flatten_with_paths, is_absent
 from modula_optax._registry import NormRegistry
+from modula_optax._sensitivity import Origins, sensitivities
 from modula_optax._specs import NormSpec
 
 
@@ -135,7 +134,8 @@ def infer_specs(
     refuse_unknown(model, findings, untold, trace.unfamiliar)
     specs = [spec for spec in chosen if spec is not None]
     if is_traced:
-        traced = sensitivities(model, findings, program, trace)
+        refuse_tied(model, findings)
+        traced = sensitivities(model, program, origins_of(trace))
         specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
     warn(
         model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], trace.unfamiliar, strict
@@ -149,7 +149,7 @@ def infer_specs(
 
 def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     """What every parameter does, and the program and the trace that show it."""
-    program = flatten(model.jaxpr, RULES.keys())
+    program = flatten(model.jaxpr)
     n_params = len(model.leaves)
     parameters, inputs = program.inputs[:n_params], frozenset(program.inputs[n_params:])
     if not inputs:
@@ -159,7 +159,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     shapes = [leaf.shape for leaf in model.leaves]
 
     def read(latents: frozenset[int]) -> tuple[list[Finding], Trace]:
-        trace = run(program, RULES, unknown_primitive, consumers, parameters, inputs, latents)
+        trace = run(program, consumers, parameters, inputs, latents)
         join_shifted(program, trace)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)
@@ -172,6 +172,17 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))
     ]
     return findings, program, trace
+
+
+def origins_of(trace: Trace) -> Origins:
+    """What the interpreter knows of values, as an estimate of sensitivities asks for it."""
+
+    def follows(op: Op) -> list[int]:
+        labels = NONE.union(*(labels_of(dim) for i in op.ins for dim in trace.values[i].dims))
+        return sorted({param for param, _ in labels if param >= 0})
+
+    used = frozenset(use.op.outs[0] for use in trace.uses)
+    return Origins(trace.values, used, follows, trace.unfamiliar)
 
 
 def blocks_of(param: int, finding: Finding, leaf: Any, trace: Trace) -> tuple[int, ...]:

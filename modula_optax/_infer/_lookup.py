@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._program import Op
 from modula_optax._infer._structure import combine, select_axes
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, record_content
 from modula_optax._infer._values import (
@@ -18,6 +17,7 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
+from modula_optax._jaxpr import Op
 
 
 def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:

@@ -15,8 +15,8 @@ from modula_optax._infer._finding import (
     least,
     roles_by_axis,
 )
-from modula_optax._infer._program import is_backward
 from modula_optax._infer._trace import AxisUse, Use
+from modula_optax._jaxpr import is_backward
 
 
 def find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use], evidence: Evidence) -> Finding:

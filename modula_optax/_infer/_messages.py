@@ -8,8 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._infer._finding import GUESS, Finding
-from modula_optax._infer._model import Model
-from modula_optax._infer._program import source
+from modula_optax._jaxpr import Kind, Model, named, source
 from modula_optax._paths import describe, listing, pattern_of
 
 
@@ -140,7 +139,7 @@ def _vector_role(finding: Finding) -> str | None:
         return None
     if finding.use.kind == "mul":
         return "gain"
-    shifts = ("add", "sub", "max", "min", "atan2", "rem")
+    shifts = named(Kind.SUM, Kind.EXTREME) | {"atan2", "rem"}
     return "bias" if finding.use.op.name in shifts or finding.use.part.how == "addend" else None
 
 
@@ -168,6 +167,16 @@ def refuse_all_unused(findings: Sequence[Finding]) -> None:
             "called as apply_fn(params, *example_inputs), and must use those: "
             "lambda p, *a: model.apply({'params': p}, *a), for example."
         )
+
+
+def refuse_tied(model: Model, findings: Sequence[Finding]) -> None:
+    """Raises an error for tables that are an output layer, too: no sensitivity is traced through both."""
+    for path, finding in zip(model.paths, findings, strict=True):
+        if finding.role == "tied":
+            raise ValueError(
+                f"sensitivity='traced' is not sound for tied weights: {path} is both an embedding and an output layer. "
+                "Use sensitivity='unit', or set the sensitivity of its spec by hand."
+            )
 
 
 def warn(model: Model, findings: Sequence[Finding | None], unfamiliar: Mapping[str, str], strict: bool) -> None:

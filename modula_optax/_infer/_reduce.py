@@ -1,9 +1,9 @@
 """Rules of reductions: sums of products are layers written out, sums of exponentials a softmax."""
 
 from modula_optax._infer._lookup import settle
-from modula_optax._infer._program import Op
 from modula_optax._infer._trace import AxisUse, Trace, Use
 from modula_optax._infer._values import Part, Value, labels_of, unmarked
+from modula_optax._jaxpr import Op
 
 
 def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._program import Block, Loop, Op, Program
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._infer._values import labels_of
+from modula_optax._jaxpr import Block, Kind, Op, Program, named, operations, producers_of
 
-_SUMS = frozenset(["add", "add_any", "convert_element_type", "copy"])
-_SHIFTS = frozenset(["slice", "dynamic_slice", "pad", "concatenate", "rev", "convert_element_type", "copy"])
+_SUMS = named(Kind.SUM, Kind.SAME)
+_SHIFTS = named(Kind.SHIFT, Kind.SAME) | {"dynamic_slice"}
 
 
 def join_shifted(program: Program, trace: Trace) -> None:
@@ -33,17 +33,11 @@ class _Graph(NamedTuple):
 
     @classmethod
     def of(cls, block: Block) -> "_Graph":
-        makers, readers = {}, {}
-        for op in _ops(block):
-            makers.update(dict.fromkeys(op.outs, op))
+        readers: dict[int, list[Op]] = {}
+        for op in operations(block):
             for position in set(op.ins):
                 readers.setdefault(position, []).append(op)
-        return cls(makers, readers)
-
-
-def _ops(block: Block) -> Iterator[Op]:
-    for op in block:
-        yield from _ops(op.body) if isinstance(op, Loop) else (op,)
+        return cls(producers_of(block), readers)
 
 
 def _may_be_tap(use: Use) -> bool:

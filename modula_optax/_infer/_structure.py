@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._blocks import folded
-from modula_optax._infer._program import Op
 from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import (
     COUNTING,
@@ -24,19 +23,19 @@ from modula_optax._infer._values import (
     unmarked,
 )
 from modula_optax._jax import Params
+from modula_optax._jaxpr import Op
 
 
-def keep(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    """Casts, copies, constraints: the value itself."""
-    if op.ins[0] in trace.products and trace.consumers.get(op.ins[0]) == 1:
-        trace.products[op.outs[0]] = trace.products[op.ins[0]]
-    if op.ins[0] in trace.exponentials:
-        trace.exponentials.add(op.outs[0])
-    return ins[0]
-
-
-def keep_all(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
-    return tuple(v._replace(dims=_resized(v.dims, trace.shape(out))) for v, out in zip(ins, op.outs, strict=True))
+def keep(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Casts, copies, constraints, what shards exchange: each value itself; of `tie`, the last."""
+    count = len(op.outs)
+    for before, out in zip(op.ins[-count:], op.outs, strict=True):
+        if before in trace.products and trace.consumers.get(before) == 1:
+            trace.products[out] = trace.products[before]
+        if before in trace.exponentials:
+            trace.exponentials.add(out)
+    kept = zip(ins[-count:], op.outs, strict=True)
+    return tuple(v._replace(dims=_resized(v.dims, trace.shape(out))) for v, out in kept)
 
 
 def _resized(dims: Dims, shape: Sequence[int]) -> Dims:

@@ -1,24 +1,11 @@
-"""The interpreter: runs a program on abstract values, and notes every meeting of a parameter with data."""
+"""What the interpreter has seen: a value for every position, and every meeting of a parameter with data."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._blocks import Pieces
-from modula_optax._infer._program import Block, Loop, Op, Program
-from modula_optax._infer._values import (
-    Dim,
-    Factor,
-    Label,
-    Labels,
-    Part,
-    Value,
-    join,
-    labels_of,
-    parameter,
-    plain,
-    size_of,
-)
-from modula_optax._jax import Params, UnfamiliarError, familiar
+from modula_optax._infer._values import Dim, Factor, Label, Labels, Part, Value, labels_of, plain, size_of
+from modula_optax._jaxpr import Op, Program
 
 
 class AxisUse(NamedTuple):
@@ -142,95 +129,6 @@ def axes_of(weight: Value, part: Part) -> Iterable[tuple[int, int, Factor]]:
             for param, axis in factor.labels:
                 if param == part.param:
                     yield i, axis, factor
-
-
-def run(
-    program: Program,
-    rules: Mapping[str, Rule],
-    default: Rule,
-    consumers: Mapping[int, int],
-    parameters: Sequence[int],
-    inputs: frozenset[int],
-    latents: Collection[int] = (),
-) -> Trace:
-    """Interprets a program.
-
-    Args:
-      program: see `flatten`.
-      rules: what to do for each primitive, by name.
-      default: what to do for all others.
-      consumers: how many operations read each value.
-      parameters: positions of the parameters.
-      inputs: positions that hold data.
-      latents: numbers of the parameters that are taken for tables of vectors, which meet matrices as data do.
-    """
-    trace = Trace(program, consumers, parameters)
-    values = trace.values
-    for position in program.constants:
-        shape = trace.shape(position)
-        is_scalar = not shape
-        values[position] = Value(plain(shape), uniform=is_scalar)
-    for position in inputs:
-        values[position] = Value(plain(trace.shape(position)), data=True, looked_up_by=position)
-    for number, position in enumerate(parameters):
-        value = parameter(number, trace.shape(position))
-        values[position] = Value(value.dims, data=True, deep=True) if number in latents else value
-    _run_block(trace, program.block, values, rules, default)
-    return trace
-
-
-def _run_block(trace: Trace, block: Block, values: dict[int, Value], rules: Mapping[str, Rule], default: Rule) -> None:
-    for op in block:
-        if isinstance(op, Loop):
-            _run_loop(trace, op, values, rules, default)
-            continue
-        ins = tuple(values[i] for i in op.ins)
-        try:
-            with familiar(op.name):
-                result = rules.get(op.name, default)(trace, op, ins)
-        except UnfamiliarError as error:
-            trace.unfamiliar[op.name] = str(error)
-            result = default(trace, op, ins)
-        results = (result,) if isinstance(result, Value) else result
-        values.update(zip(op.outs, results, strict=True))
-
-
-_ROUNDS = 12  # labels only grow, and settle after as many rounds as a value takes to pass through all carries
-
-
-def _run_loop(trace: Trace, loop: Loop, values: dict[int, Value], rules: Mapping[str, Rule], default: Rule) -> None:
-    for carry in loop.carries:
-        values[carry.inside] = values[carry.start]
-    n_uses, n_evidence = len(trace.uses), len(trace.evidence)
-    for _ in range(_ROUNDS):
-        # what was seen before a carry settled is not to be trusted: a state that starts at zero is no constant
-        del trace.uses[n_uses:], trace.evidence[n_evidence:]
-        _run_block(trace, loop.body, values, rules, default)
-        joined = {c.inside: _carried(trace, loop, values[c.start], values[c.end]) for c in loop.carries}
-        if all(values[position] == value for position, value in joined.items()):
-            return
-        values.update(joined)
-
-
-def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
-    if start == end:
-        return start
-    dims = join(start.dims, end.dims)
-    if start.is_weight and end.is_weight:
-        parts = start.parts + tuple(part for part in end.parts if part not in start.parts)
-        return Value(dims, start.data or end.data, parts, deep=start.deep or end.deep)
-    for one, other in ((start, end), (end, start)):
-        if one.is_weight and other.is_activation:
-            record_content(
-                trace,
-                Op("carry", Params("carry", {}), (), tuple(c.inside for c in loop.carries), loop.eqn, (loop.eqn,)),
-                one,
-                other,
-            )
-    data = start.data or end.data
-    parts = () if data else start.parts + end.parts
-    uniform = start.uniform and end.uniform and not data and not parts
-    return Value(dims, data, parts, uniform, start.deep or end.deep)
 
 
 def record_content(

@@ -9,36 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modula_optax._infer._program import Op, Program, flatten
-from modula_optax._infer._regions import apply
+from modula_optax._jaxpr import Op, Program, Slope, apply, constant, flatten, operations, producers_of
 from modula_optax._lipschitz._bounds import Bound, State, euclidean
 from modula_optax._lipschitz._structure import sloped
-from modula_optax._lipschitz._view import View, constant
+from modula_optax._lipschitz._view import View
 
 
 class Activation(NamedTuple):
-    """A function that works entry by entry: its largest slope, rounded up, and its value at zero."""
+    """A function that works entry by entry, of a slope that is rounded up."""
 
     function: Callable[[jax.Array], jax.Array]
-    slope: float
-    at_zero: float = 0.0
+    slope: Slope
 
 
 # what primitives have rules for, such as relu and tanh, is not in the table
 ACTIVATIONS: tuple[Activation, ...] = (
-    Activation(functools.partial(jax.nn.gelu, approximate=True), 1.1290),
-    Activation(functools.partial(jax.nn.gelu, approximate=False), 1.1290),
-    Activation(jax.nn.silu, 1.0999),
-    Activation(jax.nn.mish, 1.0886),
-    Activation(jax.nn.softplus, 1.0, math.log(2.0)),
-    Activation(jax.nn.elu, 1.0),
-    Activation(jax.nn.celu, 1.0),
-    Activation(jax.nn.selu, 1.7581),
-    Activation(jax.nn.leaky_relu, 1.0),
-    Activation(jax.nn.hard_silu, 1.5),
-    Activation(jax.nn.hard_tanh, 1.0),
-    Activation(jax.nn.soft_sign, 1.0),
-    Activation(lambda x: jnp.where(x > 0, x, 0.0), 1.0),
+    Activation(functools.partial(jax.nn.gelu, approximate=True), Slope(1.1290)),
+    Activation(functools.partial(jax.nn.gelu, approximate=False), Slope(1.1290)),
+    Activation(jax.nn.silu, Slope(1.0999)),
+    Activation(jax.nn.mish, Slope(1.0886)),
+    Activation(jax.nn.softplus, Slope(1.0, at_zero=math.log(2.0))),
+    Activation(jax.nn.elu, Slope(1.0)),
+    Activation(jax.nn.celu, Slope(1.0)),
+    Activation(jax.nn.selu, Slope(1.7581)),
+    Activation(jax.nn.leaky_relu, Slope(1.0)),
+    Activation(jax.nn.hard_silu, Slope(1.5)),
+    Activation(jax.nn.hard_tanh, Slope(1.0)),
+    Activation(jax.nn.soft_sign, Slope(1.0)),
+    Activation(lambda x: jnp.where(x > 0, x, 0.0), Slope(1.0)),
 )
 
 
@@ -53,7 +51,7 @@ def activation(view: View, op: Op) -> State | None:
         root = _Match(view, program).root(op.outs[0])
         bound = None if root is None else view.states.get(root)
         if root is not None and isinstance(bound, Bound) and view.shape(root) == aval.shape:
-            return sloped(euclidean(bound), entry.slope, entry.at_zero, math.inf, aval.shape)
+            return sloped(euclidean(bound), entry.slope, aval.shape)
     return None
 
 
@@ -69,15 +67,12 @@ class _Traced(NamedTuple):
 
 @functools.cache
 def _traced(function: Callable, shape: tuple[int, ...], dtype: np.dtype) -> _Traced:
-    program = flatten(jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, dtype)), ())
+    program = flatten(jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, dtype)))
     constants = {position: constant(program, position) for position in program.constants}
-    producers: dict[int, Op] = {}
-    for op in program.block:
-        assert isinstance(op, Op)
-        producers.update(dict.fromkeys(op.outs, op))
+    for op in operations(program.block):
         if all(i in constants for i in op.ins):
             constants.update(zip(op.outs, map(np.asarray, apply(op, [constants[i] for i in op.ins])), strict=True))
-    return _Traced(program, producers, constants)
+    return _Traced(program, producers_of(program.block), constants)
 
 
 class _Match:

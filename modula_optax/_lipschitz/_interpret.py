@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from modula_optax._infer._program import Block, Loop, Op, Program, source
-from modula_optax._infer._regions import apply
 from modula_optax._jax import UnfamiliarError, familiar
+from modula_optax._jaxpr import Block, Loop, Op, Program, apply, constant, source
 from modula_optax._lipschitz._activations import activation
 from modula_optax._lipschitz._bounds import Bound, Held, Known, NoRuleError, State, Unproven, length, proper
 from modula_optax._lipschitz._normalisation import normalised, softmax
 from modula_optax._lipschitz._rearrange import rearranged
-from modula_optax._lipschitz._rules import RULES
+from modula_optax._lipschitz._rules import rule_for
 from modula_optax._lipschitz._structure import stacked
-from modula_optax._lipschitz._view import View, constant
+from modula_optax._lipschitz._view import View
 
 # computations of several operations that are Lipschitz although one of the operations is not, or more so than these are
 _PATTERNS = (activation, softmax, normalised, rearranged)
@@ -85,7 +84,7 @@ class Interpreter:
             return [unproven] * len(op.outs)
         if all(isinstance(state, Held | Known) for state in ins) and op.name != "select_n":
             return [self._held(op, ins, out) for out in op.outs]
-        rule = RULES.get(op.name)
+        rule = rule_for(op.name)
         if rule is None or not all(self.view.is_real(out) for out in op.outs):
             raise NoRuleError("has no proven rule")
         result = rule(self.view, op, ins)

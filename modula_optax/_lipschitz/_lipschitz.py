@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from modula_optax._infer._model import Model, trace_model
-from modula_optax._infer._program import flatten
+from modula_optax._jaxpr import Model, flatten, trace_model
 from modula_optax._lipschitz._bounds import Bound, Held, State, Unproven, over
 from modula_optax._lipschitz._interpret import Interpreter
 from modula_optax._paths import describe, listing
@@ -80,7 +79,7 @@ def lipschitz_bound(
     _refuse_abstract(model)
     if any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in model.inputs):
         raise ValueError("lipschitz_bound has no rules for complex inputs: pass real and imaginary parts.")
-    program = flatten(model.jaxpr, ())
+    program = flatten(model.jaxpr)
     floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in model.inputs]
 
     def moving(position: int) -> Bound:

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modula_optax._infer._program import Op
-from modula_optax._infer._regions import apply
+from modula_optax._jaxpr import Kind, Op, evaluate, named
 from modula_optax._lipschitz._bounds import Known, State, euclidean, over, scaled
 from modula_optax._lipschitz._linear import largest_singular_value
 from modula_optax._lipschitz._view import View
@@ -15,10 +14,7 @@ from modula_optax._lipschitz._view import View
 # matrices of all positions together have at most so many entries
 _LARGEST = 2**26
 
-_COMBINING = frozenset(["add", "add_any", "sub", "concatenate"])
-_LINEAR = _COMBINING | frozenset(
-    ["mul", "div", "neg", "slice", "split", "pad", "rev", "convert_element_type", "copy", "stop_gradient"]
-)
+_LINEAR = named(Kind.SUM, Kind.PRODUCT, Kind.NEGATION, Kind.SHIFT, Kind.SAME)
 
 
 def rearranged(view: View, op: Op) -> State | None:
@@ -26,10 +22,10 @@ def rearranged(view: View, op: Op) -> State | None:
 
     Piece by piece, norms would add up: a rotation would seem to lengthen vectors by sqrt(8).
     """
-    if op.name not in _COMBINING or any(view.known(i) is not None for i in op.ins):
+    if op.name != "concatenate" or any(view.known(i) is not None for i in op.ins):
         return None
     found = _Region(view)
-    if not found.extend(op) or found.root is None or found.axis is None or op.name != "concatenate":
+    if not found.extend(op) or found.root is None or found.axis is None:
         return None
     bound, shape, axis = view.bound(found.root), view.shape(found.root), found.axis
     if bound is None or shape[axis] * math.prod(shape) > _LARGEST:
@@ -84,22 +80,19 @@ class _Region:
 
     def matrices(self, position: int) -> np.ndarray:
         """What becomes of each entry of the axis, at every position of the other axes: [..., before, after]."""
-        assert self.root is not None
+        root = self.root
+        assert root is not None
         assert self.axis is not None
-        shape = self.view.shape(self.root)
-        n, dtype = shape[self.axis], self.view.avals[self.root].dtype
+        shape = self.view.shape(root)
+        n, dtype = shape[self.axis], self.view.avals[root].dtype
         unit = jnp.eye(n, dtype=dtype).reshape(n, *(n if i == self.axis else 1 for i in range(len(shape))))
-        images = jax.vmap(lambda x: self._evaluate(position, x))(jnp.broadcast_to(unit, (n, *shape)))
-        return np.moveaxis(np.asarray(images), (0, self.axis + 1), (-2, -1))
+        constants = {i: state for i, state in self.view.states.items() if isinstance(state, Known)}
 
-    def _evaluate(self, position: int, x: jax.Array) -> jax.Array:
-        if position == self.root:
-            return x
-        state = self.view.states.get(position)
-        if isinstance(state, Known):
-            return jnp.asarray(state)
-        op = self.view.producers[position]
-        return apply(op, [self._evaluate(i, x) for i in op.ins])[op.outs.index(position)]
+        def image(x: jax.Array) -> jax.Array:
+            return evaluate(position, constants | {root: x}, self.view.producers)
+
+        images = jax.vmap(image)(jnp.broadcast_to(unit, (n, *shape)))
+        return np.moveaxis(np.asarray(images), (0, self.axis + 1), (-2, -1))
 
 
 def _changed(view: View, op: Op) -> set[int]:

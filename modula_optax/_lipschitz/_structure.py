@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from modula_optax._infer._program import Op
+from modula_optax._jaxpr import Op, Slope
 from modula_optax._lipschitz._bounds import (
     Axes,
     Bound,
@@ -28,13 +28,9 @@ from modula_optax._lipschitz._view import View
 Rule = Callable[[View, Op, Sequence[State]], "State | tuple[State, ...]"]
 
 
-def keep(view: View, op: Op, ins: Sequence[State]) -> State:
-    """Casts, copies, signs, absolute values: no norm changes."""
-    return ins[0]
-
-
-def keep_all(view: View, op: Op, ins: Sequence[State]) -> tuple[State, ...]:
-    return tuple(ins)
+def keep(view: View, op: Op, ins: Sequence[State]) -> tuple[State, ...]:
+    """Casts, copies, signs, absolute values: no norm changes; of `tie`, the last operand counts."""
+    return tuple(ins[-len(op.outs) :])
 
 
 def transpose(view: View, op: Op, ins: Sequence[State]) -> Bound:
@@ -207,21 +203,16 @@ def integer_power(view: View, op: Op, ins: Sequence[State]) -> Bound:
     return result
 
 
-def entrywise(slope: float, at_zero: float, largest: float) -> Rule:
-    """A rule for functions of this largest slope, this value at zero, and this largest absolute value."""
-
-    def rule(view: View, op: Op, ins: Sequence[State]) -> Bound:
-        bound = euclidean(ins[0])
-        return sloped(bound, slope, at_zero, largest, view.shape(op.outs[0]))
-
-    return rule
+def entrywise(slope: Slope) -> Rule:
+    """A rule for functions that work entry by entry."""
+    return lambda view, op, ins: sloped(euclidean(ins[0]), slope, view.shape(op.outs[0]))
 
 
-def sloped(bound: Bound, slope: float, at_zero: float, largest: float, shape: Sequence[int]) -> Bound:
-    """The bound after a function that works entry by entry; see `entrywise`."""
+def sloped(bound: Bound, slope: Slope, shape: Sequence[int]) -> Bound:
+    """The bound after a function that works entry by entry."""
     root = math.sqrt(math.prod(shape[axis] for axis in bound.features))
-    size = min(times(slope, bound.size) + root * at_zero, root * largest)
-    return Bound(bound.features, size, times(slope, bound.lipschitz))
+    size = min(times(slope.largest, bound.size) + root * slope.at_zero, root * slope.bound)
+    return Bound(bound.features, size, times(slope.largest, bound.lipschitz))
 
 
 def scan_slice(view: View, op: Op, ins: Sequence[State]) -> State:

@@ -1,34 +1,18 @@
 """The program as rules see it: shapes, constants and bounds by position, and what computed a value."""
 
 from collections.abc import Iterable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modula_optax._infer._program import Op, Program
+from modula_optax._jaxpr import Kind, Op, Program, named
 from modula_optax._lipschitz._bounds import Bound, State
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# the value itself, whatever becomes of its dtype
-_SAME = _names(
-    """convert_element_type copy copy_p stop_gradient sharding_constraint reduce_precision optimization_barrier
-    device_put"""
+_SAME, _SUMS = named(Kind.SAME), named(Kind.SUM)
+_ENTRYWISE = named(
+    *(Kind.SAME, Kind.NEGATION, Kind.SUM, Kind.PRODUCT, Kind.EXTREME, Kind.SELECT, Kind.ENTRYWISE, Kind.PAIRWISE),
+    *(Kind.STEP, Kind.COMPARISON, Kind.LOGIC),
 )
-_ENTRYWISE = _SAME | _names(
-    "max min neg abs add sub mul div select_n is_finite eq ne lt le gt ge and or not sqrt rsqrt square integer_pow"
-)
-
-
-def constant(program: Program, position: int) -> Any:
-    """A literal or a captured array of a program; random keys as they are."""
-    value, dtype = program.constants[position], program.avals[position].dtype
-    return value if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.asarray(value, dtype)
 
 
 class View:
@@ -62,12 +46,12 @@ class View:
     def origin(self, position: int) -> int:
         """Where a value was before it was cast, or zeros were added to it."""
         while (op := self.producers.get(position)) is not None and (op.name in _SAME or self._adds_nothing(op)):
-            position = op.ins[op.outs.index(position)]
+            position = op.passed(position) if op.name in _SAME else op.ins[0]
         return position
 
     def _adds_nothing(self, op: Op) -> bool:
         """A mean that a normalisation leaves out is a zero to subtract."""
-        other = self.known(op.ins[1]) if op.name in ("add", "sub") else None
+        other = self.known(op.ins[1]) if op.name in _SUMS else None
         return other is not None and not np.any(other)
 
     def unbroadcast(self, position: int) -> int:
@@ -78,7 +62,7 @@ class View:
         return position
 
     def _only_repeats(self, op: Op) -> bool:
-        if op.name in ("reshape", "squeeze", "expand_dims"):
+        if op.name in ("reshape", "squeeze"):
             before, after = self.shape(op.ins[0]), self.shape(op.outs[0])
             return [n for n in before if n > 1] == [n for n in after if n > 1]
         return op.name == "broadcast_in_dim"

@@ -1,26 +1,22 @@
-"""Normalisations: which values are a softmax, and which are a mean or a length that others are divided by."""
+"""Statistics: which values are a softmax, and which are a mean or a length that others are divided by."""
 
 from collections.abc import Mapping
 
-from modula_optax._infer._program import Block, Loop, Op, Program
-from modula_optax._infer._regions import STRUCTURAL
-from modula_optax._infer._values import Value
+from modula_optax._jaxpr import Kind, Op, Program, named, operations
+from modula_optax._sensitivity._origins import Origin
+from modula_optax._sensitivity._regions import REARRANGING
+
+_REDUCING = named(Kind.REDUCTION, Kind.WINDOWS) - {"argmax", "argmin"}
+_MIXING = named(Kind.CONTRACTION, Kind.CONVOLUTION, Kind.LOOKUP) | {"concatenate"}
 
 
-class Normalisations:
+class Statistics:
     """The softmaxes of a program, by position, and the statistics."""
 
-    def __init__(self, program: Program, values: Mapping[int, Value], producers: Mapping[int, Op]):
+    def __init__(self, program: Program, values: Mapping[int, Origin], producers: Mapping[int, Op]):
         self.values, self.producers = values, producers
-        self.softmaxes: set[int] = set()
-        self._mark_softmaxes(program.block)
-
-    def _mark_softmaxes(self, block: Block) -> None:
-        for op in block:
-            if isinstance(op, Loop):
-                self._mark_softmaxes(op.body)
-            elif op.name == "div" and self._is_softmax(op):
-                self.softmaxes.add(op.outs[0])
+        divisions = (op for op in operations(program.block) if op.name == "div")
+        self.softmaxes = {op.outs[0] for op in divisions if self._is_softmax(op)}
 
     def _is_softmax(self, op: Op) -> bool:
         numerator, total = op.ins
@@ -36,7 +32,7 @@ class Normalisations:
 
     def _before_reshaping(self, position: int) -> Op | None:
         op = self.producers.get(position)
-        while op is not None and op.name in STRUCTURAL and len(op.ins) == 1:
+        while op is not None and op.name in REARRANGING and len(op.ins) == 1:
             op = self.producers.get(op.ins[0])
         return op
 
@@ -55,9 +51,9 @@ class Normalisations:
         op = self.producers.get(position)
         if op is None or self.values[position].is_constant:
             return False
-        if op.name.startswith("reduce_") and op.name not in ("reduce_precision",):
+        if op.name in _REDUCING:
             return True
-        if op.name in ("dot_general", "conv_general_dilated", "gather", "concatenate") or op.outs[0] in self.softmaxes:
+        if op.name in _MIXING or op.outs[0] in self.softmaxes:
             return False
         moving = [operand for operand in op.ins if not self.values[operand].is_constant]
         return bool(moving) and all(self._reduces(operand) for operand in moving)

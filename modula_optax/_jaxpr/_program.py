@@ -1,9 +1,6 @@
 """Programs: a jaxpr with its calls inlined, as one list of operations on numbered values."""
 
-import contextlib
-import re
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from modula_optax._jax import (
@@ -12,14 +9,13 @@ from modula_optax._jax import (
     Params,
     UnfamiliarError,
     familiar,
-    frames,
     is_jaxpr,
     is_literal,
-    is_transposed,
     opened,
     params_of,
     scan_counts,
 )
+from modula_optax._jaxpr._primitives import PRIMITIVES
 
 
 class Op(NamedTuple):
@@ -31,6 +27,10 @@ class Op(NamedTuple):
     outs: tuple[int, ...]
     eqn: Equation
     calls: tuple[Equation, ...] = ()
+
+    def passed(self, out: int) -> int:
+        """The operand that an output is, where operands are passed on as they are; `tie` has one that it is not."""
+        return self.ins[len(self.ins) - len(self.outs) + self.outs.index(out)]
 
 
 class Carry(NamedTuple):
@@ -54,6 +54,17 @@ class Loop(NamedTuple):
 Block = list[Op | Loop]
 
 
+def operations(block: Block) -> Iterator[Op]:
+    """All operations of a block, in their order, with those of loops."""
+    for op in block:
+        yield from operations(op.body) if isinstance(op, Loop) else (op,)
+
+
+def producers_of(block: Block) -> dict[int, Op]:
+    """What computes each value."""
+    return {out: op for op in operations(block) for out in op.outs}
+
+
 class Program(NamedTuple):
     """The flat form of a jaxpr.
 
@@ -70,14 +81,9 @@ class Program(NamedTuple):
     unfamiliar: dict[str, str]
 
 
-def flatten(closed: Any, whole: Collection[str]) -> Program:
-    """The program of a jaxpr.
-
-    Args:
-      closed: what `jax.make_jaxpr` returns.
-      whole: names of primitives that are not looked into, although they may hold a jaxpr.
-    """
-    flattener = _Flattener(whole)
+def flatten(closed: Any) -> Program:
+    """The program of a jaxpr, as `jax.make_jaxpr` returns it."""
+    flattener = _Flattener()
     jaxpr, consts = opened(closed)
     captured = flattener.constants_of(jaxpr, consts)
     inputs = tuple(flattener.fresh(var.aval) for var in jaxpr.invars)
@@ -89,8 +95,7 @@ def flatten(closed: Any, whole: Collection[str]) -> Program:
 
 
 class _Flattener:
-    def __init__(self, whole: Collection[str]):
-        self.whole = whole
+    def __init__(self):
         self.avals: list[Any] = []
         self.constants: dict[int, Any] = {}
         self.calls: tuple[Equation, ...] = ()
@@ -137,7 +142,7 @@ class _Flattener:
                 # what cannot be looked into is one operation of which nothing is known
                 self.unfamiliar[name] = str(error)
                 return self._append(block, name, params_of(eqn), ins, [var.aval for var in eqn.outvars], eqn)
-        inner = None if name in self.whole else _only_jaxpr(eqn)
+        inner = None if name in PRIMITIVES else _only_jaxpr(eqn)
         if inner is None:
             return self._append(block, name, params_of(eqn), ins, [var.aval for var in eqn.outvars], eqn)
         outs = self._inline_closed(block, inner, self._resized(block, eqn, ins, opened(inner)[0].invars))
@@ -210,35 +215,3 @@ def _only_jaxpr(eqn: Equation) -> Any:
     jaxpr, _ = opened(found[0])
     fits = len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.outvars) == len(eqn.outvars)
     return found[0] if fits else None
-
-
-# frames of these are no place in a model: our own, Python's own, and those of frameworks that models are written in
-_OURS, _PYTHONS = str(Path(__file__).parents[1]), str(Path(contextlib.__file__).parent)
-_FRAMEWORKS = (
-    *("jax", "jaxlib", "flax", "haiku", "equinox", "ninjax", "optax", "chex", "einops", "jaxtyping", "beartype"),
-)
-_PACKAGED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
-
-
-def _is_of_model(file: str) -> bool:
-    packaged = _PACKAGED.match(file)
-    if packaged:
-        return packaged[1] not in _FRAMEWORKS and not file.startswith(_OURS)
-    return not file.startswith((_OURS, _PYTHONS, "<"))
-
-
-def source(*eqns: Equation) -> str:
-    """Where in the model's code an equation was written, such as `model.py:12 (attention)`; empty if unknown.
-
-    Of an equation inside calls, the innermost that shows a place outside of frameworks.
-    """
-    for eqn in eqns:
-        for file, line, function in frames(eqn):
-            if _is_of_model(file):
-                return f"{Path(file).name}:{line} ({function})"
-    return ""
-
-
-def is_backward(op: Op) -> bool:
-    """Whether an operation belongs to the backward pass of a gradient taken inside the model."""
-    return any(map(is_transposed, op.calls))

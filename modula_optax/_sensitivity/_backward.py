@@ -1,46 +1,27 @@
 """Traced sensitivity: how much the output moves, at most, per unit that a parameter moves in its norm."""
 
 import math
-from collections.abc import Sequence
 
-from modula_optax._infer._finding import Finding
-from modula_optax._infer._model import Model
-from modula_optax._infer._normalise import Normalisations
-from modula_optax._infer._program import Block, Loop, Op, Program, source
-from modula_optax._infer._regions import STRUCTURAL, Regions
-from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import labels_of
+from modula_optax._jaxpr import Block, Kind, Loop, Model, Op, Program, named, source
+from modula_optax._sensitivity._origins import Origins
+from modula_optax._sensitivity._regions import REARRANGING, Regions
+from modula_optax._sensitivity._statistics import Statistics
 
 LARGEST = 100.0  # residual scaling makes small sensitivities, never large ones: beyond, the estimate means nothing
 LONGEST_RECURRENCE = 32
 
-_ONE = STRUCTURAL | {
-    "add",
-    "add_any",
-    "sub",
-    "select_n",
-    "max",
-    "min",
-    "gather",
-    "dynamic_slice",
-    "dynamic_update_slice",
-    "reduce_max",
-    "reduce_min",
-    "reduce_window_max",
-    "scan_slice",
-    "scan_stack",
-    "conv_general_dilated",
-    "real",
-    "imag",
-    "complex",
-}
+_ONE = REARRANGING | named(
+    *(Kind.SUM, Kind.SELECT, Kind.EXTREME, Kind.LOOKUP, Kind.COMPLEX, Kind.LOOP, Kind.CONVOLUTION),
+)
+_ONE |= {"dynamic_update_slice", "reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"}
+_PRODUCTS, _CONTRACTIONS = named(Kind.PRODUCT), named(Kind.CONTRACTION)
 
 
 class UnsoundError(Exception):
     """The estimate would mean nothing; the message says why."""
 
 
-def sensitivities(model: Model, findings: Sequence[Finding], program: Program, trace: Trace) -> list[float]:
+def sensitivities(model: Model, program: Program, origins: Origins) -> list[float]:
     r"""Sensitivity of every parameter, from the same jaxpr as its role.
 
     From the output backwards: chains multiply, branches add, scalars count by their absolute value, atoms count 1,
@@ -49,13 +30,7 @@ def sensitivities(model: Model, findings: Sequence[Finding], program: Program, t
     Raises:
       ValueError: where the estimate is not sound; names the operation and the parameter that it follows.
     """
-    for path, finding in zip(model.paths, findings, strict=True):
-        if finding.role == "tied":
-            raise ValueError(
-                f"sensitivity='traced' is not sound for tied weights: {path} is both an embedding and an output layer. "
-                "Use sensitivity='unit', or set the sensitivity of its spec by hand."
-            )
-    backward = _Backward(model, program, trace)
+    backward = _Backward(model, program, origins)
     positions = program.inputs[: len(model.leaves)]
     try:
         found = backward.run()
@@ -74,11 +49,11 @@ def sensitivities(model: Model, findings: Sequence[Finding], program: Program, t
 
 
 class _Backward:
-    def __init__(self, model: Model, program: Program, trace: Trace):
-        self.model, self.program, self.trace = model, program, trace
-        self.values = trace.values
-        self.regions = Regions(program, trace.values)
-        self.normalised = Normalisations(program, trace.values, self.regions.producers)
+    def __init__(self, model: Model, program: Program, origins: Origins):
+        self.model, self.program, self.origins = model, program, origins
+        self.values = origins.values
+        self.regions = Regions(program, self.values)
+        self.statistics = Statistics(program, self.values, self.regions.producers)
 
     def run(self) -> dict[int, float]:
         found: dict[int, float] = {}
@@ -100,9 +75,9 @@ class _Backward:
     def _operation(self, op: Op, out: int, after: float, found: dict[int, float]) -> None:
         if op.name == "stop_gradient" or not self._moves(out):
             return
-        if op.name in self.trace.unfamiliar:
-            raise UnsoundError(self.trace.unfamiliar[op.name])
-        if out in self.normalised.softmaxes:
+        if op.name in self.origins.unfamiliar:
+            raise UnsoundError(self.origins.unfamiliar[op.name])
+        if out in self.statistics.softmaxes:
             # from l-infinity to l1; what is exponentiated counts, its maximum and the normaliser do not
             exponential = self.regions.producers[op.ins[0]]
             _add(found, exponential.ins[0], after)
@@ -127,11 +102,11 @@ class _Backward:
 
     def _factor(self, op: Op, i: int) -> float:
         """Lipschitz constant of an operation in one of its operands, the others at norm one."""
-        if op.name in ("sub", "mul", "div") and self.normalised.is_statistic(op, i):
+        if (op.name == "sub" or op.name in _PRODUCTS) and self.statistics.is_statistic(op, i):
             return 0.0
-        if op.name in ("mul", "div"):
+        if op.name in _PRODUCTS:
             return self._product(op, i)
-        if op.name in ("dot_general", "ragged_dot", "ragged_dot_general"):
+        if op.name in _CONTRACTIONS:
             return self._contraction(op)
         if op.name in ("reduce_sum", "reduce_window_sum"):
             return self._shrinkage(op)
@@ -148,24 +123,21 @@ class _Backward:
             largest = float(abs(constant).max())
             return largest if op.name == "mul" else 1.0 / float(abs(constant).min())
         either = self.values[op.ins[0]].is_weight or self.values[op.ins[1]].is_weight
-        if either or self.normalised.is_statistic(op, 1 - i):
+        if either or self.statistics.is_statistic(op, 1 - i):
             return 1.0
         raise UnsoundError(f"{self._where(op)} multiplies two activations, which no norm here bounds")
 
     def _contraction(self, op: Op) -> float:
         left, right = (self.values[i] for i in op.ins[:2])
-        if left.is_weight or right.is_weight or self._is_parameter_use(op):
+        if left.is_weight or right.is_weight or op.outs[0] in self.origins.used:
             return 1.0
-        if any(self.normalised.is_distribution(i) for i in op.ins[:2]):
+        if any(self.statistics.is_distribution(i) for i in op.ins[:2]):
             return 1.0
         if op.name != "dot_general":
             raise UnsoundError(f"{self._where(op)} has no rule")
         (contracted, _), _ = op.params["dimension_numbers"]
         # entries of norm one each, as queries and keys are: their product is as large as there are
         return float(math.prod(self.regions.shape(op.ins[0])[i] for i in contracted))
-
-    def _is_parameter_use(self, op: Op) -> bool:
-        return any(use.op.outs[0] == op.outs[0] for use in self.trace.uses)
 
     def _shrinkage(self, op: Op) -> float:
         if op.name == "reduce_window_sum":
@@ -207,8 +179,7 @@ class _Backward:
 
     def _where(self, op: Op) -> str:
         """An operation, its place, and the parameter that it follows."""
-        params = sorted({param for i in op.ins for dim in self.values[i].dims for param, _ in labels_of(dim)})
-        after = next((f", after {self.model.paths[param]}" for param in params if param >= 0), "")
+        after = next((f", after {self.model.paths[param]}" for param in self.origins.follows(op)), "")
         return f"{op.name} at {source(*op.calls)}{after}"
 
 

@@ -1,31 +1,23 @@
 """Parts of a program without parameters: functions of one value, of which the largest slope can be computed."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modula_optax._infer._program import Block, Loop, Op, Program
-from modula_optax._infer._slopes import GRID, largest_slope
-from modula_optax._infer._values import Value
+from modula_optax._jaxpr import Kind, Op, Program, apply, named, operations, producers_of
+from modula_optax._sensitivity._origins import Origin
+from modula_optax._sensitivity._slopes import GRID, largest_slope
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-STRUCTURAL = _names(
-    """reshape transpose squeeze broadcast_in_dim slice concatenate pad rev convert_element_type copy copy_p split tile
-    reduce_precision sharding_constraint expand_dims stack unstack neg resize optimization_barrier"""
+REARRANGING = named(Kind.SAME, Kind.NEGATION, Kind.RESHAPE, Kind.SHIFT)
+_LINEAR = REARRANGING | named(Kind.SUM, Kind.PRODUCT) | {"reduce_sum"}
+_POINTWISE = named(
+    *(Kind.SAME, Kind.NEGATION, Kind.SUM, Kind.PRODUCT, Kind.EXTREME, Kind.SELECT),
+    *(Kind.ENTRYWISE, Kind.PAIRWISE, Kind.COMPARISON, Kind.LOGIC),
 )
-_LINEAR = STRUCTURAL | _names("add sub mul div reduce_sum")
-_POINTWISE = _names(
-    """add sub mul div max min pow exp exp2 log log1p expm1 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
-    logistic erf erfc erf_inv sqrt rsqrt cbrt square integer_pow abs neg select_n lt le gt ge eq ne and or not clamp
-    convert_element_type copy reduce_precision stop_gradient sign"""
-)
+_IN_LOOPS = named(Kind.LOOP)
 
 
 class Region(NamedTuple):
@@ -40,12 +32,15 @@ class Region(NamedTuple):
 class Regions:
     """Which values are parameter-free functions of which others, and how steep these are."""
 
-    def __init__(self, program: Program, values: dict[int, Value]):
+    def __init__(self, program: Program, values: Mapping[int, Origin]):
         self.program, self.values = program, values
-        self.producers: dict[int, Op] = {}
+        self.producers = producers_of(program.block)
         self._regions: dict[int, Region] = {}
         self._slopes: dict[Hashable, float] = {}
-        self._visit(program.block)
+        for op in operations(program.block):
+            for out in op.outs:
+                if not self.is_constant(out):
+                    self._regions[out] = self._extended(op, out)
 
     def region(self, position: int) -> Region:
         return self._regions.get(position, Region(position))
@@ -61,22 +56,12 @@ class Regions:
         if position in self.program.constants:
             return np.asarray(self.program.constants[position])
         op = self.producers.get(position)
-        if op is None or not self.is_constant(position):
+        if op is None or op.name in _IN_LOOPS or not self.is_constant(position):
             return None
         operands = [self.constant(i) for i in op.ins]
         if any(x is None for x in operands):
             return None
         return np.asarray(apply(op, operands)[op.outs.index(position)])
-
-    def _visit(self, block: Block) -> None:
-        for op in block:
-            if isinstance(op, Loop):
-                self._visit(op.body)
-                continue
-            self.producers.update(dict.fromkeys(op.outs, op))
-            for out in op.outs:
-                if not self.is_constant(out):
-                    self._regions[out] = self._extended(op, out)
 
     def _extended(self, op: Op, out: int) -> Region:
         """The region of a result: that of its operands if they share one, or of the only operand."""
@@ -168,12 +153,3 @@ class Regions:
             return value(position)
 
         return function
-
-
-def apply(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
-    """Runs one operation."""
-    if op.name == "resize":
-        raise ValueError("a change of shape between shards")
-    primitive = op.eqn.primitive
-    result = primitive.bind(*map(jnp.asarray, operands), **op.params)
-    return result if primitive.multiple_results else [result]
