@@ -167,14 +167,23 @@ def _others(where: Where, field: str) -> Iterator[str]:
 
 def choices() -> Lines:
     """What one change of the defaults costs, on every task where it was tried, with the same seeds."""
-    tried = {task: changes(runs()[base(task)]) for task in TASKS if "modular" in runs().get(base(task), {})}
-    variants = [name for name in _variants() if sum(name in costs for costs in tried.values())]
+    return _costs("modular", [name for name in ENTRANTS if not name.startswith(("whitened", *NAMES, *OWN))])
+
+
+def metric() -> Lines:
+    """What plain momentum, and one change of the learned metric, cost beside `mo.whitened`."""
+    return _costs("whitened", ["modular", *(name for name in ENTRANTS if name.startswith("whitened,"))])
+
+
+def _costs(base_name: str, names: Lines) -> Lines:
+    tried = {task: changes(runs()[base(task)], base_name) for task in TASKS if base_name in runs().get(base(task), {})}
+    tried = {task: costs for task, costs in tried.items() if set(names) & set(costs)}
     rows = [
-        [name, *(f"{costs[name][0]:+.4f} ({costs[name][1]})" if name in costs else "" for costs in tried.values())]
-        for name in variants
+        [
+            NAMES.get(name, name),
+            *(f"{costs[name][0]:+.4f} ({costs[name][1]})" if name in costs else "" for costs in tried.values()),
+        ]
+        for name in names
+        if any(name in costs for costs in tried.values())
     ]
     return table(["change of the loss (seeds)", *tried], rows)
-
-
-def _variants() -> Lines:
-    return [name for name in ENTRANTS if name not in (*NAMES, *OWN)]

@@ -181,6 +181,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "fewer steps": panel_tables.fewer_steps,
     **{f"one rate over {field}": partial(panel_tables.transfer, field) for field in panel_tables.SIZES},
     "choices": panel_tables.choices,
+    "learned metric": panel_tables.metric,
     "update step": update_step,
     "compile time": compile_time,
     "overhead": overhead,
