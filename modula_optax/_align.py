@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from modula_optax._axes import Axes, batch_axes, from_canonical, normalize_axes, to_canonical
+from modula_optax._axes import Axes, batch_axes, canonical_shape, from_canonical, normalize_axes, to_canonical
 from modula_optax._canonical import stacked
 from modula_optax._linalg import working_dtype
 from modula_optax._norms import Norm, Unnormed
@@ -126,13 +126,7 @@ def _misfit(path: str, spec: Any, value: Any) -> str | None:
         resolve_axes(spec, value.shape)
     except ValueError as error:
         return f"{type(spec.norm).__name__} {error}; {write_instead(path, fitting(value))}"
-    return None if spec.constraint is None else spec.constraint.misfit(spec.norm, _atom_shape(spec, value))
-
-
-def _atom_shape(spec: NormSpec, value: Any) -> tuple[int, int, int]:
-    """Taps, fan-in and fan-out of a parameter of this shape."""
-    layout = jax.eval_shape(partial(canonical, spec=spec), jax.ShapeDtypeStruct(value.shape, value.dtype))
-    return layout.shape[-3:]
+    return None if spec.constraint is None else spec.constraint.misfit(spec.norm, atoms_shape(spec, value.shape)[1:])
 
 
 def is_abstract(value: Any) -> bool:
@@ -188,6 +182,11 @@ def atoms(value: Array, spec: NormSpec, members: int = 0) -> Float[Array, "n tap
     if members:
         return stacked(jax.vmap(partial(atoms, spec=spec, members=members - 1))(value))
     return stacked(canonical(value, spec))
+
+
+def atoms_shape(spec: NormSpec, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """That of the atoms of a parameter of this shape."""
+    return canonical_shape(resolve_axes(spec, shape), shape)
 
 
 def restored(

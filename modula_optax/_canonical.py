@@ -26,7 +26,12 @@ def stacked(w: Canonical) -> Stack:
 
 def spectral_gain(w: Canonical) -> float:
     """What all singular values of an atom on the unit sphere of `Spectral` are: sqrt(d_out / d_in) / K."""
-    taps, fan_in, fan_out = w.shape[-3:]
+    return spectral_gain_of(w.shape)
+
+
+def spectral_gain_of(shape: tuple[int, ...]) -> float:
+    """The same, of an array of this shape."""
+    taps, fan_in, fan_out = shape[-3:]
     return math.sqrt(fan_out / fan_in) / taps
 
 

@@ -34,7 +34,7 @@ def is_tall(x: Matrices) -> bool:
     return x.shape[-2] > x.shape[-1]
 
 
-def matrix_polynomial(coefficients: Polynomial, gram: Gram, square: Gram) -> Gram:
+def matrix_polynomial(coefficients: Polynomial | Array, gram: Gram, square: Gram) -> Gram:
     """What a step multiplies by, a + b R + c R² + …, by Horner's rule in R²."""
     # a mask, since XLA would keep every multiple of an identity matrix in memory
     diagonal = jnp.eye(gram.shape[-1], dtype=bool)

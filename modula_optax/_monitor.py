@@ -1,7 +1,7 @@
 """What people watch while training: norms, ratios, alignments and ranks of every parameter, in a state."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,30 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Scalar
 
-from modula_optax._align import atoms, is_abstract
+from modula_optax._align import is_abstract
 from modula_optax._arguments import check_specs, check_transformation
-from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._guard import guarded
-from modula_optax._linalg import length, one_where_zero
 from modula_optax._match import Leaves, matching
+from modula_optax._measure import Directions, Measured, first_directions, measure, names_measured
 from modula_optax._mesh import replicated
-from modula_optax._norms import Norm, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent, listing, nested, path_string, unnested
-from modula_optax._power import leading_direction, power_iteration
-from modula_optax._sketch import sketch_singular_values
-from modula_optax._specs import NormSpec
-from modula_optax._stacks import apply_alike
-
-# how one number for a parameter is made of those of its atoms: the first three as the modular norm and its dual do
-_OVER_ATOMS = {
-    "weight_norm": jnp.max,
-    "update_norm": jnp.max,
-    "gradient_dual_norm": jnp.sum,
-    "weight_stable_rank": jnp.mean,
-    "gradient_stable_rank": jnp.mean,
-}
 
 
 class MonitorState(NamedTuple):
@@ -104,7 +89,7 @@ def monitor(
         if any(map(is_abstract, weights.values())):
             # shapes have no directions yet: power iterations begin with the first update
             weights = {path: jnp.zeros(x.shape, x.dtype) for path, x in weights.items()}
-        return _state(inner_state, measured, *replicated(partial(_nothing_measured, measured))(weights))
+        return _state(inner_state, measured, *_begin(measured, weights))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         if params is None:
@@ -113,10 +98,10 @@ def monitor(
         if is_absent(updates):
             return changed, state._replace(inner_state=inner_state)
         measured, arrays = _normed(match(updates), params, extra_args.get("grad", updates), changed)
-        directions = {path: {} for path in measured} | unnested(state.directions, measured)
+        directions = {path: {} for path, _ in measured} | unnested(state.directions, dict(measured))
         # for people: a derivative with respect to what nobody optimizes would only bring its singularities along
         arrays, directions = jax.lax.stop_gradient((arrays, directions))
-        return changed, _state(inner_state, measured, *replicated(partial(_measure, measured))(*arrays, directions))
+        return changed, _state(inner_state, measured, *replicated(partial(measure, measured))(*arrays, directions))
 
     return guarded(init, update)
 
@@ -161,92 +146,23 @@ def _monitors(tree: Any) -> Iterator[MonitorState]:
             yield from _monitors(node.inner_state)
 
 
-def _state(inner: Any, paths: Collection[str], measured: Mapping[str, Any], onward: Mapping[str, Any]) -> MonitorState:
+def _state(inner: Any, specs: Measured, measured: Mapping[str, Any], onward: Mapping[str, Any]) -> MonitorState:
     directions = {path: of_parameter for path, of_parameter in onward.items() if of_parameter}
-    return MonitorState(inner, nested(measured, paths), nested(directions, paths))
+    return MonitorState(inner, nested(measured, dict(specs)), nested(directions, dict(specs)))
 
 
-def _normed(leaves: Leaves, *trees: Any) -> tuple[dict[str, NormSpec], list[dict[str, Array]]]:
+def _normed(leaves: Leaves, *trees: Any) -> tuple[Measured, list[dict[str, Array]]]:
     """Specs of the parameters that have a norm, and their arrays in each of the trees, by path."""
-    specs = {leaf.path: leaf.spec for leaf in leaves.entries if leaf.spec.is_normed}
-    return specs, [{path: x for path, x in leaves.by_path(tree).items() if path in specs} for tree in trees]
+    specs = tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.is_normed)
+    arrays = [leaves.by_path(tree) for tree in trees]
+    return specs, [{path: by_path[path] for path, _ in specs} for by_path in arrays]
 
 
-def _nothing_measured(
-    specs: dict[str, NormSpec], weights: dict[str, Array]
-) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
-    directions = _first_directions(specs, weights)
-    shapes, _ = jax.eval_shape(partial(_measure, specs), weights, weights, weights, directions)
+# compiled once for all states of the same parameters, also outside of `jit`
+@partial(jax.jit, static_argnums=0)
+def _begin(specs: Measured, weights: dict[str, Array]) -> tuple[dict[str, dict[str, Scalar]], Directions]:
+    """Measurements of nothing yet, and where power iterations start."""
     # every measurement is a number, and under `shard_map` varies as its weight does
     zeros = {path: jnp.zeros_like(w, jnp.float32, shape=()) for path, w in weights.items()}
-    return {path: dict.fromkeys(shapes[path], zeros[path]) for path in specs}, directions
-
-
-def _first_directions(specs: dict[str, NormSpec], weights: dict[str, Array]) -> dict[str, dict[str, Array]]:
-    """Where power iterations start: for the singular values of weights that are matrices, and of spectral updates."""
-    directions = {}
-    for path, spec in specs.items():
-        w = atoms(weights[path], spec)
-        directions[path] = {"weight": leading_direction(w)} if min(w.shape[-2:]) > 1 else {}
-        if isinstance(spec.norm, Spectral | SpectralNormalized):
-            directions[path] = {"weight": leading_direction(w), "update": leading_direction(w, 0)}
-    return directions
-
-
-def _measure(
-    specs: dict[str, NormSpec],
-    weights: dict[str, Array],
-    grads: dict[str, Array],
-    updates: dict[str, Array],
-    directions: dict[str, dict[str, Array]],
-) -> tuple[dict[str, dict[str, Scalar]], dict[str, dict[str, Array]]]:
-    """All measurements of all parameters, and where power iterations go on."""
-
-    def of_parameter(path: str) -> tuple[Stack, Stack, Stack]:
-        w, g, u = (atoms(tree[path], specs[path]) for tree in (weights, grads, updates))
-        return w, g.astype(w.dtype), u.astype(w.dtype)
-
-    stacks = {path: of_parameter(path) for path in specs}
-    alike: dict[Norm, list[str]] = defaultdict(list)
-    for path, spec in specs.items():
-        alike[spec.norm].append(path)
-    results = {}
-    for norm, paths in alike.items():
-        measured = apply_alike(partial(_measure_stack, norm), [(*stacks[path], directions[path]) for path in paths])
-        results.update(zip(paths, measured, strict=True))
-    measurements = {path: _measure_parameter(*stacks[path][1:], results[path][0]) for path in specs}
-    return measurements, {path: onward for path, (_, onward) in results.items()}
-
-
-def _measure_stack(
-    norm: Norm, w: Stack, g: Stack, u: Stack, directions: dict[str, Array]
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    gain, leading, onward, result = spectral_gain(w), {}, {}, {}
-    for name, x in (("weight", w), ("update", u)):
-        if name in directions:
-            _, leading[name], onward[name] = power_iteration(x, directions[name], 1)
-    if "weight" in leading:
-        result["weight_stable_rank"] = _stable_rank(w, leading["weight"])
-    if "update" in leading:
-        leading["gradient"], total = sketch_singular_values(g)
-        result["gradient_stable_rank"] = _stable_rank(g, leading["gradient"])
-        result["gradient_dual_norm"] = gain * jnp.sum(total, axis=-1)
-        result |= {f"{name}_norm": jnp.max(leading[name], axis=-1) / gain for name in ("weight", "update")}
-    else:
-        result |= {"weight_norm": norm.norm(w), "update_norm": norm.norm(u), "gradient_dual_norm": norm.dual_norm(g)}
-    return result, onward
-
-
-def _stable_rank(x: Stack, largest: Float[Array, "n taps"]) -> Float[Array, " n"]:
-    return jnp.mean((length(x, (-2, -1)) / one_where_zero(largest)) ** 2, axis=-1)
-
-
-def _measure_parameter(g: Stack, u: Stack, of_atoms: dict[str, Array]) -> dict[str, Scalar]:
-    """One number for each metric."""
-    result = {name: _OVER_ATOMS[name](values) for name, values in of_atoms.items()}
-    weight_norm, update_norm = result["weight_norm"], result.pop("update_norm")
-    result["update_ratio"] = jnp.where(weight_norm == 0.0, 0.0, update_norm / one_where_zero(weight_norm))
-    # divided before they are multiplied: 1e-30 times 1e-30 is 0 in float32
-    promised = g / one_where_zero(result["gradient_dual_norm"])
-    result["alignment"] = jnp.sum(promised * (u / one_where_zero(update_norm)))
-    return {name: value.astype(jnp.float32) for name, value in result.items()}
+    nothing = {path: dict.fromkeys(names, zeros[path]) for path, names in names_measured(specs, weights).items()}
+    return nothing, replicated(partial(first_directions, specs))(weights)

@@ -133,12 +133,25 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
     """The polynomials of the matrices themselves."""
     if is_tall(x):
         return _iterate(x.mT, polynomials, bound, arithmetic).mT
-    for i, polynomial in enumerate(polynomials):
+
+    def step(x: Matrices, polynomial: Polynomial | Array, first: bool = False) -> Matrices:
         gram = arithmetic.gram_matrix(x)
         square = arithmetic.matmul(gram, gram)
-        scale = 1 / bound(gram, square) if i == 0 else 1.0
-        x = arithmetic.step(_multiplier(polynomial, gram, square, scale), scale * polynomial[0], x)
+        scale = 1 / bound(gram, square) if first else 1.0
+        return arithmetic.step(_multiplier(polynomial, gram, square, scale), scale * polynomial[0], x)
+
+    x, rest = step(x, polynomials[0], first=True), polynomials[1:]
+    if len(rest) >= _MANY and len(set(map(len, rest))) == 1:
+        # a scan can be differentiated backwards
+        x, _ = jax.lax.scan(lambda x, polynomial: (step(x, polynomial), None), x, jnp.asarray(rest, x.dtype))
+    else:
+        for polynomial in rest:
+            x = step(x, polynomial)
     return x / arithmetic.excess
+
+
+# Steps that are taken in a loop, to compile one of them. A loop copies what it carries, which for few steps is dearer.
+_MANY = 6
 
 
 def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -> Gram:
@@ -156,7 +169,7 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     return product
 
 
-def _multiplier(polynomial: Polynomial, gram: Gram, square: Gram, scale: Scale) -> Gram:
+def _multiplier(polynomial: Polynomial | Array, gram: Gram, square: Gram, scale: Scale) -> Gram:
     """What takes X to the polynomial of scale · X, so that neither X nor R needs to be scaled."""
     return scale * matrix_polynomial(polynomial, gram * scale**2, square * scale**4)
 

@@ -1,32 +1,36 @@
 """The largest singular value and the sum of all, estimated from ten products with some vectors instead of an SVD."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
-from modula_optax._linalg import is_tall, length, matmul, one_where_zero, unit
-
-Matrices = Float[Array, "*batch m n"]
-# vectors of the shorter side of every matrix
-Rows = Float[Array, "*batch k short"]
+from modula_optax._linalg import length, matmul, one_where_zero, unit
+from modula_optax._visit import PerMatrix, Rows
 
 # vectors in leading directions, vectors in others, and steps of the iteration that each of them starts
 _LEADING, _OTHERS, _STEPS = 8, 8, 4
 
 
-def sketch_singular_values(x: Matrices) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+def sketch_singular_values(
+    times: Callable[[Rows], Rows], count: int, size: int, dtype: DTypeLike = jnp.float32
+) -> tuple[PerMatrix, PerMatrix]:
     r"""Largest singular value and the sum of all singular values (nuclear norm) of every matrix.
 
     .. math:: \sum_i s_i = \text{tr} \, A \approx \sum_j q_j^\top A q_j + \frac{m - r}{p} \sum_k z_k^\top A z_k,
       \qquad A = (XX^\top)^{1/2}
 
     with orthonormal vectors: r of them in the leading directions, p at random in those that remain (Hutch++). Each
-    term is four steps of Golub and Kahan's bidiagonalization, and the mean of Gauss's rule, which is never below the
-    truth, and of Gauss and Radau's, which is never above it.
+    term is four steps of Lanczos' tridiagonalization, and the mean of Gauss's rule, which is never below the truth, and
+    of Gauss and Radau's, which is never above it.
 
     Args:
-      x: matrices of any scale.
+      times: rows times :math:`XX^\top` of every matrix, in units where the entries of X are 1 at most.
+      count: how many matrices there are.
+      size: the length of rows.
+      dtype: theirs.
 
     Returns:
       The largest singular value, never above the truth, and the sum, which may be some percent above or below.
@@ -35,76 +39,70 @@ def sketch_singular_values(x: Matrices) -> tuple[Float[Array, "*batch"], Float[A
       Meyer et al., Hutch++: Optimal Stochastic Trace Estimation, arXiv:2010.09649; Golub & Meurant, Matrices, Moments
       and Quadrature, 2010.
     """
-    starts, counts = _starts(x)
-    moments, largest = _moments(x, starts)
-    return jnp.max(largest, axis=-1), matmul(moments, jnp.asarray(counts, x.dtype))
-
-
-def _starts(x: Matrices) -> tuple[Rows, Float[np.ndarray, " k"]]:
-    """Orthonormal vectors, and how often each of them counts in the trace."""
-    to_long, to_short = _products(x)
-    size = min(x.shape[-2:])
     leading = min(_LEADING, size)
     others = min(_OTHERS, size - leading)
+    random = random_rows(count, leading + others, size, dtype)
+    images = unit(times(random[:, :leading]), -1)
+    starts = _orthonormalized(jnp.concatenate([images, random[:, leading:]], axis=1))
+    moments, largest = _moments(times, starts)
+    counts = np.repeat([1.0, (size - leading) / max(others, 1)], [leading, others])
+    return jnp.max(largest, axis=-1), matmul(moments, jnp.asarray(counts, moments.dtype))
+
+
+def random_rows(count: int, k: int, size: int, dtype: DTypeLike) -> Rows:
+    """The same random rows of length one for every matrix; they are fixed."""
     # constants: the random numbers of JAX would take longer to compile than all that follows
-    random = jnp.asarray(np.random.default_rng(0).standard_normal((leading + others, size)), x.dtype)
-    # for every matrix of its own: a product of one matrix with a stack would write the stack to memory, transposed
-    random = jnp.broadcast_to(random, (*x.shape[:-2], leading + others, size))
-    images = unit(to_short(unit(to_long(random[..., :leading, :]), -1)), -1)
-    starts = _orthonormalized(jnp.concatenate([images, random[..., leading:, :]], axis=-2))
-    return starts, np.repeat([1.0, (size - leading) / max(others, 1)], [leading, others])
+    rows = np.random.default_rng(0).standard_normal((k, size))
+    rows = jnp.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype)
+    return jnp.broadcast_to(rows, (count, k, size))
 
 
 def _orthonormalized(rows: Rows) -> Rows:
     """Gram and Schmidt's rows, which span the same; 0 where a row depends on those before it."""
+    # again, and again: of a row that depends on others rounding is left, and that lies along them, too
+    order = jnp.asarray(np.repeat(np.arange(rows.shape[1]), 3))
 
-    def step(i: Array, done: Rows) -> Rows:
-        row = jax.lax.dynamic_slice_in_dim(rows, i, 1, axis=-2)
-        # again, and again: of a row that depends on others rounding is left, and that lies along them, too
-        for _ in range(3):
-            row = unit(row - matmul(matmul(row, done.mT), done), -1)
-        return jax.lax.dynamic_update_slice_in_dim(done, row, i, axis=-2)
+    def step(done: Rows, i: Array) -> tuple[Rows, None]:
+        row = jax.lax.dynamic_slice_in_dim(done, i, 1, axis=1)
+        before = jnp.where(np.arange(rows.shape[1]) < i, matmul(row, done.mT), 0.0)
+        row = row - matmul(before, done)
+        squares = jnp.sum(row * row, axis=-1, keepdims=True)
+        row = row * jax.lax.rsqrt(one_where_zero(squares))
+        return jax.lax.dynamic_update_slice_in_dim(done, row, i, axis=1), None
 
-    return jax.lax.fori_loop(0, rows.shape[-2], step, jnp.zeros_like(rows))
+    return jax.lax.scan(step, rows, order)[0]
 
 
-def _moments(x: Matrices, u: Rows) -> tuple[Float[Array, "*batch k"], Float[Array, "*batch k"]]:
+def _moments(times: Callable[[Rows], Rows], u: Rows) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
     """Estimate of uᵀ(XXᵀ)^(1/2)u for every u, and the largest singular value that its iteration meets."""
-    to_long, to_short = _products(x)
 
-    def step(carry: tuple[Array, Array, Array], _: None):
-        u, v, b = carry
-        v = to_long(u) - b[..., None] * v
-        a, v = length(v, -1), unit(v, -1)
-        u = to_short(v) - a[..., None] * u
-        b, u = length(u, -1), unit(u, -1)
-        return (u, v, b), (a, b)
+    def step(carry: tuple[Rows, Rows, Array], _: None):
+        u, before, b = carry
+        onward = times(u) - b[..., None] * before
+        a = jnp.sum(onward * u, axis=-1)
+        onward = onward - a[..., None] * u
+        b = length(onward, -1)
+        return (onward / one_where_zero(b)[..., None], u, b), (a, b)
 
-    start = (u, jnp.zeros_like(to_long(u)), jnp.zeros_like(u[..., 0]))
-    _, columns = jax.lax.scan(step, start, length=_STEPS)
-    diagonal, below = (jnp.moveaxis(entries, 0, -1) for entries in columns)
-    # 1e-30 squared is 0 in float32: scale before the Gram matrix
-    size = one_where_zero(jnp.max(jnp.maximum(diagonal, below), axis=-1))
+    _, (a, b) = jax.lax.scan(step, (u, jnp.zeros_like(u), jnp.zeros_like(u[..., 0])), length=_STEPS)
     i = np.arange(_STEPS)
-    bidiagonal = jnp.zeros((*size.shape, _STEPS + 1, _STEPS), x.dtype)
-    bidiagonal = bidiagonal.at[..., i, i].set(diagonal / size[..., None])
-    # Gauss's rule is without the last entry
-    gauss = bidiagonal.at[..., i[1:], i[:-1]].set(below[..., :-1] / size[..., None])
-    radau = gauss.at[..., _STEPS, _STEPS - 1].set(below[..., -1] / size)
-    grams = jnp.stack([matmul(b, b.mT) for b in (gauss, radau)])
-    squares, vectors = jnp.linalg.eigh(grams)
-    values = jnp.sqrt(jnp.maximum(squares, 0.0))
+    gauss = jnp.zeros((*u.shape[:-1], _STEPS + 1, _STEPS + 1), u.dtype)
+    gauss = gauss.at[..., i, i].set(jnp.moveaxis(a, 0, -1))
+    radau = gauss.at[..., i, i + 1].set(jnp.moveaxis(b, 0, -1))
+    # its last pivot is zero, and so is one eigenvalue
+    radau = radau.at[..., -1, -1].set(b[-1] ** 2 / one_where_zero(_last_pivot(a, b)))
+    # the upper half is read alone
+    values, vectors = jnp.linalg.eigh(
+        jnp.stack([radau.at[..., -2:, -1].set(0.0), radau]), UPLO="U", symmetrize_input=False
+    )
+    values = jnp.sqrt(jnp.maximum(values, 0.0))
     moments = jnp.mean(jnp.sum(vectors[..., 0, :] ** 2 * values, axis=-1), axis=0)
-    return size * moments, size * values[1, ..., -1]
+    return moments, values[0, ..., -1]
 
 
-def _products(x: Matrices):
-    """From rows of the shorter side to rows of the longer one, and back, without writing a transpose of `x`."""
-
-    def left(rows: Array) -> Array:
-        return matmul(rows, x)
-
-    def right(rows: Array) -> Array:
-        return matmul(x, rows.mT).mT
-
-    return (right, left) if is_tall(x) else (left, right)
+def _last_pivot(a: Float[Array, "steps *n"], b: Float[Array, "steps *n"]) -> Float[Array, "*n"]:
+    """Of the elimination of a positive definite tridiagonal matrix."""
+    pivot = a[0]
+    for diagonal, below in zip(a[1:], b[:-1], strict=True):
+        pivot = jnp.maximum(diagonal - below**2 / one_where_zero(pivot), 0.0)
+    return pivot

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import modula_optax as mo
+from modula_optax._linalg import largest_entry
 from modula_optax._sketch import sketch_singular_values
+from modula_optax._visit import Matrices, gram_products
 from tests.cases import SPECTRA, random_like, with_spectrum
 
 SPECTRAL = mo.NormSpec(mo.Spectral())
@@ -47,12 +49,23 @@ def watched(tx, params, grads, steps=1):
 # what it says
 
 
+@jax.jit
+def sketched(x):
+    """Largest singular value and nuclear norm of every matrix of a stack."""
+    scales = largest_entry(x, (-2, -1))[:, 0, 0]
+    each = [Matrices(lambda w=w: w[None, None], (1, 1, *w.shape)) for w in x]
+    largest, total = sketch_singular_values(gram_products(each, scales), len(x), min(x.shape[1:]))
+    return scales * largest, scales * total
+
+
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
 def test_sketch_agrees_with_the_svd_at_every_scale(shape):
     x = np.stack([with_spectrum(1, shape, spectrum)[0] for spectrum in SPECTRA.values()])
     scales = np.array([1e-30, 1.0, 1e30])[:, None, None, None]
-    largest, total = jax.jit(sketch_singular_values)(jnp.asarray(x * scales, jnp.float32))
-    truth = np.linalg.svd(x, compute_uv=False) * scales[..., 0]
+    x, scales = np.broadcast_arrays(x, scales)
+    x, scales = x.reshape(-1, *shape), scales[..., 0, 0].ravel()[:, None]
+    largest, total = sketched(jnp.asarray(x * scales[..., None], jnp.float32))
+    truth = np.linalg.svd(x, compute_uv=False) * scales
     assert (largest >= truth[..., 0] * 0.97).all()
     assert (largest <= truth[..., 0] * (1 + 1e-5)).all()
     np.testing.assert_allclose(total, truth.sum(-1), rtol=0.12)
@@ -61,7 +74,7 @@ def test_sketch_agrees_with_the_svd_at_every_scale(shape):
 def test_sketch_of_large_matrices_keeps_to_the_stated_accuracy():
     spectra = [np.arange(1, 257.0) ** -decay for decay in (0.0, 0.5, 1.0, 2.0)]
     x = np.stack([with_spectrum(seed, (256, 300), spectrum)[0] for seed, spectrum in enumerate(spectra)])
-    _, total = jax.jit(sketch_singular_values)(jnp.asarray(x, jnp.float32))
+    _, total = sketched(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(total, np.sum(spectra, axis=-1), rtol=0.1)
 
 

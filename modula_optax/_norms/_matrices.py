@@ -3,14 +3,16 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._bounds import resolve_scaling
-from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain
+from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain, spectral_gain_of
 from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._linalg import length, one_where_zero, unit
-from modula_optax._norms._orthogonal import orthogonalized
+from modula_optax._norms._orthogonal import orthogonalized, orthogonalized_anew
 from modula_optax._norms._protocol import Norm
 from modula_optax._polar import polar_of_stack, resolve_products
 from modula_optax._power import leading_direction, power_iteration
@@ -78,6 +80,9 @@ class Spectral(Norm):
     def project(self, w: Canonical) -> Canonical:
         return spectral_gain(w) * orthogonalized(w / spectral_gain(w))
 
+    def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
+        return spectral_gain_of(shape) * orthogonalized_anew(jax.random.normal(key, shape, dtype))
+
 
 @dataclasses.dataclass(frozen=True)
 class SpectralNormalized(Norm):
@@ -122,6 +127,9 @@ class SpectralNormalized(Norm):
 
     def project(self, w: Canonical) -> Canonical:
         return Spectral().project(w)
+
+    def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
+        return Spectral().initialize(key, shape, dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,12 @@ def orthogonalized(x: Canonical) -> Canonical:
         coefficients = _INVERSE_ROOT[jnp.finfo(x.dtype).bits]
         return matmul(matrix_polynomial(coefficients, excess, square), x)
 
-    return jax.lax.cond(nearly, refined, polar_of_stack(_EXACT), x)
+    return jax.lax.cond(nearly, refined, orthogonalized_anew, x)
+
+
+def orthogonalized_anew(x: Canonical) -> Canonical:
+    """The same of matrices that are known to be far from orthogonal."""
+    return polar_of_stack(_EXACT)(x)
 
 
 # singular values from 0.8 to 1.17
