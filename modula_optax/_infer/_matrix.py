@@ -75,7 +75,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
         confidence = least(confidence, EVIDENCE)
     name = "linear"
     if use.kind == "conv":
-        depthwise = use.groups > 1 and all(shape[axis] == 1 for axis in axes("in"))
+        # channels with several outputs each are groups of these, or a batch of kernels without an axis of inputs
+        apart = use.groups > 1 or (not axes("in") and "batch" in role_of.values())
+        depthwise = apart and all(shape[axis] == 1 for axis in axes("in"))
         name = "depthwise" if depthwise else "conv"
     return Finding(name, axes("in"), axes("out"), axes("tap"), groups, confidence, use=use)
 

@@ -58,7 +58,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     if use.kind == "mul":
         if _is_used_as_matrix(use, evidence):
             raise UnclearError("what it is multiplied with is used as a matrix")
-        return Finding("gain", (), tuple(axis for axis in kinds if axis not in batch) or tuple(batch), use=use)
+        # where each entry has a matrix of its own, all that are not layers of a stack are entries of one gain
+        entries = [axis for axis in kinds if axis not in batch] or [a for a in batch if roles.get(a) != {"picked"}]
+        return Finding("gain", (), tuple(sorted(entries or batch)), use=use)
     if any("looked" in roles.get(axis, ()) for axis in kinds):
         rows = tuple(axis for axis in kinds if "looked" in roles.get(axis, ()))
         columns = tuple(axis for axis in kinds if axis not in rows and not roles.get(axis, set()) & {"picked", "batch"})

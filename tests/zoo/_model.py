@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-import modula_optax as mo
+from tests.notation import axes_of as axes_of
 
 
 class ZooModel(NamedTuple):
@@ -40,21 +40,6 @@ def zoo_model(*, truth: dict[str, str]):
         return build
 
     return register
-
-
-def axes_of(spec: mo.NormSpec) -> str:
-    """A spec in the notation of the truth."""
-    axes = spec.axes
-    if axes is None:
-        return f"{spec.role}"
-    text = f"{spec.role} {_indices(axes.fan_in)}> {_indices(axes.fan_out)}"
-    if axes.taps:
-        text += f"@ {_indices(axes.taps)}"
-    return (text + (f"/ {axes.groups}" if axes.groups > 1 else "")).strip()
-
-
-def _indices(indices: tuple[int, ...]) -> str:
-    return "".join(f"{i} " for i in indices)
 
 
 def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

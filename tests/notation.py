@@ -1,0 +1,18 @@
+"""How the truth about a parameter is written down: role, fan-in > fan-out @ taps / groups."""
+
+import modula_optax as mo
+
+
+def axes_of(spec: mo.NormSpec) -> str:
+    """A spec in the notation of the truth."""
+    axes = spec.axes
+    if axes is None:
+        return f"{spec.role}"
+    text = f"{spec.role} {_indices(axes.fan_in)}> {_indices(axes.fan_out)}"
+    if axes.taps:
+        text += f"@ {_indices(axes.taps)}"
+    return (text + (f"/ {axes.groups}" if axes.groups > 1 else "")).strip()
+
+
+def _indices(indices: tuple[int, ...]) -> str:
+    return "".join(f"{i} " for i in indices)
