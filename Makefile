@@ -5,7 +5,7 @@ NEWEST_PYTHON = $(shell .ci/newest-python)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs docs-serve figures dist hosts test test-oldest test-newest test-long lint format bench evidence constraints clean
+.PHONY: demo docs docs-serve figures dist hosts test test-oldest test-newest test-real test-long lint format bench evidence constraints clean
 
 demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_gpt.py $(ARGS)
@@ -25,6 +25,10 @@ test-newest: | .venv-newest/bin/python
 	.venv-newest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[examples]' --group test
 	.venv-newest/bin/python -m pytest -n auto $(ARGS)
+
+# inference on models of other packages, beside the layouts of their frameworks: two minutes
+test-real: .venv-real/real.stamp
+	.venv-real/bin/python -m pytest -n 2 tests/real $(ARGS)
 
 # the same claims over thousands of random trees, 20,000 steps and 20 killed runs: half an hour
 test-long: $(VENV)/test.stamp
@@ -79,7 +83,7 @@ constraints: $(VENV)/lint.stamp $(VENV)/docs.stamp $(VENV)/dist.stamp
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest build dist docs/_build docs/_generated
+	rm -rf $(VENV) .venv-oldest .venv-newest .venv-real build dist docs/_build docs/_generated
 
 # a dependency group of pyproject.toml beside the package, installed anew whenever the metadata or a pin changes
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
@@ -96,6 +100,11 @@ $(VENV)/examples.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[examples]' --group test
 	@touch $@
 
+.venv-real/real.stamp: pyproject.toml constraints-real.txt | .venv-real/bin/python
+	.venv-real/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-real/bin/python -m pip install --quiet --constraint constraints-real.txt --editable . --group real
+	@touch $@
+
 .venv-newest/bin/python: PYTHON = $(NEWEST_PYTHON)
-$(BIN)/python .venv-oldest/bin/python .venv-newest/bin/python: %/bin/python:
+$(BIN)/python .venv-oldest/bin/python .venv-newest/bin/python .venv-real/bin/python: %/bin/python:
 	$(PYTHON) -m venv $*

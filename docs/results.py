@@ -175,6 +175,15 @@ def questions() -> Lines:
     return table(["", "validation loss", "best learning rate"], rows) + measured("questions")
 
 
+def real_models() -> Lines:
+    """How many parameters of other packages' models are found to be what these document."""
+    packages = load("real_models")["packages"]
+    keys = ("models", "leaves", "right", "unsure", "wrong")
+    return table(
+        ["package", *keys], [[name, *(f"{counts[key]:,}" for key in keys)] for name, counts in packages.items()]
+    )
+
+
 BLOCKS: dict[str, Callable[[], Lines]] = {
     "headline": panel_tables.headline,
     "panel": panel_tables.panel,
@@ -191,6 +200,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "weight erasure": weight_erasure,
     "questions": questions,
     "modula gpt": modula_gpt,
+    "real models": real_models,
 }
 
 

@@ -57,9 +57,7 @@ LAYOUTS: dict[str, Documented] = {
 }
 
 
-def built(
-    function: Callable[..., Any], *inputs: Any, own: Mapping[str, Layout] = {}
-) -> Callable[[], RealModel]:
+def built(function: Callable[..., Any], *inputs: Any, own: Mapping[str, Layout] = {}) -> Callable[[], RealModel]:
     """A function of Haiku modules."""
 
     def build() -> RealModel:

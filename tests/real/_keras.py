@@ -1,11 +1,7 @@
 """Keras 3 on JAX: every layer of a model says which variables are its own."""
 
-import os
-import string
 from collections.abc import Callable, Mapping
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +23,14 @@ def _conv_transpose(layer: Any, shape: tuple[int, ...]) -> Layout:
 
 
 def _depthwise(layer: Any, shape: tuple[int, ...]) -> Layout:
-    """Kernels [*taps, channels, multiplier]: every channel has outputs of its own."""
-    return f"depthwise > {run_of(layer.rank, 2)} @ {run_of(0, layer.rank)} / {shape[layer.rank]}"
+    """Kernels [*taps, channels, multiplier]: every channel has outputs of its own, several of which are a matrix."""
+    channels, outputs = layer.rank, layer.rank + 1
+    taps = run_of(0, layer.rank)
+    return (
+        f"depthwise > {outputs} @ {taps}"
+        if shape[outputs] > 1
+        else f"depthwise > {channels} @ {taps} / {shape[channels]}"
+    )
 
 
 def _einsum(layer: Any, shape: tuple[int, ...]) -> Layout:

@@ -105,9 +105,7 @@ def noted(call: Callable[..., Any], params: Any, inputs: tuple[Any, ...], own: M
     return RealModel(apply, params, inputs, documented)
 
 
-def _layout(
-    path: str, shape: tuple[int, ...], modules: Mapping[str, nn.Module], own: Mapping[str, Layout]
-) -> Layout:
+def _layout(path: str, shape: tuple[int, ...], modules: Mapping[str, nn.Module], own: Mapping[str, Layout]) -> Layout:
     said = first_match(own, path)
     if said is not None:
         return stacked(said, len(shape))

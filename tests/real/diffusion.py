@@ -47,7 +47,10 @@ real_models(
         ),
         "unet_sd21": built(
             lambda: FlaxUNet2DConditionModel(
-                *(), sample_size=32, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20),
+                *(),
+                sample_size=32,
+                cross_attention_dim=1024,
+                attention_head_dim=(5, 10, 20, 20),
                 use_linear_projection=True,
             ),
             *(LATENTS, STEPS, text(1024)),
@@ -58,8 +61,12 @@ real_models(
         ),
         "vae": built(
             lambda: FlaxAutoencoderKL(
-                *(), block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                *(),
+                block_out_channels=(128, 256, 512, 512),
+                layers_per_block=2,
+                latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
             ),
             image(64),
         ),

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import equimo.models as zoo
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equimo.models import attnet, iformer, lowformer, mobilenet, reduceformer
@@ -42,7 +42,11 @@ def images(
     )
 
 
-VIT = {r"cls_token": "positional 0 > 1", r"reg_tokens": "positional 0 > 1", r"global_pos_embed/weight": "positional 0 > 1"}
+VIT = {
+    r"cls_token": "positional 0 > 1",
+    r"reg_tokens": "positional 0 > 1",
+    r"global_pos_embed/weight": "positional 0 > 1",
+}
 
 STAGES = {"dim": 32, "depths": [1, 1, 1, 1], "num_classes": 10}
 
@@ -52,8 +56,17 @@ real_models(
     {
         "vit_tiny": images(zoo.vit.vit_tiny_patch16_224, own=VIT),
         "vit_layer_scale": images(
-            *(zoo.VisionTransformer, 224, VIT), img_size=224, in_channels=3, dim=192, patch_size=16, num_heads=3,
-            depths=[3], init_values=1e-5, qk_norm=True, ffn_layer="swiglu", num_classes=10,
+            *(zoo.VisionTransformer, 224, VIT),
+            img_size=224,
+            in_channels=3,
+            dim=192,
+            patch_size=16,
+            num_heads=3,
+            depths=[3],
+            init_values=1e-5,
+            qk_norm=True,
+            ffn_layer="swiglu",
+            num_classes=10,
         ),
         "convnext_t": images(zoo.convnext.convnext_t),
         "mobilenetv3_small": images(mobilenet.mobilenetv3_small),
@@ -64,12 +77,22 @@ real_models(
         "iformer_m_faster": images(iformer.iformer_m_faster),
         # the output of its attention is computed, and then the layer after it is given the input instead
         "mlla": images(
-            *(zoo.Mlla, 224, {r".*/(in_proj|dwc|attn)/.*": "unused"}), img_size=224, in_channels=3, num_heads=[1, 2, 4, 8], **STAGES
+            *(zoo.Mlla, 224, {r".*/(in_proj|dwc|attn)/.*": "unused"}),
+            img_size=224,
+            in_channels=3,
+            num_heads=[1, 2, 4, 8],
+            **STAGES,
         ),
         "vssd": images(zoo.Vssd, 224, img_size=224, in_channels=3, **STAGES),
         "partialformer": images(
-            *(zoo.PartialFormer, 224, {"qa_token": "positional 0 > 1", r".*/norm1/.*": "unused"}), img_size=224, in_channels=3, dim=32, num_heads=[1, 2, 4, 8],
-            depths=[1, 1, 1, 1], foreground_ratios=(0.6, 0.9), num_classes=10,
+            *(zoo.PartialFormer, 224, {"qa_token": "positional 0 > 1", r".*/norm1/.*": "unused"}),
+            img_size=224,
+            in_channels=3,
+            dim=32,
+            num_heads=[1, 2, 4, 8],
+            depths=[1, 1, 1, 1],
+            foreground_ratios=(0.6, 0.9),
+            num_classes=10,
         ),
         "reduceformer_b1": images(reduceformer.reduceformer_backbone_b1),
     },
@@ -129,10 +152,13 @@ class VectorField(eqx.Module):
 def trajectory(field: VectorField, start: jax.Array) -> jax.Array:
     times = jnp.linspace(0.0, 1.0, 5)
     return jax.vmap(
-        lambda y: diffrax.diffeqsolve(
-            *(diffrax.ODETerm(field), diffrax.Tsit5(), 0.0, 1.0, 0.1, y),
-            stepsize_controller=diffrax.PIDController(rtol=1e-3, atol=1e-6), saveat=diffrax.SaveAt(ts=times),
-        ).ys
+        lambda y: (
+            diffrax.diffeqsolve(
+                *(diffrax.ODETerm(field), diffrax.Tsit5(), 0.0, 1.0, 0.1, y),
+                stepsize_controller=diffrax.PIDController(rtol=1e-3, atol=1e-6),
+                saveat=diffrax.SaveAt(ts=times),
+            ).ys
+        )
     )(start)
 
 

@@ -36,7 +36,10 @@ OWN: dict[str, Layout] = {
     r".*masked_spec_embed": "unused",
 }
 # GPT-2 keeps kernels as [outputs, inputs]
-_linen.LAYOUTS["FlaxConv1D"] = {"kernel": lambda module, shape: "linear 1 > 0", "bias": lambda module, shape: "bias > 0"}
+_linen.LAYOUTS["FlaxConv1D"] = {
+    "kernel": lambda module, shape: "linear 1 > 0",
+    "bias": lambda module, shape: "bias > 0",
+}
 TOKENS = jax.ShapeDtypeStruct((2, 24), jnp.int32)
 
 
@@ -57,7 +60,6 @@ def built(name: str, *inputs: Any, tied: str | None = None, own: Mapping[str, La
         state = {name: params.pop(name) for name in ("batch_stats",) if name in params}
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
         layouts = {**({tied: "tied 0 > 1"} if tied else {}), **own, **OWN}
-
 
         def call(p: Any, *a: Any) -> Any:
             return model(*a, params={"params": p, **zeros} if state else p).to_tuple()
@@ -82,7 +84,14 @@ for module in (modeling_flax_t5, modeling_flax_mt5, modeling_flax_longt5):
 
 
 def _family(name: str) -> str:
-    for end in ("ForMaskedLM", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForImageClassification", "Model"):
+    for end in (
+        "ForMaskedLM",
+        "ForCausalLM",
+        "LMHeadModel",
+        "ForConditionalGeneration",
+        "ForImageClassification",
+        "Model",
+    ):
         name = name.removesuffix(end)
     return name
 
@@ -103,7 +112,11 @@ real_models(
         "roformer": built("RoFormerForMaskedLM", TOKENS, tied=WORDS, **TWO),
         "gpt2": built("GPT2LMHeadModel", TOKENS, tied=r".*wte/embedding", n_layer=2),
         "gpt_neo": built(
-            "GPTNeoForCausalLM", TOKENS, tied=r".*wte/embedding", num_layers=2, attention_types=[[["global", "local"], 1]]
+            "GPTNeoForCausalLM",
+            TOKENS,
+            tied=r".*wte/embedding",
+            num_layers=2,
+            attention_types=[[["global", "local"], 1]],
         ),
         "gptj": built("GPTJForCausalLM", TOKENS, n_layer=2, n_embd=512, n_head=8),
         "bloom": built("BloomForCausalLM", TOKENS, tied=WORDS, n_layer=2, hidden_size=512),
@@ -115,11 +128,15 @@ real_models(
         "t5": built("T5ForConditionalGeneration", TOKENS, None, TOKENS, tied="shared/embedding", num_layers=2),
         "t5_v1_1": built(
             *("T5ForConditionalGeneration", TOKENS, None, TOKENS),
-            num_layers=2, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+            num_layers=2,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
         ),
         "mt5": built("MT5ForConditionalGeneration", TOKENS, None, TOKENS, num_layers=2),
         "longt5": built(
-            *("LongT5ForConditionalGeneration", TOKENS, None, TOKENS), tied="shared/embedding", num_layers=2,
+            *("LongT5ForConditionalGeneration", TOKENS, None, TOKENS),
+            tied="shared/embedding",
+            num_layers=2,
             encoder_attention_type="transient-global",
         ),
         "bart": built("BartForConditionalGeneration", TOKENS, None, TOKENS, tied=".*shared/embedding", **BOTH),
@@ -128,10 +145,13 @@ real_models(
         "blenderbot": built(
             "BlenderbotForConditionalGeneration", TOKENS, None, TOKENS, tied=".*shared/embedding", **BOTH
         ),
-        "marian": built("MarianMTModel", TOKENS, None, TOKENS, config="MarianConfig", tied=".*shared/embedding", **BOTH),
+        "marian": built(
+            "MarianMTModel", TOKENS, None, TOKENS, config="MarianConfig", tied=".*shared/embedding", **BOTH
+        ),
         "whisper": built(
             *("WhisperForConditionalGeneration", jax.ShapeDtypeStruct((2, 80, 3000), jnp.float32), TOKENS),
-            tied=r".*embed_tokens/embedding", **BOTH,
+            tied=r".*embed_tokens/embedding",
+            **BOTH,
         ),
         "big_bird": built(
             "BigBirdForMaskedLM", jax.ShapeDtypeStruct((2, 1024), jnp.int32), tied=WORDS, block_size=64, **TWO
@@ -140,13 +160,18 @@ real_models(
         "dinov2": built("Dinov2ForImageClassification", image(518), **TWO),
         "beit": built("BeitForImageClassification", image(), use_relative_position_bias=True, **TWO),
         "clip": built(
-            *("CLIPModel", TOKENS, image()), text_config={"num_hidden_layers": 2}, vision_config={"num_hidden_layers": 2}
+            *("CLIPModel", TOKENS, image()),
+            text_config={"num_hidden_layers": 2},
+            vision_config={"num_hidden_layers": 2},
         ),
         "resnet": built("ResNetForImageClassification", image()),
         "regnet": built("RegNetForImageClassification", image(), depths=[1, 1, 2, 1]),
         "wav2vec2": built(
-            *("Wav2Vec2ForCTC", jax.ShapeDtypeStruct((2, 8000), jnp.float32)), config="Wav2Vec2Config",
-            do_stable_layer_norm=True, feat_extract_norm="layer", **TWO
+            *("Wav2Vec2ForCTC", jax.ShapeDtypeStruct((2, 8000), jnp.float32)),
+            config="Wav2Vec2Config",
+            do_stable_layer_norm=True,
+            feat_extract_norm="layer",
+            **TWO,
         ),
     },
 )

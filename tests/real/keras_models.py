@@ -84,12 +84,8 @@ real_models(
         "convnext_tiny": application("ConvNeXtTiny"),
         "xception": application("Xception", size=75),
         "inception_v3": application("InceptionV3", size=75),
-        "gpt": transformer(
-            lambda: layers.MultiHeadAttention(4, 16), lambda: layers.LayerNormalization()
-        ),
-        "grouped_queries": transformer(
-            lambda: layers.GroupQueryAttention(16, 4, 2), lambda: layers.RMSNormalization()
-        ),
+        "gpt": transformer(lambda: layers.MultiHeadAttention(4, 16), lambda: layers.LayerNormalization()),
+        "grouped_queries": transformer(lambda: layers.GroupQueryAttention(16, 4, 2), lambda: layers.RMSNormalization()),
         "lstm": recurrent(layers.LSTM),
         "gru": recurrent(layers.GRU),
         "unet": unet,

@@ -81,11 +81,10 @@ real_models(
         "gru": lambda: built(Recurrent(nn.GRUCell), array(4, 12, 6)),
         "mgu": lambda: built(Recurrent(nn.MGUCell), array(4, 12, 6)),
         "simple": lambda: built(Recurrent(nn.SimpleCell), array(4, 12, 6)),
-        "convolutional_lstm": lambda: built(
-            nn.RNN(nn.ConvLSTMCell(8, (3, 3))), array(2, 5, 12, 12, 3)
-        ),
+        "convolutional_lstm": lambda: built(nn.RNN(nn.ConvLSTMCell(8, (3, 3))), array(2, 5, 12, 12, 3)),
         "translator": lambda: built(
-            Translator(), *(array(2, 16, dtype=jnp.int32),) * 2,
+            Translator(),
+            *(array(2, 16, dtype=jnp.int32),) * 2,
             own={"Embed_0/embedding": "tied 0 > 1", "positions": "positional 0 > 1"},
         ),
         "scanned": lambda: built(Scanned(), array(2, 16, dtype=jnp.int32)),

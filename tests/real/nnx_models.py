@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tests.real._model import Layout, RealModel, conv, dense, run_of, real_models
+from tests.real._model import Layout, RealModel, conv, dense, real_models, run_of
 
 
 def _count(x: Any) -> int:
@@ -117,9 +117,7 @@ SERIES = jax.ShapeDtypeStruct((4, 12, 6), jnp.float32)
 real_models(
     "flax.nnx",
     {
-        "attention": built(
-            Attention, jax.ShapeDtypeStruct((2, 16), jnp.int32), own={"embed/embedding": "tied 0 > 1"}
-        ),
+        "attention": built(Attention, jax.ShapeDtypeStruct((2, 16), jnp.int32), own={"embed/embedding": "tied 0 > 1"}),
         "images": built(Images, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)),
         "lstm": built(lambda rngs: Recurrent(nnx.LSTMCell, rngs), SERIES),
         "optimized_lstm": built(lambda rngs: Recurrent(nnx.OptimizedLSTMCell, rngs), SERIES),

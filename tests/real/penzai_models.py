@@ -64,9 +64,7 @@ def _layouts(model: Any) -> dict[str, tuple[str, tuple[str, ...], tuple[str, ...
     return found
 
 
-def _numbered(
-    role: str, fan_in: tuple[str, ...], fan_out: tuple[str, ...] | None, names: tuple[str, ...]
-) -> Layout:
+def _numbered(role: str, fan_in: tuple[str, ...], fan_out: tuple[str, ...] | None, names: tuple[str, ...]) -> Layout:
     rows = [i for i, name in enumerate(names) if name in fan_in]
     columns = [i for i, name in enumerate(names) if (name in fan_out if fan_out is not None else i not in rows)]
     return f"{role} {' '.join(map(str, rows))} > {' '.join(map(str, columns))}"
