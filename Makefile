@@ -5,7 +5,7 @@ NEWEST_PYTHON = $(shell .ci/newest-python)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs docs-serve figures dist hosts test test-oldest test-newest test-real test-long lint format bench evidence constraints clean
+.PHONY: demo docs docs-serve figures dist hosts test test-examples test-oldest test-newest test-real test-long lint format bench evidence constraints clean
 
 demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_gpt.py $(ARGS)
@@ -15,6 +15,10 @@ hosts: $(VENV)/examples.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# the examples, the demo and the benchmarks, as their users call them
+test-examples: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n auto tests/examples $(ARGS)
 
 # the lowest versions that pyproject.toml allows
 test-oldest: .venv-oldest/test.stamp

@@ -17,7 +17,7 @@ from flax import nnx
 
 import modula_optax as mo
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import hello_gpt
 import hello_mnist
@@ -37,7 +37,7 @@ def defaults():
 # what the documentation promises of each, on digits held out
 QUOTED = re.findall(
     r"`examples/(\w+)\.py` .* (\d\.\d\d) to (\d\.\d\d) \|$",
-    (Path(__file__).parents[1] / "docs" / "start" / "index.md").read_text(),
+    (Path(__file__).parents[2] / "docs" / "start" / "index.md").read_text(),
     re.MULTILINE,
 )
 
