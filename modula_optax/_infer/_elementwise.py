@@ -6,6 +6,7 @@ from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._structure import combine, unite
 from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
 from modula_optax._infer._values import (
+    CHOSEN,
     COUNTING,
     ONE_HOT,
     SPECIAL,
@@ -77,16 +78,16 @@ def _constants(op: Op, a: Value, b: Value) -> Value:
     return Value(dims if scaled else unmarked(dims), uniform=a.uniform and b.uniform)
 
 
-def _one_hot(dims: Dims) -> Dims:
-    return tuple(
-        relabel(dim, frozenset([ONE_HOT]), frozenset([COUNTING])) if COUNTING in labels_of(dim) else dim for dim in dims
-    )
+def _one_hot(dims: Dims, chosen: bool = False) -> Dims:
+    """Axes of a comparison with 0, 1, 2, ...: one entry is 1, that of the other side, which may be what data chose."""
+    marks = frozenset([ONE_HOT, CHOSEN] if chosen else [ONE_HOT])
+    return tuple(relabel(dim, marks, frozenset([COUNTING])) if COUNTING in labels_of(dim) else dim for dim in dims)
 
 
 def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value:
     dims = join(other.dims, constant.dims)
     if op.name == "eq":
-        return Value(_one_hot(dims), data=other.data, deep=other.deep)
+        return Value(_one_hot(dims, other.chosen), data=other.data, deep=other.deep)
     if op.name not in _KINDS:
         other = settle(trace, op, other)
     elif not (constant.uniform and _KINDS[op.name] == _MULTIPLY):

@@ -21,7 +21,10 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":
         dims = unmarked(dims)
-    return value._replace(dims=dims, parts=parts, looked_up_by=op.outs[0] if op.name.startswith("arg") else None)
+    is_choice = op.name.startswith("arg")
+    return value._replace(
+        dims=dims, parts=parts, looked_up_by=op.outs[0] if is_choice else None, chosen=is_choice and value.data
+    )
 
 
 def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:

@@ -222,7 +222,10 @@ def same_axes(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]
     if any(v.is_weight for v in ins):
         return unknown_primitive(trace, op, ins)
     data, deep, dims = any(v.data for v in ins), any(v.deep for v in ins), ins[0].dims
-    return tuple(Value(_resized(dims, trace.shape(out)), data=data, deep=deep, looked_up_by=out) for out in op.outs)
+    found = [Value(_resized(dims, trace.shape(out)), data=data, deep=deep, looked_up_by=out) for out in op.outs]
+    if op.name in ("top_k", "approx_top_k"):
+        found[1] = found[1]._replace(chosen=data)
+    return tuple(found)
 
 
 def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:

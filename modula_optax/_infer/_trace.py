@@ -167,7 +167,7 @@ def note_gates(trace: Trace, facing: Iterable[tuple[Dim, Dim]]) -> None:
       facing: each axis of the gate with that of what it is multiplied into.
     """
     pairs = list(facing)
-    makers = {param for a, b in pairs if size_of(a) == 1 < size_of(b) for param, _ in labels_of(b)}
+    makers = {param for a, b in pairs if size_of(a) == 1 < size_of(b) for param, _ in labels_of(b) if param >= 0}
     for a, b in pairs:
         if size_of(a) > 1 and any(param not in makers for param, _ in labels_of(a)):
             trace.note((label for label in labels_of(b) if label[0] in makers), "gated")

@@ -13,6 +13,7 @@ NONE: Labels = frozenset()
 COUNTING: Label = (-1, 0)  # entries are 0, 1, 2, ... along the axis
 ONE_HOT: Label = (-1, 1)  # one entry along the axis is 1, the others 0
 SPECIAL: Labels = frozenset([COUNTING, ONE_HOT])
+CHOSEN: Label = (-1, 2)  # data say which entries along the axis count; this holds whatever happens to entries
 
 
 class Factor(NamedTuple):
@@ -55,6 +56,7 @@ class Value(NamedTuple):
     deep: bool = False  # computed from an activation that a matrix or a table produced
     looked_up_by: int | None = None  # of integers: what they were computed from; of what they look up, the same
     normaliser: str | None = None  # "sum" of products of data, or the "reciprocal" of one, which makes means of sums
+    chosen: bool = False  # integers that number the largest entries of data, such as experts
     noise: bool = False  # data drawn from a random key, which may be drawn for a parameter as well as for samples
 
     @property

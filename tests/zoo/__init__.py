@@ -8,6 +8,7 @@ from tests.zoo import linen as linen
 from tests.zoo import ninjax as ninjax
 from tests.zoo import nnx as nnx
 from tests.zoo import plain as plain
+from tests.zoo import plain_conventions as plain_conventions
 from tests.zoo import plain_further as plain_further
 from tests.zoo import plain_nets as plain_nets
 from tests.zoo import plain_papers as plain_papers
