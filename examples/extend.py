@@ -1,4 +1,4 @@
-"""A norm and a constraint of your own, in a training run: what to define, and where it goes from there.
+"""A norm, a constraint and a primitive of your own, in a training run: what to define, and where it goes from there.
 
 python examples/extend.py
 """
@@ -8,6 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 import modula_optax as mo
 from modula_optax import constraints, norms
@@ -51,19 +53,43 @@ class NonNegative(mo.Constraint):
         return jnp.maximum(w, 0.0), memory
 
 
+def snake(x):
+    """An activation as a kernel of your own would compute it: x + sin(x)^2, whose slope is at most 2."""
+    return SNAKE.bind(x)
+
+
+SNAKE = Primitive("snake")
+SNAKE.def_abstract_eval(lambda x: x)
+mlir.register_lowering(SNAKE, mlir.lower_fun(lambda x: x + jnp.sin(x) ** 2, multiple_results=False))
+ad.defjvp(SNAKE, lambda tangent, x: tangent * (1.0 + jnp.sin(2.0 * x)))
+batching.defvectorized(SNAKE)
+# how roles pass through it, and how steep it is; of what does not work entry by entry, as fused layers, a function
+# of JAX that computes the same says both: mo.register_primitive("fused", lambda x, w: jnp.tanh(x @ w))
+mo.register_primitive("snake", slope=2.0)
+
+
+def network(params, x):
+    """The model that is trained."""
+    return snake(x @ params["hidden"]) @ params["out"]
+
+
+RULES = mo.NormRegistry(
+    mo.Rule("hidden", KyFan(2), constraint=mo.SpectralCap(4.0)),
+    mo.Rule("out", mo.Spectral(), constraint=NonNegative()),
+)
+
+
 def train(steps: int = 200) -> tuple[float, float, dict]:
     """Fits a small network; returns its first and last loss and its weights."""
     x = jax.random.normal(jax.random.key(0), (256, 8))
     target = jnp.tanh(x @ jax.random.normal(jax.random.key(1), (8, 4)))
-    specs = {
-        "hidden": mo.NormSpec(KyFan(2), constraint=mo.SpectralCap(4.0)),
-        "out": mo.NormSpec(mo.Spectral(), constraint=NonNegative()),
-    }
+    shapes = {"hidden": jnp.zeros((8, 16)), "out": jnp.zeros((16, 4))}
+    specs = mo.infer_specs(network, shapes, x, overrides=RULES)  # norms of RULES, along the axes that are inferred
     assert mo.specs_from_json(mo.specs_to_json(specs)) == specs
-    params = mo.initialize(jax.random.key(2), {"hidden": jnp.zeros((8, 16)), "out": jnp.zeros((16, 4))}, specs)
+    params = mo.initialize(jax.random.key(2), shapes, specs)
 
     def loss(params):
-        return jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - target) ** 2)
+        return jnp.mean((network(params, x) - target) ** 2)
 
     tx = mo.modular(optax.linear_schedule(0.1, 0.0, steps), specs, weight_decay=0.0)
 
@@ -78,5 +104,6 @@ def train(steps: int = 200) -> tuple[float, float, dict]:
 
 
 if __name__ == "__main__":
-    first, last, _ = train()
+    first, last, trained = train()
     print(f"loss {first:.3f} -> {last:.3f}")
+    print(f"the output moves by at most {mo.lipschitz_bound(network, trained, jnp.ones((1, 8))):.1f} times its input")

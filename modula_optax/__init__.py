@@ -11,7 +11,7 @@ Links of a chain: `scale_by_momentum`, `scale_by_whitened_momentum`, `look_along
 `ParamsAverageState`.
 
 Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
-`specs_from_json`.
+`specs_from_json`; `register_primitive` for kernels of your own.
 
 Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of
 your own: `Norm` and the helpers in `norms`. What they are made of: `polar`, `polar_express`.
@@ -61,6 +61,7 @@ from modula_optax._specs import tare as tare
 from modula_optax._registry import NormRegistry as NormRegistry
 from modula_optax._registry import Rule as Rule
 from modula_optax._infer import infer_specs as infer_specs
+from modula_optax._jaxpr import register_primitive as register_primitive
 from modula_optax._modular_norm import dual_norm as dual_norm
 from modula_optax._modular_norm import leaf_norms as leaf_norms
 from modula_optax._modular_norm import modular_norm as modular_norm

@@ -1,4 +1,4 @@
-"""Norms and constraints of others: they train, they are saved, and what they lack is named."""
+"""Norms, constraints and primitives of others: they train, are saved and read, and what they lack is named."""
 
 import dataclasses
 import json
@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
 
 import modula_optax as mo
 from examples import extend
+from tests.zoo._model import array
 
 KY_FAN = extend.KyFan(2)
 
@@ -91,3 +93,109 @@ def test_json_reads_registered_classes_only_and_imports_nothing():
     entry["specs"]["w"]["norm"]["name"] = "os.system"
     with pytest.raises(ValueError, match=r"norm must be one of .*examples\.extend\.KyFan(.|\n)*os\.system"):
         mo.specs_from_json(json.dumps(entry))
+
+
+def primitive(name, shape_of):
+    """A primitive of which nothing can be known but what it is registered with."""
+    made = Primitive(name)
+    made.def_abstract_eval(lambda *operands, **params: operands[0].update(shape=shape_of(*operands)))
+    return made.bind
+
+
+def normalised_dense(x, kernel, bias, *, swapped):
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-3)
+    return jnp.tanh(x @ (kernel.T if swapped else kernel) + bias)
+
+
+fused = primitive("fused_dense", lambda x, kernel, bias: (*x.shape[:-1], *bias.shape))
+mo.register_primitive("fused_dense", normalised_dense)
+
+
+def attention(q, k, v):
+    return jax.nn.softmax(q @ k.mT / q.shape[-1]) @ v
+
+
+fused_attention = primitive("fused_attention", lambda q, k, v: v.shape)
+mo.register_primitive("fused_attention", attention)
+
+
+def layers(dense, attend, p, x):
+    hidden = dense(x, p["kernel"], p["bias"], swapped=True)
+    return attend(hidden, hidden, hidden) @ p["out"]
+
+
+@pytest.fixture
+def layer_params(key):
+    keys = jax.random.split(key, 3)
+    shapes = {"kernel": (5, 3), "bias": (5,), "out": (5, 2)}
+    return {name: jax.random.normal(k, shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda apply, p: mo.infer_specs(apply, p, array(2, 4, 3)),
+        lambda apply, p: mo.infer_specs(apply, p, array(2, 4, 3), sensitivity="traced"),
+        lambda apply, p: mo.lipschitz_bound(apply, p, array(2, 4, 3)),
+    ],
+    ids=["roles", "sensitivities", "bound"],
+)
+def test_a_primitive_with_a_reference_is_read_as_what_it_computes(read, layer_params):
+    def without_places(found):
+        return (
+            {k: dataclasses.replace(spec, why=None) for k, spec in found.items()} if isinstance(found, dict) else found
+        )
+
+    ours = read(lambda p, x: layers(fused, fused_attention, p, x), layer_params)
+    theirs = read(lambda p, x: layers(normalised_dense, attention, p, x), layer_params)
+    assert without_places(ours) == without_places(theirs)
+
+
+def test_a_primitive_with_a_slope_works_entry_by_entry():
+    params = {"hidden": 0.5 * jnp.eye(4), "out": jnp.eye(4)}
+    specs = mo.infer_specs(extend.network, params, array(6, 4), sensitivity="traced")
+    assert {name: spec.role for name, spec in specs.items()} == {"hidden": "linear", "out": "linear"}
+    assert (specs["hidden"].sensitivity, specs["out"].sensitivity) == (2.0, 1.0)
+    assert mo.lipschitz_bound(extend.network, params, array(6, 4)) == pytest.approx(1.0)
+
+
+def test_a_slope_that_is_registered_holds(key):
+    x = 10.0 * jax.random.normal(key, (10_000,))
+    assert float(jnp.max(jnp.abs(jax.jit(jax.vmap(jax.grad(extend.snake)))(x)))) <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (extend.SNAKE, {"slope": 2.0}, r"name must be .* as a string; got snake: write primitive\.name"),
+        ("tanh", {"slope": 1.0}, r"tanh is a primitive of JAX, which modula_optax knows"),
+        ("scan", {"slope": 1.0}, r"scan is a primitive of JAX"),
+        ("swirl", {}, r"swirl needs .*write mo\.register_primitive\('swirl', slope=1\.0\)"),
+        ("swirl", {"slope": 1.0, "reference": jnp.sin}, r"swirl needs .* not both"),
+        ("swirl", {"reference": 2.0}, r"must be a function of its operands; got 2\.0: write slope=2\.0"),
+        ("swirl", {"slope": -1.0}, r"slope must be a finite number of at least 0; got -1"),
+    ],
+)
+def test_what_says_nothing_of_a_primitive_is_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mo.register_primitive(name, **arguments)
+
+
+narrowed = primitive("narrowed", lambda x: (*x.shape[:-1], 1))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"slope": 1.0}, r"narrowed was registered by its slope.* float32\[4, 1\] of float32\[4, 3\]"),
+        ({"reference": jnp.sin}, r"reference of narrowed makes float32\[4, 3\] .*narrowed makes float32\[4, 1\]"),
+        ({"reference": narrowed}, r"reference of narrowed computes with narrowed itself"),
+        ({"reference": lambda x: x @ jnp.ones((7, 7))}, r"Raised by the reference of narrowed"),
+    ],
+    ids=["slope", "shapes", "itself", "error"],
+)
+def test_what_does_not_fit_a_primitive_is_told_where_it_is_met(told, message):
+    mo.register_primitive("narrowed", **told)
+    with pytest.raises((ValueError, TypeError)) as raised:
+        mo.infer_specs(lambda p, x: narrowed(x @ p["w"]), {"w": jnp.eye(3)}, array(4, 3))
+    assert re.search(message, "\n".join([str(raised.value), *getattr(raised.value, "__notes__", ())]))

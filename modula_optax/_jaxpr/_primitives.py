@@ -2,8 +2,8 @@
 
 import enum
 import math
-from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 
 class Kind(enum.Enum):
@@ -35,6 +35,7 @@ class Kind(enum.Enum):
     ALONG = enum.auto()  # transforms along an axis: sorting, Fourier
     COLLECTIVE = enum.auto()  # over the shards of a mesh
     SOURCE = enum.auto()  # constants and random numbers
+    OUTSIDE = enum.auto()  # what a function of JAX's own stands for
 
 
 class Slope(NamedTuple):
@@ -46,11 +47,12 @@ class Slope(NamedTuple):
 
 
 class Primitive(NamedTuple):
-    """A row of the table; a `slope` is proven."""
+    """A row of the table; a `slope` is proven, a `reference` is read in the place of the primitive."""
 
     kind: Kind
     slope: Slope | None = None
     has_derivative: bool = True
+    reference: Callable[..., Any] | None = None
 
 
 def _rows(kind: Kind, names: str, has_derivative: bool = True) -> dict[str, Primitive]:

@@ -15,6 +15,7 @@ from modula_optax._jax import (
     params_of,
     scan_counts,
 )
+from modula_optax._jaxpr._outside import from_outside
 from modula_optax._jaxpr._primitives import PRIMITIVES
 
 
@@ -142,7 +143,7 @@ class _Flattener:
                 # what cannot be looked into is one operation of which nothing is known
                 self.unfamiliar[name] = str(error)
                 return self._append(block, name, params_of(eqn), ins, [var.aval for var in eqn.outvars], eqn)
-        inner = None if name in PRIMITIVES else _only_jaxpr(eqn)
+        inner = from_outside(eqn, self.calls[1:]) if name in PRIMITIVES else _only_jaxpr(eqn)
         if inner is None:
             return self._append(block, name, params_of(eqn), ins, [var.aval for var in eqn.outvars], eqn)
         outs = self._inline_closed(block, inner, self._resized(block, eqn, ins, opened(inner)[0].invars))

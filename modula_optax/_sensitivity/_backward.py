@@ -2,7 +2,7 @@
 
 import math
 
-from modula_optax._jaxpr import Block, Kind, Loop, Model, Op, Program, named, source
+from modula_optax._jaxpr import PRIMITIVES, Block, Kind, Loop, Model, Op, Program, named, source
 from modula_optax._sensitivity._origins import Origins
 from modula_optax._sensitivity._regions import REARRANGING, Regions
 from modula_optax._sensitivity._statistics import Statistics
@@ -112,6 +112,9 @@ class _Backward:
             return self._shrinkage(op)
         if op.name in _ONE:
             return 1.0
+        row = PRIMITIVES.get(op.name)
+        if row is not None and row.slope is not None:
+            return row.slope.largest
         raise UnsoundError(f"{self._where(op)} has no rule")
 
     def _product(self, op: Op, i: int) -> float:
