@@ -47,7 +47,7 @@ class Pieces:
         """Sizes of the blocks that these axes, flattened, were cut into; none if pieces overlap or leave gaps."""
         if not axes:
             return ()
-        label, entries = (param, axes[0]), math.prod(shape[axis] for axis in axes)
+        label, entries = Label(param, axes[0]), math.prod(shape[axis] for axis in axes)
         pieces = sorted(
             (piece.start * entries // piece.size, piece.stop * entries // piece.size)
             for piece in self._pieces.get(label, ())

@@ -1,21 +1,24 @@
 """Classification: from the uses of a parameter to its role, its axes, and how sure that is."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modula_optax._infer._finding import (
     EVIDENCE,
-    PRODUCT,
     Evidence,
     Finding,
     UnclearError,
     agreed,
+    conflict,
     least,
+    product,
     roles_by_axis,
 )
 from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
+from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Use
 from modula_optax._infer._vector import find_vector
 from modula_optax._jaxpr import is_backward
@@ -39,27 +42,36 @@ def classify(
       parameters: the position of each parameter among the values.
       known: findings that are there before, by number of the parameter.
     """
-    chosen = [_strongest([u for u in uses if u.param == i], reached) for i in range(len(shapes))]
-    kinds = [{use.kind for use in mine} for mine in chosen]
-    first = {i: next(n for n, use in enumerate(uses) if use is mine[0]) for i, mine in enumerate(chosen) if mine}
+    chosen = [_strongest([use for use in uses if use.param == i], reached) for i in range(len(shapes))]
+    told = [_telling(shape, mine) for shape, mine in zip(shapes, chosen, strict=True)]
+    order = {id(use): n for n, use in enumerate(uses)}
+    met = sorted((i for i, mine in enumerate(chosen) if mine and i not in known), key=lambda i: order[id(chosen[i][0])])
     findings = dict(known)
-    # matrices first: what a vector is depends on the axes of the matrices around it, in order of first use
-    for i in sorted(range(len(shapes)), key=lambda i: (bool(kinds[i] <= {"add", "mul"}), first.get(i, -1))):
-        if i in known:
-            continue
-        if not chosen[i]:
-            alive = reached.get(parameters[i], Reach()).level != DEAD
-            problem = "reaches the output without meeting any data"
-            findings[i] = Finding("unknown", problem=problem) if alive else Finding("unused")
-            continue
-        try:
+    for i in set(range(len(shapes))) - findings.keys() - set(met):
+        alive = reached.get(parameters[i], Reach()).level != DEAD
+        unclear = UnclearError("reaches the output without meeting any data")
+        findings[i] = unclear.finding() if alive else Finding("unused")
+    vectors = [i for i in met if _is_vector(told[i])]
+    for i in met:
+        if i not in vectors:
             dead = [use for use in uses if use.param == i and level_of(use, reached) == DEAD]
-            finding = _find(shapes[i], chosen[i], dead, evidence, findings)
-            place = _place(finding, chosen[i], reached)
-            findings[i] = dataclasses.replace(finding, place=place, notes=finding.notes + _notes(chosen[i]))
-        except UnclearError as error:
-            findings[i] = Finding("unknown", use=chosen[i][0], problem=str(error))
+            find = functools.partial(_find_matrix, shapes[i], told[i], dead, evidence)
+            findings[i] = _placed(find, chosen[i], reached)
+    # what a vector is depends on what made the axes that it meets: matrices, and vectors that were met before it
+    for i in vectors:
+        find = functools.partial(_find_vector, shapes[i], told[i], evidence, findings)
+        findings[i] = _placed(find, chosen[i], reached)
     return [findings[i] for i in range(len(shapes))]
+
+
+def _placed(find: Callable[[], Finding], uses: Sequence[Use], reached: Mapping[int, Reach]) -> Finding:
+    """What is found of a parameter, with its place; why its role is unclear, if it is."""
+    try:
+        finding = find()
+        notes = ("reparameterised",) if any(use.part.reparameterised for use in uses) else ()
+        return dataclasses.replace(finding, place=_place(finding, uses, reached), notes=finding.notes + notes)
+    except UnclearError as error:
+        return error.finding(uses[0])
 
 
 def level_of(use: Use, reached: Mapping[int, Reach]) -> int:
@@ -71,34 +83,55 @@ def _strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
     """The uses that the role is read off: those that a gradient comes through, if there are any."""
     for level in (STRONG, WEAK):
         at_level = [use for use in uses if level_of(use, reached) >= level]
-        proper = [use for use in at_level if use.kind != "statistic"]
+        proper = [use for use in at_level if use.kind is not UseKind.STATISTIC]
         if proper:
             return proper
     return [use for use in uses if level_of(use, reached) != DEAD]
 
 
-def _find(
-    shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
-) -> Finding:
+def _telling(shape: tuple[int, ...], uses: list[Use]) -> list[Use]:
+    """The uses that say what a parameter is."""
     uses = [_of_table(shape, use) for use in _with_data(uses)]
-    uses = _without_entries(uses) if len(shape) == 1 else uses
-    kinds = {use.kind for use in uses}
-    strange = sorted(kinds - {"linear", "conv", "lookup", "add", "mul"})
-    if strange:
-        raise UnclearError("only a statistic of it is used" if strange == ["statistic"] else strange[0])
-    if kinds <= {"add", "mul"}:
+    return _without_entries(uses) if len(shape) == 1 else uses
+
+
+def _kinds(uses: Iterable[Use]) -> set[UseKind]:
+    return {use.kind for use in uses}
+
+
+def _is_vector(uses: Sequence[Use]) -> bool:
+    """Whether data meet a parameter entry by entry, and rows of it, if anything else."""
+    entrywise = {UseKind.ADD, UseKind.MUL}
+    return bool(_kinds(uses) & entrywise) and _kinds(uses) <= entrywise | {UseKind.LOOKUP}
+
+
+def _find_vector(
+    shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence, findings: Mapping[int, Finding]
+) -> Finding:
+    if UseKind.LOOKUP not in _kinds(uses):
         return find_vector(shape, uses, evidence, findings)
-    if kinds == {"lookup"}:
-        return agreed([find_lookup(shape, use, evidence) for use in uses])
-    if kinds <= {"linear", "conv"}:
-        return find_matrix(shape, uses, dead, evidence)
-    if kinds == {"lookup", "linear"}:
-        return _find_tied(shape, uses, dead, evidence)
-    if kinds == {"lookup", "add"}:
+    if _kinds(uses) == {UseKind.LOOKUP, UseKind.ADD}:
         return _find_table(shape, uses, evidence, findings)
-    if any(use.part.how == "product" for use in uses):
-        raise UnclearError(PRODUCT)
-    raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(kinds))}")
+    raise _mixed(uses)
+
+
+def _find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use], evidence: Evidence) -> Finding:
+    kinds = _kinds(uses)
+    if UseKind.OTHER in kinds:
+        raise UnclearError(min(use.reason for use in uses if use.kind is UseKind.OTHER))
+    if UseKind.STATISTIC in kinds:
+        raise UnclearError("only a statistic of it is used")
+    if kinds == {UseKind.LOOKUP}:
+        return agreed([find_lookup(shape, use, evidence) for use in uses])
+    if kinds <= {UseKind.LINEAR, UseKind.CONV}:
+        return find_matrix(shape, uses, dead, evidence)
+    if kinds == {UseKind.LOOKUP, UseKind.LINEAR}:
+        return _find_tied(shape, uses, dead, evidence)
+    raise product() if any(use.part.made is Made.PRODUCT for use in uses) else _mixed(uses)
+
+
+def _mixed(uses: Sequence[Use]) -> UnclearError:
+    return conflict(", ".join(sorted(kind.value for kind in _kinds(uses))))
 
 
 def _with_data(uses: list[Use]) -> list[Use]:
@@ -107,17 +140,17 @@ def _with_data(uses: list[Use]) -> list[Use]:
     It also says more than its rows alone, which are derivatives along coordinates, and than a product of data with it
     entry by entry, of which a length is taken to divide by.
     """
-    if not any(use.part.how == "whole" and use.kind in ("linear", "conv") for use in uses):
+    if not any(use.part.made is Made.WHOLE and use.kind in (UseKind.LINEAR, UseKind.CONV) for use in uses):
         return uses
-    return [use for use in uses if use.part.how != "product" and not (_is_of_rows(use) or _is_of_matrix(use))]
+    return [use for use in uses if use.part.made is not Made.PRODUCT and not (_is_of_rows(use) or _is_of_matrix(use))]
 
 
 def _is_of_rows(use: Use) -> bool:
-    return use.kind in ("add", "mul") and any(piece.role == "looked" for piece in use.axes)
+    return use.kind in (UseKind.ADD, UseKind.MUL) and any(piece.role is Axis.LOOKED for piece in use.axes)
 
 
 def _is_of_matrix(use: Use) -> bool:
-    return use.kind == "mul" and sum(piece.size > 1 for piece in use.axes) > 1
+    return use.kind is UseKind.MUL and sum(piece.size > 1 for piece in use.axes) > 1
 
 
 def _of_table(shape: tuple[int, ...], use: Use) -> Use:
@@ -125,46 +158,48 @@ def _of_table(shape: tuple[int, ...], use: Use) -> Use:
 
     A permuted weight has each of its rows once, or runs along one axis.
     """
-    looked = {piece.axis for piece in use.axes if piece.role == "looked"}
-    for axis in looked if use.kind == "linear" else ():
+    looked = {piece.axis for piece in use.axes if piece.role is Axis.LOOKED}
+    for axis in looked if use.kind is UseKind.LINEAR else ():
         sizes = [piece.size for piece in use.axes if piece.axis == axis and piece.position >= 0]
         if len(sizes) > 1 and math.prod(sizes) > shape[axis]:
-            kept = tuple(piece for piece in use.axes if piece.axis not in looked or piece.role == "looked")
-            return use._replace(kind="lookup", axes=kept)
+            kept = tuple(piece for piece in use.axes if piece.axis not in looked or piece.role is Axis.LOOKED)
+            return use._replace(kind=UseKind.LOOKUP, axes=kept)
     return use
 
 
 def _without_entries(uses: list[Use]) -> list[Use]:
     """Without single entries that are looked up: beside what the whole is added to, they say nothing."""
-    added = [use for use in uses if use.kind == "add"]
-    entries = [use for use in uses if use.kind == "lookup" and all(piece.role == "looked" for piece in use.axes)]
+    added = [use for use in uses if use.kind is UseKind.ADD]
+    entries = [
+        use for use in uses if use.kind is UseKind.LOOKUP and all(piece.role is Axis.LOOKED for piece in use.axes)
+    ]
     return added if added and len(added) + len(entries) == len(uses) else uses
 
 
-def _find_tied(shape: tuple[int, ...], uses: list[Use], dead: list[Use], evidence: Evidence) -> Finding:
-    table = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind == "lookup"])
-    matrix = find_matrix(shape, [use for use in uses if use.kind == "linear"], dead, evidence)
+def _find_tied(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use], evidence: Evidence) -> Finding:
+    table = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind is UseKind.LOOKUP])
+    matrix = find_matrix(shape, [use for use in uses if use.kind is UseKind.LINEAR], dead, evidence)
     if {frozenset(table.fan_in), frozenset(table.fan_out)} != {frozenset(matrix.fan_in), frozenset(matrix.fan_out)}:
         raise UnclearError("it is looked up and multiplied along different axes")
     return dataclasses.replace(table, role="tied", confidence=least(table.confidence, matrix.confidence))
 
 
 def _find_table(
-    shape: tuple[int, ...], uses: list[Use], evidence: Evidence, findings: Mapping[int, Finding]
+    shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence, findings: Mapping[int, Finding]
 ) -> Finding:
     """Positions added to all tokens at once, and looked up for a token that comes later."""
-    table = find_vector(shape, [use for use in uses if use.kind == "add"], evidence, findings)
-    rows = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind == "lookup"])
+    table = find_vector(shape, [use for use in uses if use.kind is UseKind.ADD], evidence, findings)
+    rows = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind is UseKind.LOOKUP])
     if (table.role, table.fan_in, table.fan_out) != ("positional", rows.fan_in, rows.fan_out):
-        raise UnclearError("it is used in incompatible ways: added and looked up")
+        raise conflict("added and looked up")
     return table
 
 
 def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     """An embedding: the axis looked up is its rows, what is left its columns."""
     roles = roles_by_axis(use)
-    rows = tuple(axis for axis in range(len(shape)) if "looked" in roles.get(axis, ()))
-    batch = {axis for axis in range(len(shape)) if roles.get(axis, set()) & {"picked", "batch"}}
+    rows = tuple(axis for axis in range(len(shape)) if Axis.LOOKED in roles.get(axis, ()))
+    batch = {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
     if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
         # looked up by what looks up matrices: the biases of the same experts
@@ -173,14 +208,10 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
 
 
 def _place(finding: Finding, uses: Sequence[Use], reached: Mapping[int, Reach]) -> str:
-    if any(use.kind == "linear" and is_backward(use.op) for use in uses):
+    if any(use.kind is UseKind.LINEAR and is_backward(use.op) for use in uses):
         # on the way back of a gradient inside the model the first layer comes last
         return "hidden"
     after = frozenset().union(*(reached.get(use.op.outs[0], Reach()).matrices for use in uses))
     if finding.role not in ("embedding", "positional") and not after - {uses[0].param}:
         return "head"
     return "hidden" if all(use.deep for use in uses) else "input"
-
-
-def _notes(uses: Sequence[Use]) -> tuple[str, ...]:
-    return ("reparameterised",) if any(use.part.reparameterised for use in uses) else ()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._structure import unite
+from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, note_gates
 from modula_optax._infer._values import (
     ONE_HOT,
@@ -34,10 +35,14 @@ class Pairs(NamedTuple):
         (own, other), (own_batch, other_batch) = self
         return Pairs((other, own), (other_batch, own_batch))
 
-    def roles(self, ndim: int) -> dict[int, str]:
+    def roles(self, ndim: int) -> dict[int, Axis]:
         """What becomes of each axis of the one."""
         contracted, batched = self.contracted[0], self.batched[0]
-        return {i: "in" if i in contracted else "batch" if i in batched else "out" for i in range(ndim)}
+        return (
+            dict.fromkeys(range(ndim), Axis.OUT)
+            | dict.fromkeys(batched, Axis.BATCH)
+            | dict.fromkeys(contracted, Axis.IN)
+        )
 
 
 def dot_general(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -58,12 +63,12 @@ def ragged_dot(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     contracted, batched = numbers.dot_dimension_numbers
     pairs, groups = Pairs(_tuples(contracted), _tuples(batched)), tuple(numbers.rhs_group_dimensions)
     rows, matrices = settle(trace, op, ins[0]), settle(trace, op, ins[1])
-    roles = pairs.swapped().roles(len(matrices.dims)) | dict.fromkeys(groups, "batch")
+    roles = pairs.swapped().roles(len(matrices.dims)) | dict.fromkeys(groups, Axis.BATCH)
     if matrices.is_weight and rows.is_weight:
         trace.refuse(op, (rows, matrices))
     elif matrices.is_weight:
         _record_linear(trace, op, matrices, rows, roles, pairs.swapped())
-    columns = [dim for i, dim in enumerate(matrices.dims) if roles[i] == "out"]
+    columns = [dim for i, dim in enumerate(matrices.dims) if roles[i] is Axis.OUT]
     kept = [dim for i, dim in enumerate(rows.dims) if i not in pairs.contracted[0]]
     shape = trace.shape(op.outs[0])
     dims = (*kept, *columns)
@@ -76,7 +81,7 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
     right = _settled(trace, op, right, left, pairs.contracted[1])
     left_roles, right_roles = pairs.roles(len(left.dims)), pairs.swapped().roles(len(right.dims))
     batch = (join_dim(left.dims[i], right.dims[j]) for i, j in zip(*pairs.batched, strict=True))
-    free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] == "out")
+    free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] is Axis.OUT)
     dims = unmarked((*batch, *free))
     if left.is_weight and right.is_weight:
         settled = settle_apart(trace, op, left, right)
@@ -95,22 +100,22 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
         note_gates(trace, _facing(right, right_roles, left, pairs.swapped()))
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
-    return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser="sum")
+    return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)
 
 
 def _settled(trace: Trace, op: Op, weight: Value, other: Value, contracted: Sequence[int]) -> Value:
     """Constants times a weight, contracted along what the weight made: it was a layer."""
     if not (weight.is_weight and other.is_activation):
         return weight
-    mixed = {(part.param, axis) for part in weight.parts for axis, role in part.fixed if role == "mixed"}
+    mixed = {(part.param, axis) for part in weight.parts for axis, role in part.fixed if role is Axis.MIXED}
     along = labels_of(factor for i in contracted for factor in weight.dims[i])
     return settle(trace, op, weight) if mixed and not mixed & along else weight
 
 
-def _contracted(weight: Value, roles: dict[int, str], part: Part) -> Part:
-    inner = {(axis, "inner") for i, axis, _ in axes_of(weight, part) if roles[i] == "in"}
-    how = "product" if part.how in ("whole", "product") else part.how
-    return part._replace(how=how, fixed=part.fixed | inner)
+def _contracted(weight: Value, roles: dict[int, Axis], part: Part) -> Part:
+    inner = {(axis, Axis.INNER) for i, axis, _ in axes_of(weight, part) if roles[i] is Axis.IN}
+    made = Made.PRODUCT if part.made is Made.WHOLE else part.made
+    return part._replace(made=made, fixed=part.fixed | inner)
 
 
 def _meet(
@@ -118,7 +123,7 @@ def _meet(
     op: Op,
     weight: Value,
     other: Value,
-    roles: dict[int, str],
+    roles: dict[int, Axis],
     pairs: Pairs,
     dims: Dims,
     comes_second: bool = False,
@@ -146,18 +151,18 @@ def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, d
     partner = dict(zip(*pairs.batched, strict=True))
     for part in weight.parts:
         axes = [
-            AxisUse(axis, "aligned", factor.size, i, labels_of(other.dims[partner[i]]))
+            AxisUse(axis, Axis.ALIGNED, factor.size, i, labels_of(other.dims[partner[i]]))
             if i in partner
-            else AxisUse(axis, "expanded", factor.size, i)
+            else AxisUse(axis, Axis.EXPANDED, factor.size, i)
             for i, axis, factor in axes_of(weight, part)
         ]
-        trace.use(op, weight, part, "mul", axes, deep=other.deep)
+        trace.use(op, weight, part, UseKind.MUL, axes, deep=other.deep)
     return Value(dims, data=True, deep=other.deep)
 
 
-def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, str], pairs: Pairs) -> None:
-    kept = labels_of(factor for i, role in roles.items() if role == "out" for factor in weight.dims[i])
-    summed = any(part.how == "whole" for part in weight.parts)
+def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, Axis], pairs: Pairs) -> None:
+    kept = labels_of(factor for i, role in roles.items() if role is Axis.OUT for factor in weight.dims[i])
+    summed = any(part.made is Made.WHOLE for part in weight.parts)
     inputs = {i: labels_of(other.dims[j]) for i, j in zip(*pairs.contracted, strict=True)}
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
     for part in weight.parts:
@@ -166,7 +171,7 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
             for i, axis, factor in axes_of(weight, part)
         ]
         trace.use(
-            *(op, weight, part, "linear", axes),
+            *(op, weight, part, UseKind.LINEAR, axes),
             deep=other.deep,
             looked_up_by=weight.looked_up_by,
             weak=other.is_constant,
@@ -175,18 +180,18 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
         )
     together = [labels_of(other.dims[i]) for i in pairs.contracted[1]]
     for labels in together:
-        trace.note(labels, "contracted")
+        trace.note(labels, Clue.CONTRACTED)
         if len(together) > 1:
-            trace.note(labels, "contracted with others")
+            trace.note(labels, Clue.CONTRACTED_WITH_OTHERS)
     for i in pairs.batched[1]:
-        trace.note(labels_of(other.dims[i]), "batched")
+        trace.note(labels_of(other.dims[i]), Clue.BATCHED)
 
 
 def _look_up(trace: Trace, op: Op, weight: Value, one_hot: Value, rows: Sequence[int], dims: Dims) -> Value:
     """A product with one-hot vectors is a lookup."""
     lost = labels_of(factor for i in rows for factor in weight.dims[i])
     parts = tuple(
-        part._replace(fixed=part.fixed | {(axis, "looked") for param, axis in lost if param == part.param})
+        part._replace(fixed=part.fixed | {(axis, Axis.LOOKED) for param, axis in lost if param == part.param})
         for part in weight.parts
     )
     found = weight._replace(dims=dims, parts=parts, data=weight.data or one_hot.data)
@@ -194,25 +199,25 @@ def _look_up(trace: Trace, op: Op, weight: Value, one_hot: Value, rows: Sequence
     return found if undecided else settle(trace, op, found)
 
 
-def _resampled(weight: Value, roles: dict[int, str], dims: Dims, as_layer: bool) -> Value:
+def _resampled(weight: Value, roles: dict[int, Axis], dims: Dims, as_layer: bool) -> Value:
     """A constant matrix mixes entries along an axis: an interpolated table, or a layer whose inputs are constants.
 
     Inputs are written before the weight that they are multiplied with.
     """
-    mixed = labels_of(factor for i, role in roles.items() if role == "in" for factor in weight.dims[i])
+    mixed = labels_of(factor for i, role in roles.items() if role is Axis.IN for factor in weight.dims[i])
     dims = tuple(dim if labels_of(dim) or size_of(dim) == 1 else (Factor(size_of(dim), mixed),) for dim in dims)
     if not as_layer:
         return weight._replace(dims=dims)
     parts = tuple(
-        part._replace(fixed=part.fixed | {(axis, "mixed") for param, axis in mixed if param == part.param})
+        part._replace(fixed=part.fixed | {(axis, Axis.MIXED) for param, axis in mixed if param == part.param})
         for part in weight.parts
     )
     return weight._replace(dims=dims, parts=parts)
 
 
-def _facing(gate: Value, roles: dict[int, str], gated: Value, pairs: Pairs) -> list[tuple[Dim, Dim]]:
+def _facing(gate: Value, roles: dict[int, Axis], gated: Value, pairs: Pairs) -> list[tuple[Dim, Dim]]:
     """The axes of a product entry by entry, if the gate has no axis of its own."""
-    if "out" in roles.values():
+    if Axis.OUT in roles.values():
         return []
     own, other = pairs.batched
     batched = [(gate.dims[i], gated.dims[j]) for i, j in zip(own, other, strict=True)]
@@ -220,9 +225,11 @@ def _facing(gate: Value, roles: dict[int, str], gated: Value, pairs: Pairs) -> l
     return batched + [(one, dim) for i, dim in enumerate(gated.dims) if i not in other]
 
 
-def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Value) -> None:
+def _note_generated(trace: Trace, one: Value, roles: dict[int, Axis], other: Value) -> None:
     """A parameter made both an axis contracted here and one that is kept: it made a matrix, not a vector."""
-    contracted, kept, batched = ([one.dims[i] for i in roles if roles[i] == role] for role in ("in", "out", "batch"))
+    contracted, kept, batched = (
+        [one.dims[i] for i in roles if roles[i] is role] for role in (Axis.IN, Axis.OUT, Axis.BATCH)
+    )
     rows, columns = (labels_of(factor for dim in dims for factor in dim) for dims in (contracted, kept))
     elsewhere = {param for dim in other.dims for param, _ in labels_of(dim)}
     for maker in {param for param, _ in rows} & {param for param, _ in columns} - elsewhere:
@@ -232,12 +239,12 @@ def _note_generated(trace: Trace, one: Value, roles: dict[int, str], other: Valu
             any(size_of(dim) > 1 and not _comes_from(dim, maker) for dim in dims) for dims in (kept, contracted)
         )
         # attention makes no matrix: it has a vector for each position
-        what = "form" if kept_apart else "matrix"
-        trace.note((label for label in rows if label[0] == maker), f"row of a {what}")
-        trace.note((label for label in columns if label[0] == maker), f"column of a {what}")
+        row, column = (Clue.FORM_ROW, Clue.FORM_COLUMN) if kept_apart else (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
+        trace.note((label for label in rows if label.param == maker), row)
+        trace.note((label for label in columns if label.param == maker), column)
         if kept_apart and summed:
             # nor does it sum over positions and features at once, as the mean of outer products does
-            trace.note((label for label in rows if label[0] == maker), "summed with data")
+            trace.note((label for label in rows if label.param == maker), Clue.FORM_SUMMED)
 
 
 def _comes_from(dim: Dim, maker: int) -> bool:

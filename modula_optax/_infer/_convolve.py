@@ -1,6 +1,7 @@
 """The rule of convolutions: where kernels meet images."""
 
 from modula_optax._infer._lookup import settle
+from modula_optax._infer._terms import Axis, Clue, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of
 from modula_optax._infer._values import Dim, Value, labels_of, plain, resize, unmarked
 from modula_optax._jaxpr import Op
@@ -13,13 +14,13 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     groups = op.params["feature_group_count"]
     feature = kernel.dims[out_features]
     if kernel.is_weight and not image.is_weight:
-        roles = {out_features: "out", in_features: "in"} | dict.fromkeys(window, "tap")
+        roles = {out_features: Axis.OUT, in_features: Axis.IN} | dict.fromkeys(window, Axis.TAP)
         groups = _record_convolution(trace, op, image, kernel, roles, groups)
     else:
         trace.refuse(op, (image, kernel))
     if kernel.is_activation:
-        trace.note(labels_of(kernel.dims[in_features]), "row of a matrix")
-        trace.note(labels_of(kernel.dims[out_features]), "column of a matrix")
+        trace.note(labels_of(kernel.dims[in_features]), Clue.MATRIX_ROW)
+        trace.note(labels_of(kernel.dims[out_features]), Clue.MATRIX_COLUMN)
     dims = list(plain(shape))
     sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
     for i, dim in zip(numbers.out_spec, sources, strict=True):
@@ -27,13 +28,13 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     return Value(unmarked(tuple(dims)), data=True, deep=True)
 
 
-def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, str], groups: int) -> int:
+def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, Axis], groups: int) -> int:
     """Records a use of every part of a kernel; returns how many groups are left within an atom."""
     left = groups
     for part in kernel.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
         axes, left = _split_off_batch(axes, groups)
-        trace.use(op, kernel, part, "conv", axes, groups=left, deep=image.deep, weak=image.is_constant)
+        trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, deep=image.deep, weak=image.is_constant)
     _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups, groups // left)
     return left
 
@@ -45,17 +46,17 @@ def _note_inputs(trace: Trace, feature: Dim, groups: int, batches: int) -> None:
             groups //= factor.size
             if batches > 1 and batches % factor.size == 0:
                 batches //= factor.size
-                trace.note(factor.labels, "batched")
+                trace.note(factor.labels, Clue.BATCHED)
         else:
-            trace.note(factor.labels, "contracted")
+            trace.note(factor.labels, Clue.CONTRACTED)
 
 
 def _split_off_batch(axes: list[AxisUse], groups: int) -> tuple[list[AxisUse], int]:
     """A batch of kernels is run as groups: their axis is the slowest of the merged output features."""
-    outputs = [axis for axis in axes if axis.role == "out"]
+    outputs = [axis for axis in axes if axis.role is Axis.OUT]
     for axis in outputs[:-1]:
         if groups % axis.size:
             break
         groups //= axis.size
-        axes = [other._replace(role="batch") if other is axis else other for other in axes]
+        axes = [other._replace(role=Axis.BATCH) if other is axis else other for other in axes]
     return axes, groups

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle, settle_apart
 from modula_optax._infer._structure import combine, unite
+from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
 from modula_optax._infer._values import (
     CHOSEN,
@@ -23,8 +24,7 @@ from modula_optax._infer._values import (
 )
 from modula_optax._jaxpr import Kind, Op, named
 
-_ADD, _MULTIPLY = "add", "mul"
-_KINDS = dict.fromkeys([*named(Kind.SUM), "complex"], _ADD) | dict.fromkeys(named(Kind.PRODUCT), _MULTIPLY)
+_KINDS = dict.fromkeys([*named(Kind.SUM), "complex"], UseKind.ADD) | dict.fromkeys(named(Kind.PRODUCT), UseKind.MUL)
 _COMPARISONS = named(Kind.COMPARISON)
 
 
@@ -53,14 +53,14 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     if a.is_activation and b.is_activation:
         if op.name == "mul":
             for gate, gated in ((a, b), (b, a)):
-                if gate.normaliser != "reciprocal":
+                if gate.normaliser is not Normaliser.RECIPROCAL:
                     note_gates(trace, _facing(gate, gated))
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
             result = _with_constant(trace, op, one, other)
-            is_reciprocal = op.name == "div" and one is a and other.normaliser == "sum"
-            return result._replace(normaliser="reciprocal") if is_reciprocal else result
+            is_reciprocal = op.name == "div" and one is a and other.normaliser is Normaliser.SUM
+            return result._replace(normaliser=Normaliser.RECIPROCAL) if is_reciprocal else result
     if a.is_weight and b.is_weight:
         return _weights(trace, op, *settle_apart(trace, op, a, b))
     return _meet(trace, op, a, b)
@@ -90,7 +90,7 @@ def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value
         return Value(_one_hot(dims, other.chosen), data=other.data, deep=other.deep)
     if op.name not in _KINDS:
         other = settle(trace, op, other)
-    elif not (constant.uniform and _KINDS[op.name] == _MULTIPLY):
+    elif not (constant.uniform and _KINDS[op.name] is UseKind.MUL):
         dims = tuple(relabel(dim, remove=SPECIAL) for dim in dims)
     reparameterised = op.name not in _KINDS
     parts = tuple(part._replace(reparameterised=part.reparameterised or reparameterised) for part in other.parts)
@@ -102,27 +102,27 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if a.is_activation or b.is_activation:
         return binary(trace, op, (a, b))
     dims = join(a.dims, b.dims)
-    kind = _KINDS.get(op.name, op.name)
+    kind = _KINDS.get(op.name, UseKind.OTHER)
     parts_a, parts_b = _without_statistics(a, b), _without_statistics(b, a)
     params_a, params_b = ({part.param for part in parts} for parts in (parts_a, parts_b))
     if params_a <= params_b or params_b <= params_a:
         parts = unite((*parts_a, *parts_b))
         return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
     covered_a, covered_b = _covered(a, params_a), _covered(b, params_b)
-    if kind == _ADD:
+    if kind is UseKind.ADD:
         # a parameter's axis of one entry counts, too: what lacks it is added to something larger
         covered_a, covered_b = _covered(a, params_a, least=1), _covered(b, params_b, least=1)
         everything = covered_a | covered_b
-        parts_a = parts_a if covered_a == everything else _demoted(parts_a, "addend")
-        parts_b = parts_b if covered_b == everything else _demoted(parts_b, "addend")
-    elif kind == _MULTIPLY and covered_b < covered_a:
-        parts_b = _demoted(parts_b, "factor")
-    elif kind == _MULTIPLY and covered_a < covered_b:
-        parts_a = _demoted(parts_a, "factor")
-    elif kind == _MULTIPLY:
-        parts_a, parts_b = _demoted(parts_a, "one of several factors"), _demoted(parts_b, "one of several factors")
+        parts_a = parts_a if covered_a == everything else _demoted(parts_a, Made.ADDEND)
+        parts_b = parts_b if covered_b == everything else _demoted(parts_b, Made.ADDEND)
+    elif kind is UseKind.MUL and covered_b < covered_a:
+        parts_b = _demoted(parts_b, Made.FACTOR)
+    elif kind is UseKind.MUL and covered_a < covered_b:
+        parts_a = _demoted(parts_a, Made.FACTOR)
+    elif kind is UseKind.MUL:
+        parts_a, parts_b = _demoted(parts_a, Made.COFACTOR), _demoted(parts_b, Made.COFACTOR)
     else:
-        parts_a, parts_b = _demoted(parts_a, f"operand of {op.name}"), _demoted(parts_b, f"operand of {op.name}")
+        parts_a, parts_b = (_demoted(parts, Made.OTHERWISE, f"operand of {op.name}") for parts in (parts_a, parts_b))
     return Value(dims, parts=unite((*parts_a, *parts_b)))
 
 
@@ -132,7 +132,7 @@ def _without_statistics(weight: Value, other: Value) -> tuple[Part, ...]:
     def covers_less(param: int) -> bool:
         return _covered(weight, {param}) < _covered(other, {param})
 
-    kept = tuple(part for part in weight.parts if part.how != "statistic" and not covers_less(part.param))
+    kept = tuple(part for part in weight.parts if part.made is not Made.STATISTIC and not covers_less(part.param))
     own = {part.param for part in other.parts}
     return kept + tuple(part for part in weight.parts if part not in kept and part.param not in own)
 
@@ -143,17 +143,17 @@ def _covered(weight: Value, params: Collection[int], least: int = 2) -> set[int]
     return {i for i, dim in dims if size_of(dim) >= least and any(p in params for p, _ in labels_of(dim))}
 
 
-def _demoted(parts: tuple[Part, ...], how: str) -> tuple[Part, ...]:
+def _demoted(parts: tuple[Part, ...], made: Made, reason: str = "") -> tuple[Part, ...]:
     # what is a factor of a scale is a factor of what is scaled
-    lesser = ("whole", "one of several factors") if how == "factor" else ("whole",)
-    return tuple(part._replace(how=how) if part.how in lesser else part for part in parts)
+    lesser = (Made.WHOLE, Made.COFACTOR) if made is Made.FACTOR else (Made.WHOLE,)
+    return tuple(part._replace(made=made, reason=reason) if part.made in lesser else part for part in parts)
 
 
 def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     """A weight meets an activation."""
     weight, activation = (a, b) if a.is_weight else (b, a)
-    kind = _KINDS.get(op.name, op.name)
-    if kind == _MULTIPLY and all(size_of(dim) == 1 for dim in activation.dims) and _is_large(weight):
+    kind = _KINDS.get(op.name, UseKind.OTHER)
+    if kind is UseKind.MUL and all(size_of(dim) == 1 for dim in activation.dims) and _is_large(weight):
         # divided by its spectral norm, which was computed with the state of a power iteration
         trace.statistics.add((op.ins[b is activation], op.outs[0]))
         parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
@@ -166,13 +166,13 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     first = len(trace.uses)
     for part in weight.parts:
         axes = tuple(alignment(weight, part, activation))
-        trace.use(op, weight, part, _kind_of(op, kind, axes), axes, deep=activation.deep)
+        trace.use(op, weight, part, *_kind_of(op, kind, axes), deep=activation.deep)
         if len({axis.axis for axis in axes if axis.size > 1}) == 1:
-            trace.note((label for axis in axes for label in axis.labels), "biased")
-    if kind == _MULTIPLY:
+            trace.note((label for axis in axes for label in axis.labels), Clue.BIASED)
+    if kind is UseKind.MUL:
         trace.products[op.outs[0]] = range(first, len(trace.uses))
     return Value(
-        _labelled(activation.dims, weight.dims, modulated=kind == _MULTIPLY and _is_modulated(weight, activation)),
+        _labelled(activation.dims, weight.dims, modulated=kind is UseKind.MUL and _is_modulated(weight, activation)),
         data=True,
         deep=activation.deep,
     )
@@ -188,11 +188,12 @@ def _is_large(weight: Value) -> bool:
     return any(size_of(dim) > 1 for dim in weight.dims)
 
 
-def _kind_of(op: Op, kind: str, axes: Sequence[AxisUse]) -> str:
-    if op.name == "sub" and any(axis.role == "expanded" for axis in axes) and len({axis.axis for axis in axes}) > 1:
+def _kind_of(op: Op, kind: UseKind, axes: Sequence[AxisUse]) -> tuple[UseKind, Sequence[AxisUse], str]:
+    """What a use is, its axes, and why it is none that has a name."""
+    if op.name == "sub" and len({axis.axis for axis in axes}) > 1 and any(axis.role is Axis.EXPANDED for axis in axes):
         # as radial-basis centres and codebooks are: every row is compared with every sample
-        return "a difference to every row"
-    return kind if kind in (_ADD, _MULTIPLY) else f"operand of {op.name}"
+        return UseKind.OTHER, axes, "a difference to every row"
+    return kind, axes, f"operand of {op.name}" if kind is UseKind.OTHER else ""
 
 
 def _is_modulated(weight: Value, activation: Value) -> bool:

@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from modula_optax._infer._terms import Axis, Clue, Unclear, UseKind
 from modula_optax._infer._trace import Use
 from modula_optax._infer._values import Label
 
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
 LAYERS = ("linear", "conv", "depthwise")
 MATRICES = (*LAYERS, "embedding", "tied")
-PRODUCT = "a product of parameters: which of them data are multiplied with cannot be told"
 _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found out about a parameter; `problem` says why its role is unknown, `notes` what else to tell.
+    """What was found out about a parameter; `reason` says why its role is `unclear`, `notes` what else to tell.
 
     `blocks` are the sizes of the pieces that its outputs are cut into.
     """
@@ -28,13 +28,34 @@ class Finding:
     confidence: str = CERTAIN
     place: str | None = None
     use: Use | None = None
-    problem: str = ""
+    unclear: Unclear | None = None
+    reason: str = ""
     notes: tuple[str, ...] = ()
     blocks: tuple[int, ...] = ()
 
 
 class UnclearError(Exception):
     """A role cannot be decided; the message says why."""
+
+    def __init__(self, reason: str, unclear: Unclear = Unclear.OTHER):
+        super().__init__(reason)
+        self.unclear = unclear
+
+    def finding(self, use: Use | None = None) -> Finding:
+        """What is known of a parameter whose role is unclear."""
+        return Finding("unknown", use=use, unclear=self.unclear, reason=str(self))
+
+
+def product() -> UnclearError:
+    """The error of several parameters of which data meet only the product."""
+    return UnclearError(
+        "a product of parameters: which of them data are multiplied with cannot be told", Unclear.PRODUCT
+    )
+
+
+def conflict(how: str) -> UnclearError:
+    """The error of a parameter that is used in several ways, of which each excludes the others."""
+    return UnclearError(f"it is used in incompatible ways: {how}", Unclear.CONFLICT)
 
 
 class Evidence:
@@ -44,31 +65,32 @@ class Evidence:
     up by. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
     """
 
-    def __init__(self, observed: Iterable[tuple[Label, str]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
-        self._observed: dict[Label, set[str]] = {}
-        self.experts = {use.looked_up_by for use in uses if use.kind == "linear" and use.looked_up_by is not None}
-        for (param, axis), what in observed:
-            if shapes[param][axis] > 1:
-                self._observed.setdefault((param, axis), set()).add(what)
+    def __init__(self, observed: Iterable[tuple[Label, Clue]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
+        self._observed: dict[Label, set[Clue]] = {}
+        self.experts = {use.looked_up_by for use in uses if use.kind is UseKind.LINEAR and use.looked_up_by is not None}
+        for label, clue in observed:
+            if shapes[label.param][label.axis] > 1:
+                self._observed.setdefault(label, set()).add(clue)
 
     def makes_matrix(self, param: int, axes: Iterable[int]) -> bool:
         """Whether some of these axes are contracted with data while others are kept: a mixture of weights.
 
         Heads of queries are kept, too, where all share their keys, but each has a softmax of its own.
         """
-        made = [(param, axis) for axis in axes]
-        columns = [label for label in made if not self.has(label, "attending")]
-        return any(self.has(row, "row of a matrix") for row in made) and any(
-            self.has(column, "column of a matrix") for column in columns
+        made = [Label(param, axis) for axis in axes]
+        columns = [label for label in made if not self.has(label, Clue.ATTENDING)]
+        return any(self.has(row, Clue.MATRIX_ROW) for row in made) and any(
+            self.has(column, Clue.MATRIX_COLUMN) for column in columns
         )
 
-    def has(self, label: Label, *kinds: str) -> bool:
-        return any(kind in self._observed.get(label, ()) for kind in kinds)
+    def has(self, label: Label, *clues: Clue) -> bool:
+        """Whether one of these was seen of an axis."""
+        return not self._observed.get(label, set()).isdisjoint(clues)
 
 
-def roles_by_axis(use: Use) -> dict[int, set[str]]:
+def roles_by_axis(use: Use) -> dict[int, set[Axis]]:
     """All that a use does to each axis; what is done to the axis itself beats that an entry of it was picked."""
-    roles: dict[int, set[str]] = {}
+    roles: dict[int, set[Axis]] = {}
     for axis in use.axes:
         roles.setdefault(axis.axis, set()).add(axis.role)
     return roles
@@ -83,5 +105,5 @@ def agreed(findings: Sequence[Finding]) -> Finding:
     """The one finding of several uses."""
     axes = {(f.fan_in, f.fan_out, f.taps, f.groups) for f in findings}
     if len(axes) > 1:
-        raise UnclearError("it is used in incompatible ways: along different axes")
+        raise conflict("along different axes")
     return dataclasses.replace(findings[0], confidence=least(*(f.confidence for f in findings)))

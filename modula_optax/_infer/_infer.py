@@ -18,12 +18,13 @@ from modula_optax._infer._choose import (
 )
 from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
-from modula_optax._infer._finding import Evidence, Finding
+from modula_optax._infer._finding import Evidence, Finding, UnclearError
 from modula_optax._infer._flow import count_consumers, reach
 from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_tied, refuse_unknown, warn
 from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
+from modula_optax._infer._terms import UseKind
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._infer._values import NONE, labels_of
 from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
@@ -194,7 +195,7 @@ def matrices_by_output(uses: Sequence[Use]) -> dict[int, frozenset[int]]:
     """The matrices that are used in an operation, by where its first output is."""
     found: dict[int, frozenset[int]] = {}
     for use in uses:
-        if use.kind in ("linear", "conv"):
+        if use.kind in (UseKind.LINEAR, UseKind.CONV):
             found[use.op.outs[0]] = found.get(use.op.outs[0], frozenset()) | {use.param}
     return found
 
@@ -207,7 +208,7 @@ def check_dtype(finding: Finding, leaf: Any) -> Finding:
         return finding
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         problem = "it is complex: keep its real and imaginary parts as two parameters, or leave it Unnormed()"
-        return Finding("unknown", use=finding.use, problem=problem)
+        return UnclearError(problem).finding(finding.use)
     return Finding("unused", notes=("integers are not trained",))
 
 

@@ -7,8 +7,10 @@ axis of `A` goes into matrices, and the other stays, as tokens do, through a sof
 
 from collections.abc import Callable
 
-from modula_optax._infer._finding import EVIDENCE, GUESS, PRODUCT, Evidence, Finding
+from modula_optax._infer._finding import EVIDENCE, GUESS, Evidence, Finding, product
+from modula_optax._infer._terms import Clue, Unclear
 from modula_optax._infer._trace import Trace
+from modula_optax._infer._values import Label
 
 Reading = tuple[list[Finding], Trace]
 
@@ -21,9 +23,9 @@ def with_latents(read: Callable[[frozenset[int]], Reading]) -> Reading:
     """
     latents: frozenset[int] = frozenset()
     found = read(latents)
-    candidates = [i for i, finding in enumerate(found[0]) if finding.problem == PRODUCT]
+    candidates = [i for i, finding in enumerate(found[0]) if finding.unclear is Unclear.PRODUCT]
     for i in candidates:
-        if found[0][i].problem != PRODUCT:
+        if found[0][i].unclear is not Unclear.PRODUCT:
             continue
         attempt = read(latents | {i})
         # a low-rank head has a softmax over its outputs, too, but then neither of its factors is known
@@ -40,9 +42,9 @@ def _unknown(reading: Reading) -> int:
 
 def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence) -> Finding:
     """A table of learned vectors, by what became of its axes."""
-    columns = tuple(axis for axis in range(len(shape)) if evidence.has((param, axis), "contracted"))
+    columns = tuple(axis for axis in range(len(shape)) if evidence.has(Label(param, axis), Clue.CONTRACTED))
     rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
-    if not columns or len(rows) != 1 or not evidence.has((param, rows[0]), "attending", "competing"):
-        return Finding("unknown", problem=PRODUCT)
-    confidence = EVIDENCE if evidence.has((param, rows[0]), "attending") else GUESS
+    if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
+        return product().finding()
+    confidence = EVIDENCE if evidence.has(Label(param, rows[0]), Clue.ATTENDING) else GUESS
     return Finding("positional", rows, columns, confidence=confidence, place="hidden")

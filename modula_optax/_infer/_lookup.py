@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._structure import combine, select_axes
+from modula_optax._infer._terms import Axis, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, record_content
 from modula_optax._infer._values import (
     NONE,
@@ -38,7 +39,7 @@ def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         dims[out] = dim
     for i, j in zip(batching, numbers.start_indices_batching_dims, strict=True):
         dims[n_indices[j]] = join_dim(dims[n_indices[j]], operand.dims[i])
-    operand = select_axes(operand, batching, "batch")
+    operand = select_axes(operand, batching, Axis.BATCH)
     many = any(size_of(dim) > 1 for dim in indices.dims[:-1])
     return look_up(trace, op, operand, indices, selected, tuple(dims), n_indices if many else [])
 
@@ -70,7 +71,7 @@ def look_up(
     if not operand.is_weight:
         return Value(unmarked(dims), data=data, deep=operand.deep or index.deep)
     if index.data and selected:
-        found = select_axes(operand, selected, "looked")
+        found = select_axes(operand, selected, Axis.LOOKED)
         found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
         return found if _is_undecided(found) else settle(trace, op, found)
     if index_dims and selected:
@@ -79,8 +80,8 @@ def look_up(
         dims = tuple(
             (Factor(size_of(dim), labels_of(dim) | labels),) if i in index_dims else dim for i, dim in enumerate(dims)
         )
-        return select_axes(operand, selected, "looked")._replace(dims=dims)
-    return select_axes(operand, selected, "picked")._replace(dims=dims, deep=index.deep)
+        return select_axes(operand, selected, Axis.LOOKED)._replace(dims=dims)
+    return select_axes(operand, selected, Axis.PICKED)._replace(dims=dims, deep=index.deep)
 
 
 def _is_undecided(found: Value) -> bool:
@@ -97,17 +98,17 @@ def settle(trace: Trace, op: Op, value: Value) -> Value:
         return value
     if not value.data and not _is_mixed(value):
         return value
-    kind = "lookup" if value.data else "linear"
+    kind = UseKind.LOOKUP if value.data else UseKind.LINEAR
     for part in value.parts:
-        lost = {axis for axis, role in part.fixed if role == "mixed"}
-        fixed = frozenset((axis, "in" if role == "mixed" else role) for axis, role in part.fixed)
-        axes = [AxisUse(axis, "out", f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
+        lost = {axis for axis, role in part.fixed if role is Axis.MIXED}
+        fixed = frozenset((axis, Axis.IN if role is Axis.MIXED else role) for axis, role in part.fixed)
+        axes = [AxisUse(axis, Axis.OUT, f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
         trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, looked_up_by=value.looked_up_by)
     return Value(value.dims, data=True, deep=True)
 
 
 def _is_mixed(value: Value) -> bool:
-    return any(role == "mixed" for part in value.parts for _, role in part.fixed)
+    return any(role is Axis.MIXED for part in value.parts for _, role in part.fixed)
 
 
 def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:
@@ -152,8 +153,9 @@ def dynamic_update_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 def _written(trace: Trace, op: Op, operand: Value, updates: Value, dims: Dims, aligned: bool) -> Value:
     for one, other in ((operand, updates), (updates, operand)):
         if one.is_weight and other.is_activation:
-            record_content(trace, op, one, other, "add" if aligned else f"operand of {op.name}")
+            kind, reason = (UseKind.ADD, "") if aligned else (UseKind.OTHER, f"operand of {op.name}")
+            record_content(trace, op, one, other, kind, reason)
     if updates.is_weight and not operand.is_activation and not aligned:
-        parts = tuple(part._replace(how=f"operand of {op.name}") for part in updates.parts)
+        parts = tuple(part.otherwise(f"operand of {op.name}") for part in updates.parts)
         updates = updates._replace(parts=parts)
     return combine((operand, updates), unmarked(dims))

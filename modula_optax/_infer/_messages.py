@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._infer._finding import GUESS, Finding
+from modula_optax._infer._terms import Axis, Made, Unclear, UseKind
 from modula_optax._jaxpr import Kind, Model, named, source
 from modula_optax._paths import describe, listing, pattern_of
 
@@ -34,7 +35,7 @@ def refuse_unknown(
     for path, leaf, finding in zip(model.paths, model.leaves, unknown, strict=True):
         if finding is not None:
             reason = "; ".join(filter(None, [why(finding), _unfamiliar(finding, unfamiliar)]))
-            remarks.append((path, leaf, finding.problem + (f" ({reason})" if reason else "")))
+            remarks.append((path, leaf, finding.reason + (f" ({reason})" if reason else "")))
             overrides.append((path, leaf, _suggestion(path, leaf, finding, layouts)))
     if remarks:
         rules = [f"    {rule}".replace("PATH", _pattern(paths)) for (_, _, rule), paths in _layers_together(overrides)]
@@ -137,26 +138,33 @@ def _vector_role(finding: Finding) -> str | None:
     """What a vector is by the one operation that was seen: thresholds and angles are shifted by it as sums are."""
     if finding.use is None:
         return None
-    if finding.use.kind == "mul":
+    if finding.use.kind is UseKind.MUL:
         return "gain"
     shifts = named(Kind.SUM, Kind.EXTREME) | {"atan2", "rem"}
-    return "bias" if finding.use.op.name in shifts or finding.use.part.how == "addend" else None
+    return "bias" if finding.use.op.name in shifts or finding.use.part.made is Made.ADDEND else None
 
 
 def _seen(finding: Finding, ndim: int) -> Finding | None:
     """The axes of a matrix that data were multiplied with, if the operation says it of every one."""
     use = finding.use
-    if finding.problem.startswith("it is used in incompatible ways"):
+    if finding.unclear is Unclear.CONFLICT:
         return None
-    if use is None or use.kind not in ("linear", "conv") or use.part.how != "whole" or use.groups > 1:
+    if (
+        use is None
+        or use.kind not in (UseKind.LINEAR, UseKind.CONV)
+        or use.part.made is not Made.WHOLE
+        or use.groups > 1
+    ):
         return None
     roles = {piece.axis: piece.role for piece in use.axes}
-    axes = {name: tuple(axis for axis in range(ndim) if roles.get(axis) == name) for name in ("in", "out", "tap")}
-    is_whole = len(use.axes) == ndim == sum(map(len, axes.values()))
+    fan_in, fan_out, taps = (
+        tuple(axis for axis in range(ndim) if roles.get(axis) is role) for role in (Axis.IN, Axis.OUT, Axis.TAP)
+    )
+    is_whole = len(use.axes) == ndim == len(fan_in + fan_out + taps)
     # several kept axes are heads or experts, of which the operation alone does not tell
-    if not is_whole or len(axes["out"]) != 1 or not axes["in"]:
+    if not is_whole or len(fan_out) != 1 or not fan_in:
         return None
-    return Finding(use.kind, axes["in"], axes["out"], axes["tap"])
+    return Finding(use.kind.value, fan_in, fan_out, taps)
 
 
 def refuse_all_unused(findings: Sequence[Finding]) -> None:

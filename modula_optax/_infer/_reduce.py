@@ -1,8 +1,9 @@
 """Rules of reductions: sums of products are layers written out, sums of exponentials a softmax."""
 
 from modula_optax._infer._lookup import settle
+from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, Use
-from modula_optax._infer._values import Part, Value, labels_of, unmarked
+from modula_optax._infer._values import Labels, Part, Value, labels_of, unmarked
 from modula_optax._jaxpr import Op
 
 
@@ -15,8 +16,8 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     dims = tuple(dim for i, dim in enumerate(value.dims) if i not in axes)
     if op.ins[0] in trace.exponentials:
         along = labels_of(factor for i in axes for factor in value.dims[i])
-        trace.note(labels_of(factor for dim in dims for factor in dim) - along, "attending")
-        trace.note(along, "competing")
+        trace.note(labels_of(factor for dim in dims for factor in dim) - along, Clue.ATTENDING)
+        trace.note(along, Clue.COMPETING)
     lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":
@@ -27,24 +28,24 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     )
 
 
-def _reduced(part: Part, lost: frozenset[tuple[int, int]]) -> Part:
-    axes = frozenset((axis, "reduced") for param, axis in lost if param == part.param)
-    return part._replace(how="statistic", fixed=part.fixed | axes) if axes else part
+def _reduced(part: Part, lost: Labels) -> Part:
+    axes = frozenset((axis, Axis.REDUCED) for param, axis in lost if param == part.param)
+    return part._replace(made=Made.STATISTIC, fixed=part.fixed | axes) if axes else part
 
 
 def _written_out(use: Use, axes: tuple[int, ...]) -> Use:
     """The linear layer that `(x * w).sum(axes)` is, if the sum is over axes of `w` only."""
-    own = {axis.position for axis in use.axes if axis.role == "aligned" and axis.size > 1}
-    if use.kind != "mul" or not set(axes) <= own or use.part.how != "whole":
+    own = {axis.position for axis in use.axes if axis.role is Axis.ALIGNED and axis.size > 1}
+    if use.kind is not UseKind.MUL or not set(axes) <= own or use.part.made is not Made.WHOLE:
         return use
     return use._replace(
-        kind="linear",
+        kind=UseKind.LINEAR,
         axes=tuple(
-            axis._replace(role="in" if axis.position in axes else _kept_role(axis)) if axis.position >= 0 else axis
+            axis._replace(role=Axis.IN if axis.position in axes else _kept_role(axis)) if axis.position >= 0 else axis
             for axis in use.axes
         ),
     )
 
 
-def _kept_role(axis: AxisUse) -> str:
-    return "out" if axis.role == "expanded" else "batch"
+def _kept_role(axis: AxisUse) -> Axis:
+    return Axis.OUT if axis.role is Axis.EXPANDED else Axis.BATCH

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._infer._values import labels_of
 from modula_optax._jaxpr import Block, Kind, Op, Program, named, operations, producers_of
@@ -42,8 +43,8 @@ class _Graph(NamedTuple):
 
 def _may_be_tap(use: Use) -> bool:
     roles = {axis.role for axis in use.axes}
-    is_product = use.kind == "mul" and use.op.name == "mul" and use.part.how == "whole"
-    return is_product and roles == {"picked", "aligned"}
+    is_product = use.kind is UseKind.MUL and use.op.name == "mul" and use.part.made is Made.WHOLE
+    return is_product and roles == {Axis.PICKED, Axis.ALIGNED}
 
 
 def _operands(trace: Trace, use: Use) -> tuple[int, int]:
@@ -54,7 +55,7 @@ def _operands(trace: Trace, use: Use) -> tuple[int, int]:
 
 def _source(trace: Trace, graph: _Graph, use: Use) -> int | None:
     """What the activation is a shifted copy of, if it was not shifted along its channels."""
-    channels = {axis.position for axis in use.axes if axis.role == "aligned"}
+    channels = {axis.position for axis in use.axes if axis.role is Axis.ALIGNED}
     position = _operands(trace, use)[1]
     while (op := graph.makers.get(position)) is not None and op.name in _SHIFTS:
         sources = {i for i in op.ins if trace.values[i].is_activation and trace.shape(i)}
@@ -127,8 +128,8 @@ def _as_convolution(use: Use, taps: set[int]) -> Use:
     groups = 1
     axes = []
     for axis in use.axes:
-        if axis.role == "aligned":
+        if axis.role is Axis.ALIGNED:
             groups *= axis.size
-        role = "tap" if axis.axis in taps else "out" if axis.role == "aligned" else axis.role
+        role = Axis.TAP if axis.axis in taps else Axis.OUT if axis.role is Axis.ALIGNED else axis.role
         axes.append(axis._replace(role=role))
-    return use._replace(kind="conv", axes=tuple(axes), groups=groups)
+    return use._replace(kind=UseKind.CONV, axes=tuple(axes), groups=groups)

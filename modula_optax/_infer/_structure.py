@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._blocks import folded
+from modula_optax._infer._terms import Axis, Clue, Made
 from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import (
     COUNTING,
@@ -66,7 +67,7 @@ def _note_merged(trace: Trace, dim: tuple[Factor, ...]) -> None:
     labels = labels_of(dim)
     makers = [param for param, axis in labels if any((param, other) in labels for other in range(axis))]
     if makers:
-        trace.note([label for label in labels if label[0] in makers], "merged")
+        trace.note([label for label in labels if label[0] in makers], Clue.MERGED)
 
 
 def transpose(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -98,10 +99,10 @@ def static_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     for dim, start, stop in zip(ins[0].dims, op.params["start_indices"], op.params["limit_indices"], strict=True):
         trace.pieces.cut(dim, start, stop)
     selected = [i for i, dim in enumerate(ins[0].dims) if shape[i] == 1 < size_of(dim)]
-    return select_axes(ins[0], selected, "picked")._replace(dims=_without(ins[0].dims, selected, shape))
+    return select_axes(ins[0], selected, Axis.PICKED)._replace(dims=_without(ins[0].dims, selected, shape))
 
 
-def select_axes(value: Value, selected: Sequence[int], role: str) -> Value:
+def select_axes(value: Value, selected: Sequence[int], role: Axis) -> Value:
     """One entry of these axes is taken: the parameters lose them, and remember how."""
     if not value.parts or not selected:
         return value
@@ -133,8 +134,8 @@ def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         dims = tuple(_append(a, b) if i == axis else join_dim(a, b) for i, (a, b) in pairs)
     combined = combine(ins, (*dims[:axis], *unmarked(dims[axis : axis + 1]), *dims[axis + 1 :]))
     folded_params = folded([v.dims for v in ins if v.is_weight], axis, trace.entries)
-    how = "slices of it are joined along an axis that was not sliced"
-    parts = (part._replace(how=how) if part.param in folded_params else part for part in combined.parts)
+    reason = "slices of it are joined along an axis that was not sliced"
+    parts = (part.otherwise(reason) if part.param in folded_params else part for part in combined.parts)
     return combined._replace(parts=tuple(parts))
 
 
@@ -162,7 +163,7 @@ def unite(parts: Iterable[Part]) -> tuple[Part, ...]:
     found: dict[int, Part] = {}
     for part in parts:
         known = found.get(part.param) or part
-        if known.how != part.how:
+        if (known.made, known.reason) != (part.made, part.reason):
             found[part.param] = _reconciled(known, part)
             continue
         found[part.param] = known._replace(
@@ -173,13 +174,14 @@ def unite(parts: Iterable[Part]) -> tuple[Part, ...]:
 
 def _reconciled(a: Part, b: Part) -> Part:
     """A statistic of a parameter says nothing beside the parameter itself; anything else is one thing too many."""
-    if {a.how, b.how} == {"whole", "one of several factors"}:
-        return a._replace(how="one of several factors", fixed=a.fixed | b.fixed, reparameterised=True)
-    if {a.how, b.how} == {"factor", "one of several factors"}:
+    made = {a.made, b.made}
+    if made == {Made.WHOLE, Made.COFACTOR}:
+        return a._replace(made=Made.COFACTOR, fixed=a.fixed | b.fixed, reparameterised=True)
+    if made == {Made.FACTOR, Made.COFACTOR}:
         # a gain in the scale of a standardised weight, and in the shift by its mean
-        return a._replace(how="factor", fixed=a.fixed | b.fixed, reparameterised=True)
-    proper = [part for part in (a, b) if part.how != "statistic"]
-    return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a._replace(how="used in several ways")
+        return a._replace(made=Made.FACTOR, fixed=a.fixed | b.fixed, reparameterised=True)
+    proper = [part for part in (a, b) if part.made is not Made.STATISTIC]
+    return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a.otherwise("used in several ways")
 
 
 def random_bits(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -188,7 +190,7 @@ def random_bits(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 
 def scan_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    value = select_axes(ins[0], [0], "picked")
+    value = select_axes(ins[0], [0], Axis.PICKED)
     return value._replace(dims=value.dims[1:])
 
 
@@ -213,7 +215,7 @@ def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
     axis = op.params["axis"]
     for i in range(len(op.outs)):
         trace.pieces.cut(ins[0].dims[axis], i, i + 1)
-    value = select_axes(ins[0], [axis], "picked")
+    value = select_axes(ins[0], [axis], Axis.PICKED)
     return (value._replace(dims=(*value.dims[:axis], *value.dims[axis + 1 :])),) * len(op.outs)
 
 
@@ -233,7 +235,7 @@ def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Val
     if any(v.data for v in ins):
         trace.refuse(op, ins)
         return trace.forget(op, ins)
-    parts = unite(part._replace(how=f"operand of {op.name}") for v in ins for part in v.parts)
+    parts = unite(part.otherwise(f"operand of {op.name}") for v in ins for part in v.parts)
     return tuple(Value(plain(trace.shape(out)), parts=parts) for out in op.outs)
 
 

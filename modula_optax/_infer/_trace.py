@@ -1,9 +1,10 @@
 """What the interpreter has seen: a value for every position, and every meeting of a parameter with data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modula_optax._infer._blocks import Pieces
+from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._values import Dim, Factor, Label, Labels, Part, Value, labels_of, plain, size_of
 from modula_optax._jaxpr import Op, Program
 
@@ -11,28 +12,22 @@ from modula_optax._jaxpr import Op, Program
 class AxisUse(NamedTuple):
     """What a use does to one axis of a parameter (or to a piece of it, of `size` entries).
 
-    `role` is `"in"`, `"out"`, `"batch"` or `"tap"` where a matrix is used; `"picked"` (by a constant), `"looked"` (up
-    by an index), `"inner"` (contracted with another parameter), `"mixed"` (with constants) or `"reduced"` of an axis
-    that was lost before; and `"aligned"`, `"expanded"` or `"joined"` (concatenated) where entries are added or
-    multiplied. Then `labels` are those of the activation.
-    `position` orders the axes as the operation saw them.
+    Where entries are added or multiplied, `labels` are those of the activation. `position` orders the axes as the
+    operation saw them; an axis that was lost before has none.
     """
 
     axis: int
-    role: str
+    role: Axis
     size: int = 1
     position: int = -1
     labels: Labels = frozenset()
 
 
 class Use(NamedTuple):
-    """A parameter meets data.
-
-    `kind` is `"linear"`, `"conv"`, `"lookup"`, `"add"`, `"mul"`, `"statistic"`, or why it is none of these.
-    """
+    """A parameter meets data; `reason` says what is no kind of use."""
 
     param: int
-    kind: str
+    kind: UseKind
     axes: tuple[AxisUse, ...]
     op: Op
     part: Part
@@ -43,6 +38,7 @@ class Use(NamedTuple):
     weak: bool = False  # met a constant in place of data
     kept: Labels = frozenset()  # axes of all its parameters that the output has
     summed: bool = False  # some parameter is a whole term of the weight: it alone, or one of a sum
+    reason: str = ""
 
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
@@ -57,13 +53,8 @@ class Trace:
         self.parameters = parameters
         self.values: dict[int, Value] = {}
         self.uses: list[Use] = []
-        # what happened to axes of activations that a parameter made: "contracted" with or "batched" against another
-        # parameter, "merged" with another axis of the same; "row" and "column of a matrix": of a weight made from data;
-        # the same "of a form": it met vectors on both sides, "summed with data" along positions, too; "gated": another
-        # layer gives one number for all its entries; "biased": a vector was added along it;
-        # "attending": each entry along it has a softmax,
-        # "competing": they share one; "contracted with others": by a matrix that contracts another axis, too
-        self.evidence: list[tuple[Label, str]] = []
+        # what happened to axes of activations that a parameter made
+        self.evidence: list[tuple[Label, Clue]] = []
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
         # exponentials of activations, which are a softmax if their sum follows
@@ -88,38 +79,47 @@ class Trace:
         data, deep = any(v.data for v in ins), any(v.deep for v in ins)
         return tuple(Value(plain(self.shape(out)), data=data, deep=deep) for out in op.outs)
 
-    def note(self, labels: Iterable[Label], what: str) -> None:
-        self.evidence.extend((label, what) for label in labels if label[0] >= 0)
+    def note(self, labels: Iterable[Label], clue: Clue) -> None:
+        self.evidence.extend((label, clue) for label in labels if label.param >= 0)
 
     def refuse(self, op: Op, ins: Iterable[Value]) -> None:
         """Records that parameters are operands of an operation that says nothing about them."""
         for value in ins:
             for part in value.parts:
-                self.use(op, value, part, f"operand of {op.name}", (), deep=True)
+                self.use(op, value, part, UseKind.OTHER, (), f"operand of {op.name}", deep=True)
 
-    def use(self, op: Op, weight: Value, part: Part, kind: str, axes: Iterable[AxisUse], **details) -> None:
+    def use(
+        self,
+        op: Op,
+        weight: Value,
+        part: Part,
+        kind: UseKind,
+        axes: Iterable[AxisUse],
+        reason: str = "",
+        **details: Any,
+    ) -> None:
         """Records a use of one of the parts of a weight, which is of this kind if the part is a whole parameter."""
-        fixed = tuple(AxisUse(axis, role) for axis, role in part.fixed)
+        kind, reason = _use_of(part, kind, reason)
+        fixed = (AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
-        self.uses.append(
-            Use(part.param, _kind_of(part, kind), fixed + tuple(axes), op, part, partners=partners, **details)
-        )
+        self.uses.append(Use(part.param, kind, (*fixed, *axes), op, part, partners=partners, reason=reason, **details))
 
 
-def _kind_of(part: Part, kind: str) -> str:
-    match part.how, kind:
-        case ("whole", _) | ("product", "linear") | ("addend", "add"):
-            return kind
-        case "factor", _:
-            return "mul"
-        case "one of several factors", "mul":
-            return "mul"
-        case "product" | "one of several factors", _:
-            return "a product of parameters"
-        case "addend", _:
-            return "added to a product of parameters"
-        case how, _:
-            return how
+def _use_of(part: Part, kind: UseKind, reason: str) -> tuple[UseKind, str]:
+    """What a use of a weight is to one of its parts, and why, if that is no kind."""
+    match part.made, kind:
+        case (Made.WHOLE, _) | (Made.PRODUCT, UseKind.LINEAR) | (Made.ADDEND, UseKind.ADD):
+            return kind, reason
+        case (Made.FACTOR, _) | (Made.COFACTOR, UseKind.MUL):
+            return UseKind.MUL, ""
+        case (Made.STATISTIC, _):
+            return UseKind.STATISTIC, ""
+        case (Made.PRODUCT | Made.COFACTOR, _):
+            return UseKind.OTHER, "a product of parameters"
+        case (Made.ADDEND, _):
+            return UseKind.OTHER, "added to a product of parameters"
+        case _:
+            return UseKind.OTHER, part.reason
 
 
 def axes_of(weight: Value, part: Part) -> Iterable[tuple[int, int, Factor]]:
@@ -132,7 +132,13 @@ def axes_of(weight: Value, part: Part) -> Iterable[tuple[int, int, Factor]]:
 
 
 def record_content(
-    trace: Trace, op: Op, weight: Value, activation: Value, kind: str = "add", joined: int | None = None
+    trace: Trace,
+    op: Op,
+    weight: Value,
+    activation: Value,
+    kind: UseKind = UseKind.ADD,
+    reason: str = "",
+    joined: int | None = None,
 ) -> None:
     """Entries of a parameter stand beside those of an activation: a class token, a learned initial state.
 
@@ -140,10 +146,10 @@ def record_content(
     """
     for part in weight.parts:
         axes = [
-            axis._replace(role="joined") if axis.position == joined else axis
+            axis._replace(role=Axis.JOINED) if axis.position == joined else axis
             for axis in alignment(weight, part, activation)
         ]
-        trace.use(op, weight, part, kind, axes, deep=activation.deep)
+        trace.use(op, weight, part, kind, axes, reason, deep=activation.deep)
 
 
 def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]:
@@ -156,7 +162,7 @@ def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]
         expanded = size == 1 and factor.size > 1
         matching = [other.labels for other in dim if other.size == factor.size] if len(dim) > 1 else []
         labels = matching[0] if len(matching) == 1 else frozenset().union(*(other.labels for other in dim))
-        yield AxisUse(axis, "expanded" if expanded else "aligned", factor.size, i, labels)
+        yield AxisUse(axis, Axis.EXPANDED if expanded else Axis.ALIGNED, factor.size, i, labels)
 
 
 def note_gates(trace: Trace, facing: Iterable[tuple[Dim, Dim]]) -> None:
@@ -170,4 +176,4 @@ def note_gates(trace: Trace, facing: Iterable[tuple[Dim, Dim]]) -> None:
     makers = {param for a, b in pairs if size_of(a) == 1 < size_of(b) for param, _ in labels_of(b) if param >= 0}
     for a, b in pairs:
         if size_of(a) > 1 and any(param not in makers for param, _ in labels_of(a)):
-            trace.note((label for label in labels_of(b) if label[0] in makers), "gated")
+            trace.note((label for label in labels_of(b) if label.param in makers), Clue.GATED)

@@ -5,15 +5,24 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-Label = tuple[int, int]  # an axis of a parameter: (number of the parameter, axis)
+from modula_optax._infer._terms import Axis, Made, Normaliser
+
+
+class Label(NamedTuple):
+    """An axis of a parameter, by the parameter's number."""
+
+    param: int
+    axis: int
+
+
 Labels = frozenset[Label]
 NONE: Labels = frozenset()
 
 # Labels of constants, with a parameter's number that no parameter has.
-COUNTING: Label = (-1, 0)  # entries are 0, 1, 2, ... along the axis
-ONE_HOT: Label = (-1, 1)  # one entry along the axis is 1, the others 0
+COUNTING = Label(-1, 0)  # entries are 0, 1, 2, ... along the axis
+ONE_HOT = Label(-1, 1)  # one entry along the axis is 1, the others 0
 SPECIAL: Labels = frozenset([COUNTING, ONE_HOT])
-CHOSEN: Label = (-1, 2)  # data say which entries along the axis count; this holds whatever happens to entries
+CHOSEN = Label(-1, 2)  # data say which entries along the axis count; this holds whatever happens to entries
 
 
 class Factor(NamedTuple):
@@ -30,17 +39,19 @@ Dims = tuple[Dim, ...]
 class Part(NamedTuple):
     """A parameter that a value is made of, before it has met any data.
 
-    `how` is `"whole"` (a view of the parameter), `"factor"` (multiplied into a larger one, as the scale of a
-    normalised weight), `"one of several factors"` (multiplied with one of its size), `"addend"` (added to a larger
-    one), `"product"` (contracted with another parameter), `"statistic"` (reduced), or why it is none of these: the
-    name of an operation without a rule, slices joined another way, several uses in one.
-    `fixed` holds the roles of axes that the value no longer has.
+    `fixed` holds the roles of axes that the value no longer has; `reason` says how it was made otherwise: the name of
+    an operation without a rule, slices joined another way, several uses in one.
     """
 
     param: int
-    how: str = "whole"
-    fixed: frozenset[tuple[int, str]] = frozenset()
+    made: Made = Made.WHOLE
+    fixed: frozenset[tuple[int, Axis]] = frozenset()
     reparameterised: bool = False
+    reason: str = ""
+
+    def otherwise(self, reason: str) -> "Part":
+        """The part after something that says nothing about the parameter."""
+        return self._replace(made=Made.OTHERWISE, reason=reason)
 
 
 class Value(NamedTuple):
@@ -55,7 +66,7 @@ class Value(NamedTuple):
     uniform: bool = False  # a constant whose entries are all the same
     deep: bool = False  # computed from an activation that a matrix or a table produced
     looked_up_by: int | None = None  # of integers: what they were computed from; of what they look up, the same
-    normaliser: str | None = None  # "sum" of products of data, or the "reciprocal" of one, which makes means of sums
+    normaliser: Normaliser | None = None
     chosen: bool = False  # integers that number the largest entries of data, such as experts
     noise: bool = False  # data drawn from a random key, which may be drawn for a parameter as well as for samples
 
@@ -79,7 +90,7 @@ def plain(shape: Sequence[int]) -> Dims:
 
 def parameter(number: int, shape: Sequence[int]) -> Value:
     """The parameter itself."""
-    dims = tuple((Factor(size, frozenset([(number, axis)])),) for axis, size in enumerate(shape))
+    dims = tuple((Factor(size, frozenset([Label(number, axis)])),) for axis, size in enumerate(shape))
     return Value(dims, parts=(Part(number),))
 
 

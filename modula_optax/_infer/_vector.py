@@ -1,11 +1,30 @@
 """Biases, gains and positional tables: told apart by the axes of the activations that they meet."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._finding import CERTAIN, EVIDENCE, GUESS, Evidence, Finding, UnclearError, roles_by_axis
+from modula_optax._infer._finding import (
+    CERTAIN,
+    EVIDENCE,
+    GUESS,
+    Evidence,
+    Finding,
+    UnclearError,
+    conflict,
+    roles_by_axis,
+)
+from modula_optax._infer._terms import Axis, Clue, UseKind
 from modula_optax._infer._trace import AxisUse, Use
-from modula_optax._infer._values import Label
+from modula_optax._infer._values import Label, Labels
+
+
+class Along(enum.Enum):
+    """What an axis of a vector or a table runs along; of one entry, it is a batch."""
+
+    FEATURES = enum.auto()
+    POSITIONS = enum.auto()
+    BATCH = enum.auto()
 
 
 def find_vector(
@@ -17,7 +36,7 @@ def find_vector(
     gains = [f for f in found if f.role == "gain"]
     if added and gains and not all(f.use is not None and f.use.partners for f in added):
         if not all(f.use is not None and f.use.part.reparameterised for f in gains):
-            raise UnclearError("it is used in incompatible ways: added and multiplied")
+            raise conflict("added and multiplied")
         # the logarithm of a scale, and the normaliser of a density with it
         gains = [dataclasses.replace(f, confidence=GUESS) for f in gains]
     # a gain may be folded into a shift, as in a normalisation written x * scale + (bias - mean * scale)
@@ -25,10 +44,10 @@ def find_vector(
     same_role = _without_single_rows(shape, same_role)
     roles = {f.role for f in same_role}
     if len(roles) > 1:
-        raise UnclearError(f"it is used in incompatible ways: {', '.join(sorted(roles))}")
+        raise conflict(", ".join(sorted(roles)))
     surest = max(same_role, key=lambda f: (CERTAIN, EVIDENCE, GUESS)[::-1].index(f.confidence))
     if any((f.fan_in, f.fan_out) != (surest.fan_in, surest.fan_out) for f in same_role if f.confidence != GUESS):
-        raise UnclearError("it is used in incompatible ways: along different axes")
+        raise conflict("along different axes")
     return surest
 
 
@@ -42,32 +61,32 @@ def _is_row_of(found: Finding, table: Finding, shape: tuple[int, ...]) -> bool:
     if found.role != "bias" or found.use is None or found.fan_out != table.fan_out:
         return False
     roles = roles_by_axis(found.use)
-    return all(shape[axis] == 1 or roles.get(axis) == {"picked"} for axis in table.fan_in)
+    return all(shape[axis] == 1 or roles.get(axis) == {Axis.PICKED} for axis in table.fan_in)
 
 
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
     roles = roles_by_axis(use)
-    kinds = {axis: _kind(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
-    batch = {axis for axis, kind in kinds.items() if kind == "batch"}
-    makers = {label for piece in use.axes for label in piece.labels if label[0] != use.param and label[0] in findings}
-    sureness = GUESS if any(_is_guessed(findings[label[0]], label, evidence) for label in makers) else CERTAIN
+    runs = {axis: _runs_along(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
+    makers = {label for piece in use.axes for label in piece.labels if label.param in findings.keys() - {use.param}}
+    sureness = GUESS if any(_is_guessed(findings[label.param], label, evidence) for label in makers) else CERTAIN
 
-    def axes(*names: str) -> tuple[int, ...]:
-        return tuple(axis for axis in kinds if kinds[axis] in names)
+    def axes(*along: Along) -> tuple[int, ...]:
+        return tuple(axis for axis in runs if runs[axis] in along)
 
-    if use.kind == "mul":
+    if use.kind is UseKind.MUL:
         if _is_used_as_matrix(use, evidence):
             raise UnclearError("what it is multiplied with is used as a matrix")
         # where each entry has a matrix of its own, all that are not layers of a stack are entries of one gain
-        entries = [axis for axis in kinds if axis not in batch] or [a for a in batch if roles.get(a) != {"picked"}]
-        return Finding("gain", (), tuple(sorted(entries or batch)), use=use)
-    if any("looked" in roles.get(axis, ()) for axis in kinds):
-        rows = tuple(axis for axis in kinds if "looked" in roles.get(axis, ()))
-        columns = tuple(axis for axis in kinds if axis not in rows and not roles.get(axis, set()) & {"picked", "batch"})
-        return Finding("embedding", rows, columns, use=use)
-    if evidence.makes_matrix(use.param, axes("feature", "position")):
+        batch = axes(Along.BATCH)
+        own = tuple(axis for axis in batch if roles.get(axis) != {Axis.PICKED})
+        return Finding("gain", (), axes(Along.FEATURES, Along.POSITIONS) or own or batch, use=use)
+    rows = tuple(axis for axis in runs if Axis.LOOKED in roles.get(axis, ()))
+    if rows:
+        gone = {axis for axis in roles if roles[axis] & {Axis.PICKED, Axis.BATCH}}.union(rows)
+        return Finding("embedding", rows, tuple(axis for axis in runs if axis not in gone), use=use)
+    if evidence.makes_matrix(use.param, axes(Along.FEATURES, Along.POSITIONS)):
         raise UnclearError("what it starts, or is added to, is used as a matrix")
-    features, positions = _apart(axes("feature"), axes("position"), use, evidence)
+    features, positions = _apart(axes(Along.FEATURES), axes(Along.POSITIONS), use, evidence)
     if features and positions:
         return Finding("positional", positions, features, confidence=sureness, use=use)
     if features:
@@ -75,7 +94,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     if len(positions) > 1:
         # nothing tells the features of raw data from their positions: features come last by custom
         return Finding("positional", positions[:-1], positions[-1:], confidence=GUESS, use=use)
-    return Finding("bias", (), positions or tuple(kinds), confidence=GUESS if positions else CERTAIN, use=use)
+    return Finding("bias", (), positions or tuple(runs), confidence=GUESS if positions else CERTAIN, use=use)
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
@@ -86,12 +105,12 @@ def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
     """
     roles = roles_by_axis(use)
     rows, columns = (
-        [axis for axis in roles if evidence.has((use.param, axis), f"{name} of a matrix")] for name in ("row", "column")
+        [axis for axis in roles if evidence.has(Label(use.param, axis), clue)]
+        for clue in (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
     )
-    scaled = {
-        piece.axis for piece in use.axes if piece.role == "aligned" and any(p != use.param for p, _ in piece.labels)
-    }
-    lacking = {axis for axis in roles if "expanded" in roles[axis]}
+    aligned = [piece for piece in use.axes if piece.role is Axis.ALIGNED]
+    scaled = {piece.axis for piece in aligned if any(label.param != use.param for label in piece.labels)}
+    lacking = {axis for axis in roles if Axis.EXPANDED in roles[axis]}
     if scaled and lacking:
         return any(axis in scaled for axis in rows) and any(axis in lacking for axis in columns)
     return bool(rows or columns)
@@ -106,14 +125,14 @@ def _apart(
       UnclearError: axes that different layers made, of which what follows does not tell these apart.
     """
     named = {axis: _labels(axis, use) for axis in features + positions}
-    taken = {axis for axis, labels in named.items() if any(evidence.has(label, "contracted") for label in labels)}
+    taken = {axis for axis, labels in named.items() if any(evidence.has(label, Clue.CONTRACTED) for label in labels)}
     if features and positions:
         # what is unnamed, but goes into a matrix, is a feature of the data; what a layer made, and does not, a token
         return (positions, features) if set(positions) == taken else (features, positions)
     makers = [{param for param, _ in named[axis]} - {use.param} for axis in features]
     if len(features) < 2 or set.intersection(*makers):
         return features, positions
-    if all(any(evidence.has(label, "contracted with others") for label in named[axis]) for axis in features):
+    if all(any(evidence.has(label, Clue.CONTRACTED_WITH_OTHERS) for label in named[axis]) for axis in features):
         return features, positions
     if not taken or len(taken) == len(features):
         raise UnclearError(
@@ -122,80 +141,80 @@ def _apart(
     return tuple(a for a in features if a in taken), tuple(a for a in features if a not in taken)
 
 
-def _labels(axis: int, use: Use) -> frozenset[Label]:
+def _labels(axis: int, use: Use) -> Labels:
     """What made an axis of the activations that an axis of a vector meets; itself, if nothing else did."""
-    return frozenset({(use.param, axis)}).union(*(piece.labels for piece in use.axes if piece.axis == axis))
+    return frozenset({Label(use.param, axis)}).union(*(piece.labels for piece in use.axes if piece.axis == axis))
 
 
-def _kind(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
-    """Whether an axis runs along features, positions, or a batch of layers; `"unit"` if it has one entry."""
+def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
     pieces = [piece for piece in use.axes if piece.axis == axis]
-    proper = [piece for piece in pieces if piece.role not in ("picked", "looked")]
+    proper = [piece for piece in pieces if piece.role not in (Axis.PICKED, Axis.LOOKED)]
     if not proper and not pieces and size > 1:
         raise UnclearError(f"axis {axis} was lost sight of on the way")
-    if any(piece.role == "joined" for piece in proper):
-        return _kind_of_labels(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role == "batch" for piece in proper) or _is_member(axis, use, evidence):
-        return "batch"
-    if any(piece.role == "expanded" for piece in proper):
-        return "position"
-    if all(piece.role != "aligned" for piece in proper):
-        return "feature"
-    return _kind_of_labels(proper, use, evidence, findings)
+    if any(piece.role is Axis.JOINED for piece in proper):
+        return _made_along(proper, use, evidence, findings)
+    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or _is_member(axis, use, evidence):
+        return Along.BATCH
+    if any(piece.role is Axis.EXPANDED for piece in proper):
+        return Along.POSITIONS
+    if all(piece.role is not Axis.ALIGNED for piece in proper):
+        return Along.FEATURES
+    return _made_along(proper, use, evidence, findings)
 
 
 def _is_member(axis: int, use: Use, evidence: Evidence) -> bool:
     """Data that each member of an ensemble has of its own meet a matrix of its own."""
-    label = (use.param, axis)
-    is_whole = all(piece.role != "expanded" for piece in use.axes)
-    return is_whole and evidence.has(label, "batched") and not evidence.has(label, "contracted", "merged")
+    label = Label(use.param, axis)
+    is_whole = all(piece.role is not Axis.EXPANDED for piece in use.axes)
+    return is_whole and evidence.has(label, Clue.BATCHED) and not evidence.has(label, Clue.CONTRACTED, Clue.MERGED)
 
 
-def _kind_of_labels(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> str:
+def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
     # a gain on rows or on columns of a matrix scales them whatever the matrix is for
-    is_gain = use.kind == "mul" and len({piece.axis for piece in use.axes if piece.size > 1}) == 1
+    is_gain = use.kind is UseKind.MUL and len({piece.axis for piece in use.axes if piece.size > 1}) == 1
     labels = frozenset().union(*(piece.labels for piece in pieces))
     found = set()
-    for param, axis in labels:
-        made_matrix = evidence.has((param, axis), "row of a matrix", "column of a matrix")
-        if made_matrix and not is_gain and param in findings and findings[param].role == "unknown":
+    for label in labels:
+        maker = findings.get(label.param)
+        made_matrix = evidence.has(label, Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
+        if made_matrix and not is_gain and maker is not None and maker.role == "unknown":
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
-        if param != use.param and param in findings:
-            found.add(_kind_of_axis(findings[param], (param, axis), evidence))
-    return next((kind for kind in ("feature", "batch") if kind in found), "position")
+        if label.param != use.param and maker is not None:
+            found.add(_along(maker, label, evidence))
+    return next((along for along in (Along.FEATURES, Along.BATCH) if along in found), Along.POSITIONS)
 
 
 def _is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
     """Whether an axis of activations was only guessed to be a batch."""
     named = maker.fan_in + maker.fan_out + maker.taps
-    return _is_copied(maker, label, evidence) or (maker.confidence == GUESS and label[1] not in named)
+    return _is_copied(maker, label, evidence) or (maker.confidence == GUESS and label.axis not in named)
 
 
 def _is_copied(maker: Finding, label: Label, evidence: Evidence) -> bool:
     """Data scaled once for each member of an ensemble: these never meet."""
-    if maker.role != "gain" or maker.use is None or evidence.has(label, "contracted", "merged"):
+    if maker.role != "gain" or maker.use is None or evidence.has(label, Clue.CONTRACTED, Clue.MERGED):
         return False
     roles = roles_by_axis(maker.use)
-    return "expanded" in roles.get(label[1], ()) and any("aligned" in others for others in roles.values())
+    return Axis.EXPANDED in roles.get(label.axis, ()) and any(Axis.ALIGNED in others for others in roles.values())
 
 
 def _is_row(maker: Finding, label: Label, evidence: Evidence) -> bool:
     """An entry of the data for each vector of a table that it scales: the vectors meet matrices, not the entries."""
-    if maker.role != "gain" or maker.use is None or evidence.has(label, "contracted", "merged"):
+    if maker.role != "gain" or maker.use is None or evidence.has(label, Clue.CONTRACTED, Clue.MERGED):
         return False
     roles = roles_by_axis(maker.use)
-    return "aligned" in roles.get(label[1], ()) and any(
-        "expanded" in roles[axis] and evidence.has((label[0], axis), "contracted") for axis in roles
+    return Axis.ALIGNED in roles.get(label.axis, ()) and any(
+        Axis.EXPANDED in roles[axis] and evidence.has(Label(label.param, axis), Clue.CONTRACTED) for axis in roles
     )
 
 
-def _kind_of_axis(maker: Finding, label: Label, evidence: Evidence) -> str:
-    axis = label[1]
+def _along(maker: Finding, label: Label, evidence: Evidence) -> Along:
     if _is_copied(maker, label, evidence):
-        return "batch"
+        return Along.BATCH
     if _is_row(maker, label, evidence):
-        return "batch" if evidence.has(label, "batched") else "position"
-    if maker.role in ("embedding", "positional") and axis in maker.fan_in:
-        return "position"
+        return Along.BATCH if evidence.has(label, Clue.BATCHED) else Along.POSITIONS
+    if maker.role in ("embedding", "positional") and label.axis in maker.fan_in:
+        return Along.POSITIONS
     # an axis of inputs is one of outputs too where a matrix is used in both directions
-    return "feature" if maker.role == "unknown" or axis in maker.fan_out + maker.fan_in else "batch"
+    is_feature = maker.role == "unknown" or label.axis in maker.fan_out + maker.fan_in
+    return Along.FEATURES if is_feature else Along.BATCH
