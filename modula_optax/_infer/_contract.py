@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._lookup import settle, settle_apart
-from modula_optax._infer._structure import unite
+from modula_optax._infer._lookup import is_undecided, settle, settle_apart
+from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, note_gates
 from modula_optax._infer._values import (
+    ONE,
     ONE_HOT,
     Dim,
     Dims,
@@ -15,7 +16,9 @@ from modula_optax._infer._values import (
     Part,
     Value,
     join_dim,
+    labels_in,
     labels_of,
+    params_in,
     plain,
     resize,
     size_of,
@@ -108,7 +111,7 @@ def _settled(trace: Trace, op: Op, weight: Value, other: Value, contracted: Sequ
     if not (weight.is_weight and other.is_activation):
         return weight
     mixed = {(part.param, axis) for part in weight.parts for axis, role in part.fixed if role is Axis.MIXED}
-    along = labels_of(factor for i in contracted for factor in weight.dims[i])
+    along = weight.along(contracted)
     return settle(trace, op, weight) if mixed and not mixed & along else weight
 
 
@@ -135,14 +138,10 @@ def _meet(
         return _look_up(trace, op, weight, other, own, dims)
     if other.is_constant and not other.uniform:
         return _resampled(weight, roles, dims, as_layer=comes_second)
-    if not any(_has_parameter(weight.dims[i]) for i in own):
+    if not any(label.param >= 0 for label in weight.along(own)):
         return _multiply(trace, op, weight, other, pairs, dims)
     _record_linear(trace, op, weight, other, roles, pairs)
     return Value(dims, data=True, deep=True)
-
-
-def _has_parameter(dim: Dim) -> bool:
-    return any(param >= 0 for param, _ in labels_of(dim))
 
 
 def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, dims: Dims) -> Value:
@@ -161,7 +160,7 @@ def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, d
 
 
 def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, Axis], pairs: Pairs) -> None:
-    kept = labels_of(factor for i, role in roles.items() if role is Axis.OUT for factor in weight.dims[i])
+    kept = weight.along(i for i, role in roles.items() if role is Axis.OUT)
     summed = any(part.made is Made.WHOLE for part in weight.parts)
     inputs = {i: labels_of(other.dims[j]) for i, j in zip(*pairs.contracted, strict=True)}
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
@@ -189,14 +188,9 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
 
 def _look_up(trace: Trace, op: Op, weight: Value, one_hot: Value, rows: Sequence[int], dims: Dims) -> Value:
     """A product with one-hot vectors is a lookup."""
-    lost = labels_of(factor for i in rows for factor in weight.dims[i])
-    parts = tuple(
-        part._replace(fixed=part.fixed | {(axis, Axis.LOOKED) for param, axis in lost if param == part.param})
-        for part in weight.parts
-    )
-    found = weight._replace(dims=dims, parts=parts, data=weight.data or one_hot.data)
-    undecided = any(len({axis for _, axis, f in axes_of(found, part) if f.size > 1}) > 1 for part in parts)
-    return found if undecided else settle(trace, op, found)
+    lost = weight.along(rows)
+    found = weight._replace(dims=dims, data=weight.data or one_hot.data).losing(lost, Axis.LOOKED)
+    return found if is_undecided(found) else settle(trace, op, found)
 
 
 def _resampled(weight: Value, roles: dict[int, Axis], dims: Dims, as_layer: bool) -> Value:
@@ -204,15 +198,10 @@ def _resampled(weight: Value, roles: dict[int, Axis], dims: Dims, as_layer: bool
 
     Inputs are written before the weight that they are multiplied with.
     """
-    mixed = labels_of(factor for i, role in roles.items() if role is Axis.IN for factor in weight.dims[i])
+    mixed = weight.along(i for i, role in roles.items() if role is Axis.IN)
     dims = tuple(dim if labels_of(dim) or size_of(dim) == 1 else (Factor(size_of(dim), mixed),) for dim in dims)
-    if not as_layer:
-        return weight._replace(dims=dims)
-    parts = tuple(
-        part._replace(fixed=part.fixed | {(axis, Axis.MIXED) for param, axis in mixed if param == part.param})
-        for part in weight.parts
-    )
-    return weight._replace(dims=dims, parts=parts)
+    resampled = weight._replace(dims=dims)
+    return resampled.losing(mixed, Axis.MIXED) if as_layer else resampled
 
 
 def _facing(gate: Value, roles: dict[int, Axis], gated: Value, pairs: Pairs) -> list[tuple[Dim, Dim]]:
@@ -221,8 +210,7 @@ def _facing(gate: Value, roles: dict[int, Axis], gated: Value, pairs: Pairs) -> 
         return []
     own, other = pairs.batched
     batched = [(gate.dims[i], gated.dims[j]) for i, j in zip(own, other, strict=True)]
-    one = (Factor(1, frozenset()),)
-    return batched + [(one, dim) for i, dim in enumerate(gated.dims) if i not in other]
+    return batched + [(ONE, dim) for i, dim in enumerate(gated.dims) if i not in other]
 
 
 def _note_generated(trace: Trace, one: Value, roles: dict[int, Axis], other: Value) -> None:
@@ -230,13 +218,12 @@ def _note_generated(trace: Trace, one: Value, roles: dict[int, Axis], other: Val
     contracted, kept, batched = (
         [one.dims[i] for i in roles if roles[i] is role] for role in (Axis.IN, Axis.OUT, Axis.BATCH)
     )
-    rows, columns = (labels_of(factor for dim in dims for factor in dim) for dims in (contracted, kept))
-    elsewhere = {param for dim in other.dims for param, _ in labels_of(dim)}
-    for maker in {param for param, _ in rows} & {param for param, _ in columns} - elsewhere:
-        if any(_comes_from(dim, maker) for dim in batched):
+    rows, columns = labels_in(contracted), labels_in(kept)
+    for maker in params_in(contracted) & params_in(kept) - params_in(other.dims):
+        if maker in params_in(batched):
             continue
         kept_apart, summed = (
-            any(size_of(dim) > 1 and not _comes_from(dim, maker) for dim in dims) for dims in (kept, contracted)
+            any(size_of(dim) > 1 and maker not in params_in([dim]) for dim in dims) for dims in (kept, contracted)
         )
         # attention makes no matrix: it has a vector for each position
         row, column = (Clue.FORM_ROW, Clue.FORM_COLUMN) if kept_apart else (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
@@ -245,7 +232,3 @@ def _note_generated(trace: Trace, one: Value, roles: dict[int, Axis], other: Val
         if kept_apart and summed:
             # nor does it sum over positions and features at once, as the mean of outer products does
             trace.note((label for label in rows if label.param == maker), Clue.FORM_SUMMED)
-
-
-def _comes_from(dim: Dim, maker: int) -> bool:
-    return any(param == maker for param, _ in labels_of(dim))

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle, settle_apart
-from modula_optax._infer._structure import combine, unite
+from modula_optax._infer._move import combine, unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
 from modula_optax._infer._values import (
@@ -18,6 +18,7 @@ from modula_optax._infer._values import (
     join,
     join_dim,
     labels_of,
+    params_in,
     relabel,
     size_of,
     unmarked,
@@ -140,7 +141,7 @@ def _without_statistics(weight: Value, other: Value) -> tuple[Part, ...]:
 def _covered(weight: Value, params: Collection[int], least: int = 2) -> set[int]:
     """The axes, of that many entries at least, that come from these parameters, not from a broadcast."""
     dims = enumerate(weight.dims)
-    return {i for i, dim in dims if size_of(dim) >= least and any(p in params for p, _ in labels_of(dim))}
+    return {i for i, dim in dims if size_of(dim) >= least and params_in([dim]) & set(params)}
 
 
 def _demoted(parts: tuple[Part, ...], made: Made, reason: str = "") -> tuple[Part, ...]:

@@ -26,7 +26,7 @@ from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
 from modula_optax._infer._terms import UseKind
 from modula_optax._infer._trace import Trace, Use
-from modula_optax._infer._values import NONE, labels_of
+from modula_optax._infer._values import params_in
 from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
 from modula_optax._norms import Norm
 from modula_optax._paths import flatten_with_paths, is_absent
@@ -179,8 +179,7 @@ def origins_of(trace: Trace) -> Origins:
     """What the interpreter knows of values, as an estimate of sensitivities asks for it."""
 
     def follows(op: Op) -> list[int]:
-        labels = NONE.union(*(labels_of(dim) for i in op.ins for dim in trace.values[i].dims))
-        return sorted({param for param, _ in labels if param >= 0})
+        return sorted(param for param in params_in(dim for i in op.ins for dim in trace.values[i].dims) if param >= 0)
 
     used = frozenset(use.op.outs[0] for use in trace.uses)
     return Origins(trace.values, used, follows, trace.unfamiliar)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._structure import combine, select_axes
+from modula_optax._infer._move import combine, select_axes
 from modula_optax._infer._terms import Axis, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, record_content
 from modula_optax._infer._values import (
-    NONE,
+    ONE,
     Dims,
     Factor,
     Value,
@@ -48,7 +48,7 @@ def dynamic_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     operand, *indices = ins
     shape = trace.shape(op.outs[0])
     selected = [i for i, dim in enumerate(operand.dims) if shape[i] == 1 < size_of(dim)]
-    dims = tuple((Factor(1, NONE),) if i in selected else resize(dim, shape[i]) for i, dim in enumerate(operand.dims))
+    dims = tuple(ONE if i in selected else resize(dim, shape[i]) for i, dim in enumerate(operand.dims))
     index = next((indices[i] for i in selected if indices[i].data), indices[0] if indices else operand)
     return look_up(trace, op, operand, index, selected, dims, [])
 
@@ -73,10 +73,10 @@ def look_up(
     if index.data and selected:
         found = select_axes(operand, selected, Axis.LOOKED)
         found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
-        return found if _is_undecided(found) else settle(trace, op, found)
+        return found if is_undecided(found) else settle(trace, op, found)
     if index_dims and selected:
         # looked up by constants: the rows stay an axis, for a permuted weight is still a weight
-        labels = labels_of(factor for i in selected for factor in operand.dims[i])
+        labels = operand.along(selected)
         dims = tuple(
             (Factor(size_of(dim), labels_of(dim) | labels),) if i in index_dims else dim for i, dim in enumerate(dims)
         )
@@ -84,7 +84,7 @@ def look_up(
     return select_axes(operand, selected, Axis.PICKED)._replace(dims=dims, deep=index.deep)
 
 
-def _is_undecided(found: Value) -> bool:
+def is_undecided(found: Value) -> bool:
     """A looked up matrix may be that of an expert, a looked up vector is an embedding."""
     return any(len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1}) > 1 for part in found.parts)
 
@@ -137,9 +137,8 @@ def _facing(operand: Value, updates: Value, windows: Mapping[int, int]) -> Value
         return updates
     if any(labels_of(dim) for i, dim in enumerate(updates.dims) if i not in windows.values()):
         return None
-    one = (Factor(1, NONE),)
     return updates._replace(
-        dims=tuple(updates.dims[windows[i]] if i in windows else one for i in range(len(operand.dims)))
+        dims=tuple(updates.dims[windows[i]] if i in windows else ONE for i in range(len(operand.dims)))
     )
 
 

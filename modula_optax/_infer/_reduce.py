@@ -3,7 +3,7 @@
 from modula_optax._infer._lookup import settle
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, Use
-from modula_optax._infer._values import Labels, Part, Value, labels_of, unmarked
+from modula_optax._infer._values import NONE, Labels, Part, Value, labels_in, unmarked
 from modula_optax._jaxpr import Op
 
 
@@ -15,10 +15,10 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
             trace.uses[i] = _written_out(trace.uses[i], axes)
     dims = tuple(dim for i, dim in enumerate(value.dims) if i not in axes)
     if op.ins[0] in trace.exponentials:
-        along = labels_of(factor for i in axes for factor in value.dims[i])
-        trace.note(labels_of(factor for dim in dims for factor in dim) - along, Clue.ATTENDING)
+        along = value.along(axes)
+        trace.note(labels_in(dims) - along, Clue.ATTENDING)
         trace.note(along, Clue.COMPETING)
-    lost = labels_of(factor for i in axes for factor in value.dims[i] if factor.size > 1)
+    lost = NONE.union(*(factor.labels for i in axes for factor in value.dims[i] if factor.size > 1))
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":
         dims = unmarked(dims)

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from modula_optax._infer._move import unknown_primitive
 from modula_optax._infer._rules import rule_for
-from modula_optax._infer._structure import unknown_primitive
 from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import Value, join, parameter, plain
 from modula_optax._jax import Params, UnfamiliarError, familiar

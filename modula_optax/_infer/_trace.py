@@ -5,7 +5,18 @@ from typing import Any, NamedTuple
 
 from modula_optax._infer._blocks import Pieces
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
-from modula_optax._infer._values import Dim, Factor, Label, Labels, Part, Value, labels_of, plain, size_of
+from modula_optax._infer._values import (
+    Dim,
+    Factor,
+    Label,
+    Labels,
+    Part,
+    Value,
+    labels_of,
+    params_in,
+    plain,
+    size_of,
+)
 from modula_optax._jaxpr import Op, Program
 
 
@@ -173,7 +184,7 @@ def note_gates(trace: Trace, facing: Iterable[tuple[Dim, Dim]]) -> None:
       facing: each axis of the gate with that of what it is multiplied into.
     """
     pairs = list(facing)
-    makers = {param for a, b in pairs if size_of(a) == 1 < size_of(b) for param, _ in labels_of(b) if param >= 0}
+    makers = {param for param in params_in(b for a, b in pairs if size_of(a) == 1 < size_of(b)) if param >= 0}
     for a, b in pairs:
-        if size_of(a) > 1 and any(param not in makers for param, _ in labels_of(a)):
+        if size_of(a) > 1 and params_in([a]) - makers:
             trace.note((label for label in labels_of(b) if label.param in makers), Clue.GATED)

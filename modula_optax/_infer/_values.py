@@ -34,6 +34,7 @@ class Factor(NamedTuple):
 
 Dim = tuple[Factor, ...]  # an axis, the product of its factors, the slowest first
 Dims = tuple[Dim, ...]
+ONE: Dim = (Factor(1, NONE),)  # an axis of one entry
 
 
 class Part(NamedTuple):
@@ -82,6 +83,18 @@ class Value(NamedTuple):
     def is_constant(self) -> bool:
         return not self.data and not self.parts
 
+    def along(self, axes: Iterable[int]) -> Labels:
+        """The labels of these axes."""
+        return labels_in(self.dims[i] for i in axes)
+
+    def losing(self, labels: Labels, role: Axis) -> "Value":
+        """The value without axes of parameters, whose parts remember how they went."""
+        parts = (
+            part._replace(fixed=part.fixed | {(axis, role) for param, axis in labels if param == part.param})
+            for part in self.parts
+        )
+        return self._replace(parts=tuple(parts))
+
 
 def plain(shape: Sequence[int]) -> Dims:
     """Axes of which nothing is known."""
@@ -98,8 +111,17 @@ def size_of(dim: Dim) -> int:
     return math.prod(factor.size for factor in dim)
 
 
-def labels_of(dim: Iterable[Factor]) -> Labels:
+def labels_of(dim: Dim) -> Labels:
     return NONE.union(*(factor.labels for factor in dim))
+
+
+def labels_in(dims: Iterable[Dim]) -> Labels:
+    return NONE.union(*map(labels_of, dims))
+
+
+def params_in(dims: Iterable[Dim]) -> set[int]:
+    """The numbers of the parameters, and those of constants, that axes run along."""
+    return {param for param, _ in labels_in(dims)}
 
 
 def relabel(dim: Dim, add: Labels = NONE, remove: Labels = NONE) -> Dim:
@@ -186,7 +208,7 @@ def reshape(dims: Dims, shape: Sequence[int]) -> Dims:
                 queue.insert(0, Factor(factor.size // taken, factor.labels))
             else:
                 # the new axis ends inside a factor that it does not divide: no axis can be told from another
-                everything = labels_of(factor for dim in dims for factor in dim)
+                everything = labels_in(dims)
                 return tuple((Factor(n, everything),) for n in shape)
             needed //= taken
         result.append(tuple(dim) or (Factor(1, NONE),))

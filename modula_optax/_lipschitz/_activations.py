@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from modula_optax._jaxpr import Op, Program, Slope, apply, constant, flatten, operations, producers_of
-from modula_optax._lipschitz._bounds import Bound, State, euclidean
-from modula_optax._lipschitz._structure import sloped
+from modula_optax._lipschitz._entry_rules import sloped
+from modula_optax._lipschitz._states import Bound, State, euclidean
 from modula_optax._lipschitz._view import View
 
 

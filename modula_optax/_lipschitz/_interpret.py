@@ -8,11 +8,11 @@ import numpy as np
 from modula_optax._jax import UnfamiliarError, familiar
 from modula_optax._jaxpr import Block, Loop, Op, Program, apply, constant, source
 from modula_optax._lipschitz._activations import activation
-from modula_optax._lipschitz._bounds import Bound, Held, Known, NoRuleError, State, Unproven, length, proper
+from modula_optax._lipschitz._entry_rules import stacked
 from modula_optax._lipschitz._normalisation import normalised, softmax
+from modula_optax._lipschitz._proofs import rule_for
 from modula_optax._lipschitz._rearrange import rearranged
-from modula_optax._lipschitz._rules import rule_for
-from modula_optax._lipschitz._structure import stacked
+from modula_optax._lipschitz._states import Bound, Held, Known, NoRuleError, State, Unproven, length, proper
 from modula_optax._lipschitz._view import View
 
 # computations of several operations that are Lipschitz although one of the operations is not, or more so than these are

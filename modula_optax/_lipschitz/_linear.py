@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from modula_optax._jaxpr import Op
-from modula_optax._lipschitz._bounds import Bound, Known, NoRuleError, State, euclidean, length, over, product, scaled
+from modula_optax._lipschitz._states import Bound, Known, NoRuleError, State, euclidean, length, over, product, scaled
 from modula_optax._lipschitz._view import View
 
 _SQUARINGS = 20

@@ -11,8 +11,8 @@ import numpy as np
 from jax.core import Tracer
 
 from modula_optax._jaxpr import Model, flatten, trace_model
-from modula_optax._lipschitz._bounds import Bound, Held, State, Unproven, over
 from modula_optax._lipschitz._interpret import Interpreter
+from modula_optax._lipschitz._states import Bound, Held, State, Unproven, over
 from modula_optax._paths import describe, listing
 from modula_optax._specs import NormSpec
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modula_optax._jaxpr import Op
-from modula_optax._lipschitz._bounds import Bound, NoRuleError, State, over, scaled
+from modula_optax._lipschitz._states import Bound, NoRuleError, State, over, scaled
 from modula_optax._lipschitz._view import View
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from modula_optax._jaxpr import Kind, Op, evaluate, named
-from modula_optax._lipschitz._bounds import Known, State, euclidean, over, scaled
 from modula_optax._lipschitz._linear import largest_singular_value
+from modula_optax._lipschitz._states import Known, State, euclidean, over, scaled
 from modula_optax._lipschitz._view import View
 
 # matrices of all positions together have at most so many entries

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from modula_optax._jaxpr import Kind, Op, Program, named
-from modula_optax._lipschitz._bounds import Bound, State
+from modula_optax._lipschitz._states import Bound, State
 
 _SAME, _SUMS = named(Kind.SAME), named(Kind.SUM)
 _ENTRYWISE = named(

@@ -9,6 +9,7 @@ from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import (
     COUNTING,
     NONE,
+    ONE,
     Dim,
     Dims,
     Factor,
@@ -104,20 +105,12 @@ def static_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def select_axes(value: Value, selected: Sequence[int], role: Axis) -> Value:
     """One entry of these axes is taken: the parameters lose them, and remember how."""
-    if not value.parts or not selected:
-        return value
-    lost = labels_of(factor for i in selected for factor in value.dims[i])
-    parts = tuple(
-        part._replace(fixed=part.fixed | {(axis, role) for param, axis in lost if param == part.param})
-        for part in value.parts
-    )
-    return value._replace(parts=parts)
+    return value.losing(value.along(selected), role)
 
 
 def _without(dims: Dims, selected: Sequence[int], shape: Sequence[int]) -> Dims:
     return tuple(
-        (Factor(1, NONE),) if i in selected else resize(dim, size)
-        for i, (dim, size) in enumerate(zip(dims, shape, strict=True))
+        ONE if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(dims, shape, strict=True))
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from modula_optax._jaxpr import Op, Slope
-from modula_optax._lipschitz._bounds import (
+from modula_optax._lipschitz._linear import without
+from modula_optax._lipschitz._states import (
     Axes,
     Bound,
     Held,
@@ -22,7 +23,6 @@ from modula_optax._lipschitz._bounds import (
     scaled,
     times,
 )
-from modula_optax._lipschitz._linear import without
 from modula_optax._lipschitz._view import View
 
 Rule = Callable[[View, Op, Sequence[State]], "State | tuple[State, ...]"]
