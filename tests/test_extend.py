@@ -181,6 +181,20 @@ def test_what_says_nothing_of_a_primitive_is_refused(name, arguments, message):
         mo.register_primitive(name, **arguments)
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda apply, p: mo.infer_specs(lambda p, x: x @ apply(p["w"]), p, array(4, 3)),
+        lambda apply, p: mo.infer_specs(lambda p, x: apply(x @ p["w"]), p, array(4, 3), sensitivity="traced"),
+        lambda apply, p: mo.lipschitz_bound(lambda p, x: apply(x @ p["w"]), p, array(4, 3)),
+    ],
+    ids=["roles", "sensitivities", "bound"],
+)
+def test_how_to_tell_of_a_primitive_is_said_where_it_is_met(read):
+    with pytest.raises(ValueError, match=r"mo\.register_primitive\('stranger', \.\.\.\) says what it computes"):
+        read(primitive("stranger", lambda x: x.shape), {"w": jnp.eye(3)})
+
+
 narrowed = primitive("narrowed", lambda x: (*x.shape[:-1], 1))
 
 

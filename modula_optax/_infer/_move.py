@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._blocks import folded
 from modula_optax._infer._terms import Axis, Clue, Made
-from modula_optax._infer._trace import Trace, record_content
+from modula_optax._infer._trace import Trace, operand_of, record_content
 from modula_optax._infer._values import (
     COUNTING,
     NONE,
@@ -228,7 +228,7 @@ def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Val
     if any(v.data for v in ins):
         trace.refuse(op, ins)
         return trace.forget(op, ins)
-    parts = unite(part.otherwise(f"operand of {op.name}") for v in ins for part in v.parts)
+    parts = unite(part.otherwise(operand_of(op)) for v in ins for part in v.parts)
     return tuple(Value(plain(trace.shape(out)), parts=parts) for out in op.outs)
 
 

@@ -17,7 +17,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
-from modula_optax._jaxpr import Op, Program
+from modula_optax._jaxpr import Op, Program, untold
 
 
 class AxisUse(NamedTuple):
@@ -97,7 +97,7 @@ class Trace:
         """Records that parameters are operands of an operation that says nothing about them."""
         for value in ins:
             for part in value.parts:
-                self.use(op, value, part, UseKind.OTHER, (), f"operand of {op.name}", deep=True)
+                self.use(op, value, part, UseKind.OTHER, (), operand_of(op), deep=True)
 
     def use(
         self,
@@ -114,6 +114,11 @@ class Trace:
         fixed = (AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
         self.uses.append(Use(part.param, kind, (*fixed, *axes), op, part, partners=partners, reason=reason, **details))
+
+
+def operand_of(op: Op) -> str:
+    """The reason why nothing is known of what an operation takes, and what tells of it."""
+    return untold(f"operand of {op.name}", op.name)
 
 
 def _use_of(part: Part, kind: UseKind, reason: str) -> tuple[UseKind, str]:

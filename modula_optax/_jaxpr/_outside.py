@@ -74,6 +74,13 @@ def register_primitive(
         )
 
 
+def untold(problem: str, name: str) -> str:
+    """A problem with a primitive, and what to write if that is because nothing is known of it."""
+    if name in PRIMITIVES or name in _OURS:
+        return problem
+    return f"{problem}; mo.register_primitive({name!r}, ...) says what it computes"
+
+
 def from_outside(eqn: Equation, calls: Sequence[Equation]) -> Any:
     """The jaxpr to read in the place of an equation, or `None` where its primitive is read as it is.
 

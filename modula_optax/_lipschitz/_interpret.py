@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from modula_optax._jax import UnfamiliarError, familiar
-from modula_optax._jaxpr import Block, Loop, Op, Program, apply, constant, source
+from modula_optax._jaxpr import Block, Loop, Op, Program, apply, constant, source, untold
 from modula_optax._lipschitz._activations import activation
 from modula_optax._lipschitz._entry_rules import stacked
 from modula_optax._lipschitz._normalisation import normalised, softmax
@@ -86,7 +86,7 @@ class Interpreter:
             return [self._held(op, ins, out) for out in op.outs]
         rule = rule_for(op.name)
         if rule is None or not all(self.view.is_real(out) for out in op.outs):
-            raise NoRuleError("has no proven rule")
+            raise NoRuleError(untold("has no proven rule", op.name))
         result = rule(self.view, op, ins)
         results = result if isinstance(result, tuple) else (result,)
         for state in results:

@@ -2,7 +2,7 @@
 
 import math
 
-from modula_optax._jaxpr import PRIMITIVES, Block, Kind, Loop, Model, Op, Program, named, source
+from modula_optax._jaxpr import PRIMITIVES, Block, Kind, Loop, Model, Op, Program, named, source, untold
 from modula_optax._sensitivity._origins import Origins
 from modula_optax._sensitivity._regions import REARRANGING, Regions
 from modula_optax._sensitivity._statistics import Statistics
@@ -115,7 +115,7 @@ class _Backward:
         row = PRIMITIVES.get(op.name)
         if row is not None and row.slope is not None:
             return row.slope.largest
-        raise UnsoundError(f"{self._where(op)} has no rule")
+        raise UnsoundError(untold(f"{self._where(op)} has no rule", op.name))
 
     def _product(self, op: Op, i: int) -> float:
         others = [operand for j, operand in enumerate(op.ins) if j != i]
