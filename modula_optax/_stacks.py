@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from modula_optax._mesh import devices_along, on_each_device, varying_alike
@@ -41,25 +42,45 @@ def apply_alike(
       One tree for each item. In turns and over devices it must be like the first tree of the item, whose place it
       takes.
     """
+    if axes:
+        return _over_devices(function, items, axes, in_turns)
+    results: list[Stacks] = [None] * len(items)
+    for group in _alike(items):
+        members = [items[i] for i in group]
+        size = _turn_size(members) if in_turns else _count(members)
+        if _is_taken_apart(size, members):
+            changed = _in_turns(function, size, members)
+        else:
+            turns = -(-_count(members) // size)
+            size = -(-_count(members) // turns)
+            (stack,) = _in_turns(function, size, [_joined(members, size * turns, _below)])
+            changed = _apart(stack, [_length(item) for item in members], at_run_time=True)
+        for i, result in zip(group, changed, strict=True):
+            results[i] = result
+    return results
+
+
+def _over_devices(
+    function: Callable[..., Stacks], items: Sequence[Item], axes: tuple[str, ...], in_turns: bool
+) -> list[Stacks]:
+    """The same, every index on one of the devices along these axes of the mesh."""
     results: list[Stacks] = [None] * len(items)
     devices, done = devices_along(axes), jnp.bool_(True)
     for groups in _rounds(items, devices):
         stacks, functions = [], []
         for group in groups:
             members = [items[i] for i in group]
-            turns, total = _turns(members, devices) if in_turns else (1, -(-_count(members) // devices) * devices)
-            stacks.append(_joined(members, total, _beside if axes else _below))
-            functions.append(partial(_in_turns, function, turns))
-        if axes:
-            stacks = jax.tree.map(partial(once, done), stacks)
-            stacks, done = on_each_device(functions, stacks, axes)
-        else:
-            stacks = [on_stack(stack) for on_stack, stack in zip(functions, stacks, strict=True)]
+            on_a_device = -(-_count(members) // devices)
+            turns = -(-on_a_device // _turn_size(members)) if in_turns else 1
+            size = -(-on_a_device // turns)
+            stacks.append(_joined(members, size * turns * devices, _beside))
+            functions.append(partial(_of_stack, function, size))
+        stacks = jax.tree.map(partial(once, done), stacks)
+        stacks, done = on_each_device(functions, stacks, axes)
         for group, stack in zip(groups, stacks, strict=True):
-            for i, result in zip(
-                group, _apart(stack, [_length(items[i]) for i in group], at_run_time=not axes), strict=True
-            ):
-                results[i] = jax.tree.map(placed_like, result, items[i][0]) if axes else result
+            pieces = _apart(stack, [_length(items[i]) for i in group], at_run_time=False)
+            for i, piece in zip(group, pieces, strict=True):
+                results[i] = jax.tree.map(placed_like, piece, items[i][0])
     return results
 
 
@@ -73,10 +94,8 @@ def _alike(items: Sequence[Item]) -> list[list[int]]:
 
 
 def _rounds(items: Sequence[Item], devices: int) -> list[list[list[int]]]:
-    """Groups of items that are alike, as many at a time as devices have room to exchange; alone, one at a time."""
+    """Groups of items that are alike, as many at a time as devices have room to exchange."""
     groups = _alike(items)
-    if devices == 1:
-        return [[group] for group in groups]
     # as they come, as they are worked on, and as they go
     room = turn_bytes() * devices / 3
     rounds, held = [[]], 0
@@ -90,12 +109,9 @@ def _rounds(items: Sequence[Item], devices: int) -> list[list[list[int]]]:
     return rounds
 
 
-def _turns(items: Sequence[Item], devices: int) -> tuple[int, int]:
-    """In how many turns every device works on items that are alike, and how many indices fill these up."""
-    shape = jax.tree.leaves(items[0])[0].shape[1:]
-    on_a_device = -(-_count(items) // devices)
-    turns = -(-on_a_device // max(1, turn_bytes() // _held_bytes(shape)))
-    return turns, -(-on_a_device // turns) * turns * devices
+def _turn_size(items: Sequence[Item]) -> int:
+    """How many indices of items that are alike a device works on at a time."""
+    return max(1, turn_bytes() // _held_bytes(jax.tree.leaves(items[0])[0].shape[1:]))
 
 
 def turn_bytes() -> int:
@@ -138,32 +154,67 @@ def _apart(stacks: Stacks, lengths: list[int], at_run_time: bool) -> list[Stacks
     return [treedef.unflatten([piece[i] for piece in pieces]) for i in range(len(lengths))]
 
 
-def _in_turns(function: Callable[..., Stacks], turns: int, item: Item) -> Stacks:
-    """`function` of a stack, in place, by a loop that holds the temporaries of one turn only."""
+def _is_taken_apart(size: int, items: Sequence[Item]) -> bool:
+    """Whether turns are of one item each, which stays where it is; several small ones are joined for a turn."""
+    return all(_length(item) % size == 0 for item in items)
+
+
+def _of_stack(function: Callable[..., Stacks], size: int, item: Item) -> Stacks:
+    return _in_turns(function, size, [item])[0]
+
+
+def _in_turns(function: Callable[..., Stacks], size: int, items: Sequence[Item]) -> list[Stacks]:
+    """`function` of stacks, so many indices at a time, in place, by a loop that holds the temporaries of one turn."""
     # inside `shard_map`, branches and loops want what they work on to vary over the same devices
-    item = varying_alike(item)
-    if turns == 1:
-        return function(*item)
-    changing, *fixed = item
-    size = _length(item) // turns
+    items = varying_alike(list(items))
+    if _count(items) == size:
+        return [function(*item) for item in items]
+    turns = [(k, start) for k, item in enumerate(items) for start in range(0, _length(item), size)]
+    owners, starts = (np.array(column) for column in zip(*turns, strict=True))
 
-    def part(start: Array, rows: Rows, like: Array) -> Array:
-        height = _height(like)
-        return rows_from(rows, start * jnp.uint32(height), size * height).reshape(size, *like.shape[1:])
+    def part(start: Array, item: Item) -> Item:
+        return jax.tree.map(lambda x: _rows_of(x, start, size), item)
 
-    def put(start: Array, rows: Rows, changed: Array) -> Rows:
-        first = start * jnp.uint32(_height(changed))
-        return jax.lax.dynamic_update_slice(rows, _rows(changed), (first, jnp.uint32(0)))
-
-    def turn(carry: tuple[Array, Stacks], _: None) -> tuple[tuple[Array, Stacks], None]:
-        start, rows = carry
-        looked_at = [jax.tree.map(lambda x: part(start, _rows(x), x), tree) for tree in fixed]
-        changed = function(jax.tree.map(partial(part, start), rows, changing), *looked_at)
-        return (start + jnp.uint32(size), jax.tree.map(partial(put, start), rows, changed)), None
+    def turn(stacks: list[Stacks], where: tuple[Array, Array]) -> tuple[list[Stacks], None]:
+        k, start = where
+        each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
+        changed = function(*_chosen(k, [partial(part, start, item) for item in each]))
+        if len(items) == 1:
+            return [_put(start, stacks[0], changed)], None
+        # a branch for each: one that chose among all would copy them all
+        return [jax.lax.cond(k == i, _put, _left, start, stack, changed) for i, stack in enumerate(stacks)], None
 
     # a scan can be differentiated backwards, and changes its carry in place
-    (_, rows), _ = jax.lax.scan(turn, (jnp.uint32(0), jax.tree.map(_rows, changing)), length=turns)
-    return jax.tree.map(lambda rows, like: rows.reshape(like.shape), rows, changing)
+    where = jnp.asarray(owners, jnp.int32), jnp.asarray(starts, jnp.uint32)
+    return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
+
+
+def _chosen(k: Array, functions: Sequence[Callable[[], Any]]) -> Any:
+    return jax.lax.switch(k, functions) if len(functions) > 1 else functions[0]()
+
+
+def _put(start: Array, stack: Stacks, changed: Stacks) -> Stacks:
+    return jax.tree.map(partial(_with_rows, start=start), stack, changed)
+
+
+def _left(start: Array, stack: Stacks, changed: Stacks) -> Stacks:
+    del start, changed
+    return stack
+
+
+def _rows_of(x: Array, start: Array, size: int) -> Array:
+    """So many indices from `start`, by copies of rows; all of it, if these are all."""
+    if len(x) == size:
+        return x
+    height = _height(x)
+    return rows_from(_rows(x), start * jnp.uint32(height), size * height).reshape(size, *x.shape[1:])
+
+
+def _with_rows(x: Array, changed: Array, start: Array) -> Array:
+    if len(x) == len(changed):
+        return changed
+    first = start * jnp.uint32(_height(x))
+    return jax.lax.dynamic_update_slice(_rows(x), _rows(changed), (first, jnp.uint32(0))).reshape(x.shape)
 
 
 def _rows(x: Array) -> Rows:

@@ -214,7 +214,7 @@ def test_constraints_are_kept_on_eight_devices_as_on_one(layout, kind, key):
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
 
 
-def test_a_device_needs_less_than_a_quarter_of_the_memory_and_gives_the_same(key):
+def test_a_device_needs_less_than_a_quarter_of_what_the_matrices_take_and_gives_the_same(key):
     """More than is exchanged at a time, so that it is done in rounds."""
     sizes = {"qkv": (256, 768), "out": (256, 256), "up": (256, 1024), "down": (1024, 256)}
     grads = {f"{name}{i}": random_like(key, size) for name, size in sizes.items() for i in range(8)}
@@ -225,9 +225,9 @@ def test_a_device_needs_less_than_a_quarter_of_the_memory_and_gives_the_same(key
         program = jax.jit(tx.update).lower(grads, state, grads).compile()
         return program(grads, state, grads)[0], program.memory_analysis().temp_size_in_bytes
 
-    alone, memory_alone = updated(grads)
+    alone, _ = updated(grads)
     mesh = make_mesh("fully sharded", AxisType.Auto)
     with jax.set_mesh(mesh):
         together, memory = updated(laid_out(grads, mesh, P("data", None)))
-    assert memory < memory_alone / 4
+    assert memory < sum(g.nbytes for g in grads.values()) / 4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
