@@ -1,10 +1,12 @@
 """The mesh in force: which of its axes work is shared out over, and a function of stacks on each of its devices."""
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool
@@ -61,6 +63,24 @@ def varying_alike(tree: Any) -> Any:
     # zeros that vary as an array does: all versions of JAX have them, where names for the property come and go
     zero = sum(jnp.zeros_like(x, jnp.float32, shape=()) for x in jax.tree.leaves(tree))
     return jax.tree.map(lambda x: x + jnp.astype(zero, x.dtype), tree)
+
+
+def warn_of_idle_mesh(mesh_axes: Sequence[str] | None, arrays: Iterable[Any]) -> None:
+    """Says that work on matrices that lie on several devices is not shared out, as no mesh is in force.
+
+    Only of arrays with values: what is traced does not tell where it lies. No axes at all are taken for intended.
+    """
+    if (mesh_axes is not None and not mesh_axes) or not jax.sharding.get_abstract_mesh().empty:
+        return
+    concrete = (x for x in arrays if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+    count = max((len(x.sharding.device_set) for x in concrete), default=1)
+    if count > 1:
+        warnings.warn(
+            f"Parameters lie on {count} devices and no mesh is in force, so that matrices are not shared out: every "
+            "step of the\northogonalization waits for all of them. Write with jax.set_mesh(mesh): around init and the "
+            "training step,\nor mesh_axes=() if this is meant.",
+            stacklevel=2,
+        )
 
 
 def devices_along(axes: tuple[str, ...]) -> int:

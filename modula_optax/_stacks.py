@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from modula_optax._mesh import devices_along, on_each_device, varying_alike
 from modula_optax._xla import cut, once, placed_like, rows_from
@@ -18,7 +18,7 @@ from modula_optax._xla import cut, once, placed_like, rows_from
 Stacks = Any
 # what a function changes, and what it looks at
 Item = tuple[Stacks, ...]
-Rows = Float[Array, "_ width"]
+Rows = Shaped[Array, "_ width"]
 
 # How much a turn may hold: on CPUs what stays in caches, which the devices of a host share; elsewhere what keeps the
 # device busy.

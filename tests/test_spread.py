@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
-from tests.cases import lowered_for_accelerators, random_like
+from tests.cases import lowered_for_accelerators, random_like, with_spectrum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -231,3 +231,47 @@ def test_a_device_needs_less_than_a_quarter_of_what_the_matrices_take_and_gives_
         together, memory = updated(laid_out(grads, mesh, P("data", None)))
     assert memory < sum(g.nbytes for g in grads.values()) / 4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
+
+
+@pytest.mark.parametrize("layout", ["replicated", "fully sharded"])
+def test_in_bfloat16_half_the_bytes_are_exchanged_and_no_direction_is_too_long(layout, key):
+    shape = (64, 256)
+    spectra = [None, np.ones(64), np.logspace(0, -4, 64), 1 / np.arange(1, 65)]
+    grads = [jax.random.normal(key, shape) if s is None else with_spectrum(1, shape, s)[0] for s in spectra]
+    # the entries of its polar factor are all rounded the same way
+    signs = np.array([[1.0]])
+    for _ in range(6):
+        signs = np.block([[signs, signs], [signs, -signs]])
+    grads.append(np.concatenate([signs] * 4, axis=1))
+    grads = [np.asarray(g, np.float32).reshape(shape) for g in grads]
+    mesh = make_mesh(layout, AxisType.Auto)
+    sent = {}
+    with jax.set_mesh(mesh):
+        placed = laid_out(grads, mesh, LAYOUTS[layout][1])
+        for exchange in (None, "bfloat16"):
+            tx = mo.dualize(mo.NormSpec(mo.Spectral()), exchange=exchange)
+            program = jax.jit(tx.update).lower(placed, tx.init(placed)).compile()
+            sent[exchange] = counted(program)["megabytes"]
+        directions, _ = program(placed, tx.init(placed))
+    assert sent["bfloat16"] <= 0.51 * sent[None]
+    for g, direction in zip(grads, directions, strict=True):
+        direction, g = np.asarray(direction, np.float64) / 2, np.asarray(g, np.float64)
+        largest = np.linalg.norm(direction, 2)
+        assert largest <= 1
+        assert np.sum(g * direction) >= 0.99 * largest * np.linalg.norm(g, "nuc")
+
+
+def test_devices_that_are_not_used_are_mentioned(key):
+    mesh = make_mesh("fully sharded", AxisType.Auto)
+    params = laid_out({"w": random_like(key, (16, 24))}, mesh, P("data", None))
+    tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()))
+    with pytest.warns(UserWarning, match=r"8 devices and no mesh is in force(?s:.*)with jax.set_mesh\(mesh\)"):
+        tx.init(params)
+    with jax.set_mesh(mesh):
+        tx.init(params)
+    mo.modular(0.1, mo.NormSpec(mo.Spectral()), mesh_axes=()).init(params)
+
+
+def test_another_exchange_is_refused():
+    with pytest.raises(ValueError, match="Write 'bfloat16'"):
+        mo.dualize(mo.NormSpec(mo.Spectral()), exchange="float8")
