@@ -7,14 +7,14 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from modula_optax._align import atoms, restored
+from modula_optax._align import are_settled, atoms, restored
 from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
 from modula_optax._match import Leaves, matching
 from modula_optax._members import over_members
-from modula_optax._mesh import automatic, shardings_of, warn_of_idle_mesh
+from modula_optax._mesh import automatic, devices_along, shardings_of, warn_of_idle_mesh
 from modula_optax._norms import Norm
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
@@ -98,21 +98,29 @@ def _steepest(
     def directions(gradients: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
         results = {}
         for (norm, manifold), group in _groups(specs).items():
+            dual_map, shared_over = _dual_map(norm, manifold), axes if norm.expensive else ()
+            devices = devices_along(shared_over)
             stacks = [
-                tuple(atoms(tree[path], spec, members) for tree in (gradients, weights) if path in tree)
+                tuple(atoms(tree[path], spec, members, devices) for tree in (gradients, weights) if path in tree)
                 for path, spec in group
             ]
-            dual_map, shared_over = _dual_map(norm, manifold), axes if norm.expensive else ()
+            settled = [
+                i
+                for i, (path, spec) in enumerate(group)
+                if not members and are_settled(spec, gradients[path].shape, devices)
+            ]
             if exchange and shared_over and manifold is None:
                 halves = [tuple(map(to_half, stack)) for stack in stacks]
-                duals = apply_alike(_in_half_the_bytes(dual_map), halves, axes=shared_over, in_turns=True)
+                duals = apply_alike(
+                    _in_half_the_bytes(dual_map), halves, axes=shared_over, in_turns=True, settled=settled
+                )
                 duals = [
                     placed_like(from_half(dual).astype(x.dtype), x) for dual, (x, *_) in zip(duals, stacks, strict=True)
                 ]
             else:
-                duals = apply_alike(dual_map, stacks, axes=shared_over, in_turns=norm.expensive)
+                duals = apply_alike(dual_map, stacks, axes=shared_over, in_turns=norm.expensive, settled=settled)
             for (path, spec), dual in zip(group, duals, strict=True):
-                results[path] = restored(dual, spec, gradients[path], spec.target, members)
+                results[path] = restored(dual, spec, gradients[path], spec.target, members, devices)
         return results
 
     return automatic(directions, gradients, weights, shardings=shardings_of(gradients))

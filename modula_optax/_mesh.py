@@ -127,9 +127,12 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
 
 
 def on_each_device(
-    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...]
+    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...], even: Sequence[bool]
 ) -> tuple[Trees, Bool[Array, ""]]:
-    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done."""
+    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done.
+
+    What is made of `even` parts, as many for each device, may lie there already, and is not brought together first.
+    """
 
     def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
         results = [function(stack) for function, stack in zip(functions, stacks, strict=True)]
@@ -138,7 +141,9 @@ def on_each_device(
     # one axis after the other: the compiler exchanges along one, but gathers everything to move two at once
     ways = [axes[:n] for n in range(len(axes) + 1)]
     for way in ways:
-        stacks = _batch_over(stacks, way)
+        stacks = [
+            stack if not way and stays else _batch_over(stack, way) for stack, stays in zip(stacks, even, strict=True)
+        ]
     spread_out = jax.shard_map(
         on_each,
         in_specs=(PartitionSpec(axes),),
@@ -149,11 +154,13 @@ def on_each_device(
     )
     stacks, done = spread_out(stacks)
     for way in reversed(ways):
-        stacks = _batch_over(stacks, way)
+        stacks = [
+            stack if not way and stays else _batch_over(stack, way) for stack, stays in zip(stacks, even, strict=True)
+        ]
     return stacks, jnp.all(done)
 
 
-def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
+def _batch_over(stack: Any, axes: tuple[str, ...]) -> Any:
     """The first axis sharded over these axes of the mesh, the rest as the compiler likes.
 
     Over no axes, too: without that stop on the way, the sharding of the batch spreads to every single parameter, and
@@ -164,4 +171,4 @@ def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
         free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
         return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))
 
-    return jax.tree.map(place, stacks)
+    return jax.tree.map(place, stack)

@@ -261,6 +261,23 @@ def test_in_bfloat16_half_the_bytes_are_exchanged_and_no_direction_is_too_long(l
         assert np.sum(g * direction) >= 0.99 * largest * np.linalg.norm(g, "nuc")
 
 
+def test_experts_that_lie_on_devices_of_their_own_stay_there(key):
+    grads = {name: random_like(jax.random.fold_in(key, i), (2, 8, 32, 64)) for i, name in enumerate("ab")}
+    grads["c"] = random_like(key, (16, 32, 64))
+    tx = mo.dualize({"a": mo.NormSpec(mo.Spectral()), "b": mo.NormSpec(mo.Spectral()), "c": mo.NormSpec(mo.Sign())})
+    alone, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    mesh = make_mesh("fully sharded", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        placed = {
+            name: jax.device_put(g, NamedSharding(mesh, P(*[None] * (g.ndim - 3), "data"))) for name, g in grads.items()
+        }
+        program = jax.jit(tx.update).lower(placed, tx.init(placed)).compile()
+        together, _ = program(placed, tx.init(placed))
+    assert not collectives(program)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
+    assert together["a"].sharding.is_equivalent_to(placed["a"].sharding, 4)
+
+
 def test_devices_that_are_not_used_are_mentioned(key):
     mesh = make_mesh("fully sharded", AxisType.Auto)
     params = laid_out({"w": random_like(key, (16, 24))}, mesh, P("data", None))
