@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 COLLECTIVES = r"(all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(?:-start)?"
+_BYTES = {"f32": 4, "bf16": 2, "u16": 2}
 
 
 def counted(compiled: Any) -> dict[str, float]:
@@ -33,7 +34,8 @@ def counted(compiled: Any) -> dict[str, float]:
                 outputs = line.split("=", 1)[1].split("(%")[0]
                 totals["collectives"] += 1
                 totals["megabytes"] += sum(
-                    4e-6 * math.prod(_dimensions(d)) for d in re.findall(r"f32\[([\d,]*)\]", outputs)
+                    1e-6 * _BYTES[dtype] * math.prod(_dimensions(d))
+                    for dtype, d in re.findall(r"(f32|bf16|u16)\[([\d,]*)\]", outputs)
                 )
             trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
             called = re.findall(r"(?:calls|body|to_apply)=%?([\w.\-]+)", line)

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from modula_optax._axes import Axes, batch_axes, canonical_shape, from_canonical, normalize_axes, to_canonical
+from modula_optax._axes import (
+    Axes,
+    batch_axes,
+    batch_shape,
+    canonical_shape,
+    from_canonical,
+    normalize_axes,
+    to_canonical,
+)
 from modula_optax._canonical import stacked
 from modula_optax._linalg import working_dtype
 from modula_optax._norms import Norm, Unnormed
@@ -177,11 +185,26 @@ def canonical(value: Array, spec: NormSpec) -> Float[Array, "*batch taps fan_in 
     return _canonical(value, resolve_axes(spec, value.shape))
 
 
-def atoms(value: Array, spec: NormSpec, members: int = 0) -> Float[Array, "n taps fan_in fan_out"]:
-    """The same with all atoms along one axis, those of all members of an ensemble too."""
+def atoms(value: Array, spec: NormSpec, members: int = 0, devices: int = 1) -> Float[Array, "n taps fan_in fan_out"]:
+    """The same with all atoms along one axis, those of all members of an ensemble too.
+
+    In an order in which those of `devices` stay where they are if they are on as many already, as experts often are.
+    """
     if members:
         return stacked(jax.vmap(partial(atoms, spec=spec, members=members - 1))(value))
-    return stacked(canonical(value, spec))
+    w = canonical(value, spec)
+    return stacked(jnp.moveaxis(w, _over(w.shape[:-3], devices), 0) if w.ndim > 4 else w)
+
+
+def are_settled(spec: NormSpec, shape: tuple[int, ...], devices: int) -> bool:
+    """Whether a parameter has layers of experts, say, of which each device may have some."""
+    batch = batch_shape(resolve_axes(spec, shape), shape)
+    return len(batch) > 1 and any(n % devices == 0 for n in batch)
+
+
+def _over(batch: tuple[int, ...], devices: int) -> int:
+    """The batch axis whose atoms may be on devices of their own: the last that these divide."""
+    return max((i for i, n in enumerate(batch) if n % devices == 0), default=0) if devices > 1 else 0
 
 
 def atoms_shape(spec: NormSpec, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -190,14 +213,25 @@ def atoms_shape(spec: NormSpec, shape: tuple[int, ...]) -> tuple[int, int, int, 
 
 
 def restored(
-    w: Float[Array, "*batch taps fan_in fan_out"], spec: NormSpec, like: Any, scale: float = 1.0, members: int = 0
+    w: Float[Array, "*batch taps fan_in fan_out"],
+    spec: NormSpec,
+    like: Any,
+    scale: float = 1.0,
+    members: int = 0,
+    devices: int = 1,
 ) -> Array:
     """Inverse of `canonical` and of `atoms`, scaled: the layout, shape and dtype of the parameter `like`."""
     if members:
         one = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
         back = partial(restored, spec=spec, like=one, scale=scale, members=members - 1)
         return jax.vmap(back)(w.reshape(like.shape[0], -1, *w.shape[-3:]))
-    return _restored(w, resolve_axes(spec, like.shape), tuple(like.shape), like.dtype, scale)
+    axes = resolve_axes(spec, like.shape)
+    if devices > 1 and w.ndim == 4:
+        batch = batch_shape(axes, like.shape)
+        first = _over(batch, devices)
+        order = (batch[first], *batch[:first], *batch[first + 1 :]) if batch else ()
+        w = jnp.moveaxis(w.reshape(*order, *w.shape[-3:]), 0, first) if len(batch) > 1 else w
+    return _restored(w, axes, tuple(like.shape), like.dtype, scale)
 
 
 # `jit`, although all is compiled anyway: of many parameters of one shape only the first is traced step by step

@@ -114,11 +114,17 @@ def to_canonical(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*batch tap
     return y.transpose(*range(n), n + 2, n, n + 1, n + 3)
 
 
+def batch_shape(axes: Axes, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The batch axes of a parameter of this shape in the canonical layout."""
+    axes = normalize_axes(axes, shape)
+    return (*(shape[i] for i in batch_axes(axes, len(shape))), *([axes.groups] if axes.groups > 1 else []))
+
+
 def canonical_shape(axes: Axes, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """How many atoms a parameter of this shape has, and their taps, fan-in and fan-out."""
     axes = normalize_axes(axes, shape)
-    _, batch, (taps, fan_in, fan_out) = _canonical_order(axes, shape)
-    atoms, block = math.prod(batch) * axes.groups, math.prod(fan_out) // axes.groups
+    _, _, (taps, fan_in, fan_out) = _canonical_order(axes, shape)
+    atoms, block = math.prod(batch_shape(axes, shape)), math.prod(fan_out) // axes.groups
     return atoms, math.prod(taps), math.prod(fan_in), block
 
 

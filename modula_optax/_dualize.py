@@ -7,20 +7,23 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from modula_optax._align import atoms, restored
+from modula_optax._align import are_settled, atoms, restored
 from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
 from modula_optax._match import Leaves, matching
 from modula_optax._members import over_members
-from modula_optax._mesh import automatic, shardings_of
+from modula_optax._mesh import automatic, devices_along, shardings_of, warn_of_idle_mesh
 from modula_optax._norms import Norm
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
+from modula_optax._xla import from_half, placed_like, to_half
 
 
-def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.GradientTransformationExtraArgs:
+def dualize(
+    specs: Any, *, mesh_axes: Sequence[str] | None = None, exchange: str | None = None
+) -> optax.GradientTransformationExtraArgs:
     r"""Replaces every update by the steepest direction under its norm, as long as its spec says.
 
     .. math:: u_i = \frac{m_i}{s_i} \, \text{dualize}_i(g_i)
@@ -38,6 +41,9 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
       mesh_axes: axes of the mesh in force (`jax.set_mesh`) to share out the matrices over, each of which is then
         orthogonalized by one device, once. `None`: all its axes; without a mesh every device does what it holds.
         Parameters may be sharded in any way, and updates come back in the sharding they had.
+      exchange: `"bfloat16"` sends matrices from device to device in half the bytes. Directions keep 0.99 and more of
+        their alignment, and are 0.4 % shorter, so that rounding leaves no norm above 1; those along a `Manifold`
+        travel as they are. `None`: all do.
 
     Returns:
       A transformation without state, which needs parameters only where a constraint is a `Manifold`, such as `Stiefel`:
@@ -45,7 +51,7 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
 
     Raises:
       ValueError: specs do not fit the parameters; raised by `init`, or while the first update is traced. Unknown mesh
-        axes.
+        axes, or another exchange.
 
     Example:
       >>> tx = dualize(NormSpec(Spectral()))
@@ -58,10 +64,13 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
     check_specs(specs, "mo.dualize(specs)")
+    if exchange not in (None, "bfloat16"):
+        raise ValueError(f"Unknown exchange {exchange!r}. Write 'bfloat16', or None for that of matrices as they are.")
     match = matching(specs)
 
     def init(params: optax.Params) -> optax.EmptyState:
-        match(params)
+        costly = [leaf.value for leaf in match(params).entries if leaf.spec.norm.expensive]
+        warn_of_idle_mesh(mesh_axes, costly)
         return optax.EmptyState()
 
     def update(updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any):
@@ -70,33 +79,48 @@ def dualize(specs: Any, *, mesh_axes: Sequence[str] | None = None) -> optax.Grad
         weights = _weights_on_manifolds(leaves, params)
         normed = tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.is_normed)
         gradients = {leaf.path: leaf.value for leaf in leaves.entries if leaf.spec.is_normed}
-        return leaves.rebuilt(_steepest(normed, mesh_axes, gradients, weights)), state
+        return leaves.rebuilt(_steepest((normed, exchange), mesh_axes, gradients, weights)), state
 
     return guarded(init, update)
 
 
 @over_members
 def _steepest(
-    specs: tuple[tuple[str, NormSpec], ...],
+    settings: tuple[tuple[tuple[str, NormSpec], ...], str | None],
     axes: tuple[str, ...],
     members: int,
     gradients: dict[str, Array],
     weights: dict[str, Array],
 ) -> dict[str, Array]:
     """Steepest directions: one call for all that are of one norm and along one manifold."""
+    specs, exchange = settings
 
     def directions(gradients: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
         results = {}
         for (norm, manifold), group in _groups(specs).items():
+            dual_map, shared_over = _dual_map(norm, manifold), axes if norm.expensive else ()
+            devices = devices_along(shared_over)
             stacks = [
-                tuple(atoms(tree[path], spec, members) for tree in (gradients, weights) if path in tree)
+                tuple(atoms(tree[path], spec, members, devices) for tree in (gradients, weights) if path in tree)
                 for path, spec in group
             ]
-            duals = apply_alike(
-                _dual_map(norm, manifold), stacks, axes=axes if norm.expensive else (), in_turns=norm.expensive
-            )
+            settled = [
+                i
+                for i, (path, spec) in enumerate(group)
+                if not members and are_settled(spec, gradients[path].shape, devices)
+            ]
+            if exchange and shared_over and manifold is None:
+                halves = [tuple(map(to_half, stack)) for stack in stacks]
+                duals = apply_alike(
+                    _in_half_the_bytes(dual_map), halves, axes=shared_over, in_turns=True, settled=settled
+                )
+                duals = [
+                    placed_like(from_half(dual).astype(x.dtype), x) for dual, (x, *_) in zip(duals, stacks, strict=True)
+                ]
+            else:
+                duals = apply_alike(dual_map, stacks, axes=shared_over, in_turns=norm.expensive, settled=settled)
             for (path, spec), dual in zip(group, duals, strict=True):
-                results[path] = restored(dual, spec, gradients[path], spec.target, members)
+                results[path] = restored(dual, spec, gradients[path], spec.target, members, devices)
         return results
 
     return automatic(directions, gradients, weights, shardings=shardings_of(gradients))
@@ -113,6 +137,15 @@ def _groups(specs: tuple[tuple[str, NormSpec], ...]) -> dict[tuple[Norm, Manifol
 
 def _dual_map(norm: Norm, manifold: Manifold | None) -> Callable[..., Stack]:
     return norm.dualize if manifold is None else lambda g, w: manifold.tangent(norm, w, g)
+
+
+def _in_half_the_bytes(dual_map: Callable[[Stack], Stack]) -> Callable[[Array], Array]:
+    """The same of arrays that come and go in bfloat16."""
+    return lambda half: to_half(dual_map(from_half(half)) / _ROUNDING)
+
+
+# where all entries round the same way, each is 2^-9 larger
+_ROUNDING = 1 + 2**-8
 
 
 def _weights_on_manifolds(leaves: Leaves, params: Any) -> dict[str, Array]:

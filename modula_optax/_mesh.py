@@ -1,10 +1,12 @@
 """The mesh in force: which of its axes work is shared out over, and a function of stacks on each of its devices."""
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool
@@ -63,6 +65,24 @@ def varying_alike(tree: Any) -> Any:
     return jax.tree.map(lambda x: x + jnp.astype(zero, x.dtype), tree)
 
 
+def warn_of_idle_mesh(mesh_axes: Sequence[str] | None, arrays: Iterable[Any]) -> None:
+    """Says that work on matrices that lie on several devices is not shared out, as no mesh is in force.
+
+    Only of arrays with values: what is traced does not tell where it lies. No axes at all are taken for intended.
+    """
+    if (mesh_axes is not None and not mesh_axes) or not jax.sharding.get_abstract_mesh().empty:
+        return
+    concrete = (x for x in arrays if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+    count = max((len(x.sharding.device_set) for x in concrete), default=1)
+    if count > 1:
+        warnings.warn(
+            f"Parameters lie on {count} devices and no mesh is in force, so that matrices are not shared out: every "
+            "step of the\northogonalization waits for all of them. Write with jax.set_mesh(mesh): around init and the "
+            "training step,\nor mesh_axes=() if this is meant.",
+            stacklevel=2,
+        )
+
+
 def devices_along(axes: tuple[str, ...]) -> int:
     """How many devices there are along axes of the mesh in force."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -107,9 +127,12 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
 
 
 def on_each_device(
-    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...]
+    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...], even: Sequence[bool]
 ) -> tuple[Trees, Bool[Array, ""]]:
-    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done."""
+    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done.
+
+    What is made of `even` parts, as many for each device, may lie there already, and is not brought together first.
+    """
 
     def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
         results = [function(stack) for function, stack in zip(functions, stacks, strict=True)]
@@ -118,7 +141,9 @@ def on_each_device(
     # one axis after the other: the compiler exchanges along one, but gathers everything to move two at once
     ways = [axes[:n] for n in range(len(axes) + 1)]
     for way in ways:
-        stacks = _batch_over(stacks, way)
+        stacks = [
+            stack if not way and stays else _batch_over(stack, way) for stack, stays in zip(stacks, even, strict=True)
+        ]
     spread_out = jax.shard_map(
         on_each,
         in_specs=(PartitionSpec(axes),),
@@ -129,11 +154,13 @@ def on_each_device(
     )
     stacks, done = spread_out(stacks)
     for way in reversed(ways):
-        stacks = _batch_over(stacks, way)
+        stacks = [
+            stack if not way and stays else _batch_over(stack, way) for stack, stays in zip(stacks, even, strict=True)
+        ]
     return stacks, jnp.all(done)
 
 
-def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
+def _batch_over(stack: Any, axes: tuple[str, ...]) -> Any:
     """The first axis sharded over these axes of the mesh, the rest as the compiler likes.
 
     Over no axes, too: without that stop on the way, the sharding of the batch spreads to every single parameter, and
@@ -144,4 +171,4 @@ def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
         free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
         return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))
 
-    return jax.tree.map(place, stacks)
+    return jax.tree.map(place, stack)

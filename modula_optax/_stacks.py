@@ -1,31 +1,37 @@
 """One function of many stacks: alike together, in turns that memory allows, over the devices of a mesh."""
 
-import math
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from modula_optax._mesh import devices_along, on_each_device, varying_alike
-from modula_optax._xla import cut, once, placed_like, rows_from
-
-# a tree of arrays `[n, ...]`
-Stacks = Any
-# what a function changes, and what it looks at
-Item = tuple[Stacks, ...]
-Rows = Float[Array, "_ width"]
-
-# How much a turn may hold: on CPUs what stays in caches, which the devices of a host share; elsewhere what keeps the
-# device busy.
-_TURN_BYTES = {"cpu": 2**22, "otherwise": 2**30}
+from modula_optax._mesh import devices_along, on_each_device
+from modula_optax._turns import (
+    Item,
+    Stacks,
+    count_of,
+    in_turns_of,
+    is_taken_apart,
+    length_of,
+    of_stack,
+    rows_of,
+    turn_bytes,
+    turn_size,
+)
+from modula_optax._xla import cut, once, placed_like
 
 
 def apply_alike(
-    function: Callable[..., Stacks], items: Sequence[Item], *, axes: tuple[str, ...] = (), in_turns: bool = False
+    function: Callable[..., Stacks],
+    items: Sequence[Item],
+    *,
+    axes: tuple[str, ...] = (),
+    in_turns: bool = False,
+    settled: Collection[int] = (),
 ) -> list[Stacks]:
     """`function` of every item, called once for all that are alike.
 
@@ -36,30 +42,57 @@ def apply_alike(
         takes every index to its device, and one brings it back into the sharding it came in. What is more than a device
         should hold is done in rounds.
       in_turns: whether a device takes no more at a time than what stays in its caches, or keeps it busy.
+      settled: numbers of the items whose indices may be on devices of their own already, to stay there.
 
     Returns:
       One tree for each item. In turns and over devices it must be like the first tree of the item, whose place it
       takes.
     """
+    if axes:
+        return _over_devices(function, items, axes, in_turns, settled)
+    results: list[Stacks] = [None] * len(items)
+    for group in _alike(items):
+        members = [items[i] for i in group]
+        size = turn_size(members) if in_turns else count_of(members)
+        if is_taken_apart(size, members):
+            changed = in_turns_of(function, size, members)
+        else:
+            turns = -(-count_of(members) // size)
+            size = -(-count_of(members) // turns)
+            (stack,) = in_turns_of(function, size, [_joined(members, size * turns, _below)])
+            changed = _apart(stack, [length_of(item) for item in members])
+        for i, result in zip(group, changed, strict=True):
+            results[i] = result
+    return results
+
+
+def _over_devices(
+    function: Callable[..., Stacks],
+    items: Sequence[Item],
+    axes: tuple[str, ...],
+    in_turns: bool,
+    settled: Collection[int],
+) -> list[Stacks]:
+    """The same, every index on one of the devices along these axes of the mesh."""
     results: list[Stacks] = [None] * len(items)
     devices, done = devices_along(axes), jnp.bool_(True)
     for groups in _rounds(items, devices):
-        stacks, functions = [], []
+        stacks, functions, even = [], [], []
         for group in groups:
             members = [items[i] for i in group]
-            turns, total = _turns(members, devices) if in_turns else (1, -(-_count(members) // devices) * devices)
-            stacks.append(_joined(members, total, _beside if axes else _below))
-            functions.append(partial(_in_turns, function, turns))
-        if axes:
-            stacks = jax.tree.map(partial(once, done), stacks)
-            stacks, done = on_each_device(functions, stacks, axes)
-        else:
-            stacks = [on_stack(stack) for on_stack, stack in zip(functions, stacks, strict=True)]
-        for group, stack in zip(groups, stacks, strict=True):
-            for i, result in zip(
-                group, _apart(stack, [_length(items[i]) for i in group], at_run_time=not axes), strict=True
-            ):
-                results[i] = jax.tree.map(placed_like, result, items[i][0]) if axes else result
+            even.append(all(i in settled and length_of(items[i]) % devices == 0 for i in group))
+            on_a_device = -(-count_of(members) // devices)
+            turns = -(-on_a_device // turn_size(members)) if in_turns else 1
+            size = -(-on_a_device // turns)
+            parts = devices if even[-1] else 1
+            stacks.append(_joined(members, size * turns * devices, partial(_beside, parts)))
+            functions.append(partial(of_stack, function, size))
+        stacks = jax.tree.map(partial(once, done), stacks)
+        stacks, done = on_each_device(functions, stacks, axes, even)
+        for group, stack, is_even in zip(groups, stacks, even, strict=True):
+            pieces = _taken_from(stack, [length_of(items[i]) for i in group], devices if is_even else 1)
+            for i, piece in zip(group, pieces, strict=True):
+                results[i] = jax.tree.map(placed_like, piece, items[i][0])
     return results
 
 
@@ -73,10 +106,8 @@ def _alike(items: Sequence[Item]) -> list[list[int]]:
 
 
 def _rounds(items: Sequence[Item], devices: int) -> list[list[list[int]]]:
-    """Groups of items that are alike, as many at a time as devices have room to exchange; alone, one at a time."""
+    """Groups of items that are alike, as many at a time as devices have room to exchange."""
     groups = _alike(items)
-    if devices == 1:
-        return [[group] for group in groups]
     # as they come, as they are worked on, and as they go
     room = turn_bytes() * devices / 3
     rounds, held = [[]], 0
@@ -90,30 +121,9 @@ def _rounds(items: Sequence[Item], devices: int) -> list[list[list[int]]]:
     return rounds
 
 
-def _turns(items: Sequence[Item], devices: int) -> tuple[int, int]:
-    """In how many turns every device works on items that are alike, and how many indices fill these up."""
-    shape = jax.tree.leaves(items[0])[0].shape[1:]
-    on_a_device = -(-_count(items) // devices)
-    turns = -(-on_a_device // max(1, turn_bytes() // _held_bytes(shape)))
-    return turns, -(-on_a_device // turns) * turns * devices
-
-
-def turn_bytes() -> int:
-    """How much is worked on at a time on one device."""
-    if jax.default_backend() == "cpu":
-        return _TURN_BYTES["cpu"] // jax.local_device_count()
-    return _TURN_BYTES["otherwise"]
-
-
-def _held_bytes(shape: tuple[int, ...]) -> int:
-    """What a polar factor has in memory at a time: two more of its size, and five of its Gram matrix, in float32."""
-    *taps, m, n = shape
-    return math.prod(taps) * (2 * m * n + 5 * min(m, n) ** 2) * 4
-
-
 def _joined(items: Sequence[Item], total: int, join: Callable[..., Array]) -> Item:
     """All items in one, and behind them the zeros that make up the total."""
-    missing = total - _count(items)
+    missing = total - count_of(items)
     if len(items) == 1 and not missing:
         return items[0]
     return jax.tree.map(lambda *arrays: join(arrays, missing), *items)
@@ -123,61 +133,34 @@ def _below(arrays: Sequence[Array], missing: int) -> Array:
     """By copies of rows: along an axis of several others XLA would compile a loop for each array."""
     shape = arrays[0].shape[1:]
     filler = [jnp.zeros((missing, *shape), arrays[0].dtype)] if missing else []
-    return jnp.concatenate([*map(_rows, arrays), *map(_rows, filler)]).reshape(-1, *shape)
+    return jnp.concatenate([*map(rows_of, arrays), *map(rows_of, filler)]).reshape(-1, *shape)
 
 
-def _beside(arrays: Sequence[Array], missing: int) -> Array:
-    """By axes as they are: rows that are sharded would be gathered to be counted in one with others."""
-    return jnp.pad(jnp.concatenate(arrays), ((0, missing), *[(0, 0)] * (arrays[0].ndim - 1)))
+def _beside(parts: int, arrays: Sequence[Array], missing: int) -> Array:
+    """By axes as they are: rows that are sharded would be gathered to be counted in one with others.
+
+    In so many parts, one for each device, each of which has its share of every array.
+    """
+    shares = [x.reshape(parts, -1, *x.shape[1:]) for x in arrays]
+    padding = (0, 0), (0, missing // parts), *[(0, 0)] * (arrays[0].ndim - 1)
+    return jnp.pad(jnp.concatenate(shares, axis=1), padding).reshape(-1, *arrays[0].shape[1:])
 
 
-def _apart(stacks: Stacks, lengths: list[int], at_run_time: bool) -> list[Stacks]:
+def _taken_from(stacks: Stacks, lengths: list[int], parts: int) -> list[Stacks]:
+    """The items of what was joined in so many parts."""
+    leaves, treedef = jax.tree.flatten(stacks)
+    ends = list(itertools.accumulate(n // parts for n in lengths))
+    shares = [x.reshape(parts, -1, *x.shape[1:]) for x in leaves]
+    return [
+        treedef.unflatten(
+            [share[:, end - n // parts : end].reshape(n, *x.shape[1:]) for share, x in zip(shares, leaves, strict=True)]
+        )
+        for n, end in zip(lengths, ends, strict=True)
+    ]
+
+
+def _apart(stacks: Stacks, lengths: list[int]) -> list[Stacks]:
     """The items of a joined one."""
     leaves, treedef = jax.tree.flatten(stacks)
-    pieces = [cut(x, lengths, at_run_time and x.ndim > 2) for x in leaves]
+    pieces = [cut(x, lengths, at_run_time=x.ndim > 2) for x in leaves]
     return [treedef.unflatten([piece[i] for piece in pieces]) for i in range(len(lengths))]
-
-
-def _in_turns(function: Callable[..., Stacks], turns: int, item: Item) -> Stacks:
-    """`function` of a stack, in place, by a loop that holds the temporaries of one turn only."""
-    # inside `shard_map`, branches and loops want what they work on to vary over the same devices
-    item = varying_alike(item)
-    if turns == 1:
-        return function(*item)
-    changing, *fixed = item
-    size = _length(item) // turns
-
-    def part(start: Array, rows: Rows, like: Array) -> Array:
-        height = _height(like)
-        return rows_from(rows, start * jnp.uint32(height), size * height).reshape(size, *like.shape[1:])
-
-    def put(start: Array, rows: Rows, changed: Array) -> Rows:
-        first = start * jnp.uint32(_height(changed))
-        return jax.lax.dynamic_update_slice(rows, _rows(changed), (first, jnp.uint32(0)))
-
-    def turn(carry: tuple[Array, Stacks], _: None) -> tuple[tuple[Array, Stacks], None]:
-        start, rows = carry
-        looked_at = [jax.tree.map(lambda x: part(start, _rows(x), x), tree) for tree in fixed]
-        changed = function(jax.tree.map(partial(part, start), rows, changing), *looked_at)
-        return (start + jnp.uint32(size), jax.tree.map(partial(put, start), rows, changed)), None
-
-    # a scan can be differentiated backwards, and changes its carry in place
-    (_, rows), _ = jax.lax.scan(turn, (jnp.uint32(0), jax.tree.map(_rows, changing)), length=turns)
-    return jax.tree.map(lambda rows, like: rows.reshape(like.shape), rows, changing)
-
-
-def _rows(x: Array) -> Rows:
-    return x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x[:, None]
-
-
-def _height(x: Array) -> int:
-    """How many rows an index has."""
-    return math.prod(x.shape[1:-1])
-
-
-def _length(item: Item) -> int:
-    return len(jax.tree.leaves(item)[0])
-
-
-def _count(items: Sequence[Item]) -> int:
-    return sum(map(_length, items))

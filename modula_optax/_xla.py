@@ -6,16 +6,32 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped, UInt16
 
 
-def never(x: Float[Array, "..."]) -> Bool[Array, ""]:
-    """False, which no compiler knows before `x` is there: no number is both NaN and positive."""
+def never(x: Shaped[Array, "..."]) -> Bool[Array, ""]:
+    """False, which no compiler knows before `x` is there: nothing is both NaN and positive, no square is 2 modulo 4."""
     entry = x[(0,) * x.ndim]
-    return jnp.isnan(entry) & (entry > 0.0)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.isnan(entry) & (entry > 0.0)
+    return entry * entry % 4 == 2
 
 
-def cut(x: Float[Array, "total *item"], lengths: Sequence[int], at_run_time: bool) -> list[Float[Array, "_ *item"]]:
+def to_half(x: Float[Array, "..."]) -> UInt16[Array, "..."]:
+    """Numbers in bfloat16, as integers.
+
+    As what they are the compiler for CPUs would exchange them in float32 (jaxlib 0.10), and any may take excess
+    precision for as good.
+    """
+    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+
+
+def from_half(x: UInt16[Array, "..."]) -> Float[Array, "..."]:
+    """The same in float32."""
+    return jax.lax.bitcast_convert_type(x, jnp.bfloat16).astype(jnp.float32)
+
+
+def cut(x: Shaped[Array, "total *item"], lengths: Sequence[int], at_run_time: bool) -> list[Shaped[Array, "_ *item"]]:
     """Pieces of these lengths, one after the other.
 
     XLA for CPUs (jaxlib 0.7 to 0.10) compiles a kernel for every offset that a matrix is cut out at, unless offsets are
@@ -31,7 +47,7 @@ def cut(x: Float[Array, "total *item"], lengths: Sequence[int], at_run_time: boo
     return [rows_from(x, start, length) for start, length in zip(starts, lengths, strict=True)]
 
 
-def rows_from(x: Float[Array, "total *item"], start: jax.typing.ArrayLike, length: int) -> Float[Array, "_ *item"]:
+def rows_from(x: Shaped[Array, "total *item"], start: jax.typing.ArrayLike, length: int) -> Shaped[Array, "_ *item"]:
     """Items that lie together, found by an unsigned number.
 
     A signed one is first asked, in kernels of its own, whether it counts from the end (jaxlib 0.7 to 0.10).

@@ -205,7 +205,8 @@ def test_a_stack_larger_than_a_slice_is_the_polar_factor_of_each(key):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "shape"), [([1, 2, 1, 1, 2, 1, 1, 2, 1, 2, 2, 3], (150, 320)), ([1] * 41, (64, 64))]
+    ("lengths", "shape"),
+    [([1, 2, 1, 1, 2, 1, 1, 2, 1, 2, 2, 3], (150, 320)), ([1] * 41, (64, 64)), ([4, 8, 4], (64, 64))],
 )
 def test_stacks_of_any_lengths_that_take_several_turns_come_back_in_order(lengths, shape, key):
     gs = [
@@ -216,6 +217,21 @@ def test_stacks_of_any_lengths_that_take_several_turns_come_back_in_order(length
     for g, together in zip(gs, jax.jit(dual_maps)(gs), strict=True):
         u, _, v = np.linalg.svd(g, full_matrices=False)
         np.testing.assert_allclose(together, gain * u @ v, atol=1e-3 * gain)
+
+
+def test_derivatives_go_through_matrices_that_are_taken_one_by_one(key):
+    gs = [jax.random.normal(jax.random.fold_in(key, i), (n, 1, 150, 320)) for i, n in enumerate((1, 2))]
+    several = jax.jit(jax.grad(lambda gs: sum(jnp.sum(jnp.cos(d)) for d in dual_maps(gs))))(gs)
+    one = jax.jit(jax.grad(lambda g: jnp.sum(jnp.cos(mo.Spectral().dualize(g)))))
+    for g, gradient in zip(gs, several, strict=True):
+        alone = jnp.concatenate([one(matrix[None]) for matrix in g])
+        np.testing.assert_allclose(gradient, alone, atol=1e-4 * float(jnp.max(jnp.abs(alone))))
+
+
+def test_a_dual_map_holds_few_matrices_at_a_time():
+    gs = [jax.ShapeDtypeStruct((1, 1, 256, 1024), jnp.float32)] * 12
+    memory = jax.jit(dual_maps).lower(gs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < memory.output_size_in_bytes / 2
 
 
 def test_coefficients_may_be_an_array(key):

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
-from tests.cases import lowered_for_accelerators, random_like
+from tests.cases import lowered_for_accelerators, random_like, with_spectrum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -214,7 +214,7 @@ def test_constraints_are_kept_on_eight_devices_as_on_one(layout, kind, key):
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
 
 
-def test_a_device_needs_less_than_a_quarter_of_the_memory_and_gives_the_same(key):
+def test_a_device_needs_less_than_a_quarter_of_what_the_matrices_take_and_gives_the_same(key):
     """More than is exchanged at a time, so that it is done in rounds."""
     sizes = {"qkv": (256, 768), "out": (256, 256), "up": (256, 1024), "down": (1024, 256)}
     grads = {f"{name}{i}": random_like(key, size) for name, size in sizes.items() for i in range(8)}
@@ -225,9 +225,70 @@ def test_a_device_needs_less_than_a_quarter_of_the_memory_and_gives_the_same(key
         program = jax.jit(tx.update).lower(grads, state, grads).compile()
         return program(grads, state, grads)[0], program.memory_analysis().temp_size_in_bytes
 
-    alone, memory_alone = updated(grads)
+    alone, _ = updated(grads)
     mesh = make_mesh("fully sharded", AxisType.Auto)
     with jax.set_mesh(mesh):
         together, memory = updated(laid_out(grads, mesh, P("data", None)))
-    assert memory < memory_alone / 4
+    assert memory < sum(g.nbytes for g in grads.values()) / 4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
+
+
+@pytest.mark.parametrize("layout", ["replicated", "fully sharded"])
+def test_in_bfloat16_half_the_bytes_are_exchanged_and_no_direction_is_too_long(layout, key):
+    shape = (64, 256)
+    spectra = [None, np.ones(64), np.logspace(0, -4, 64), 1 / np.arange(1, 65)]
+    grads = [jax.random.normal(key, shape) if s is None else with_spectrum(1, shape, s)[0] for s in spectra]
+    # the entries of its polar factor are all rounded the same way
+    signs = np.array([[1.0]])
+    for _ in range(6):
+        signs = np.block([[signs, signs], [signs, -signs]])
+    grads.append(np.concatenate([signs] * 4, axis=1))
+    grads = [np.asarray(g, np.float32).reshape(shape) for g in grads]
+    mesh = make_mesh(layout, AxisType.Auto)
+    sent = {}
+    with jax.set_mesh(mesh):
+        placed = laid_out(grads, mesh, LAYOUTS[layout][1])
+        for exchange in (None, "bfloat16"):
+            tx = mo.dualize(mo.NormSpec(mo.Spectral()), exchange=exchange)
+            program = jax.jit(tx.update).lower(placed, tx.init(placed)).compile()
+            sent[exchange] = counted(program)["megabytes"]
+        directions, _ = program(placed, tx.init(placed))
+    assert sent["bfloat16"] <= 0.51 * sent[None]
+    for g, direction in zip(grads, directions, strict=True):
+        direction, g = np.asarray(direction, np.float64) / 2, np.asarray(g, np.float64)
+        largest = np.linalg.norm(direction, 2)
+        assert largest <= 1
+        assert np.sum(g * direction) >= 0.99 * largest * np.linalg.norm(g, "nuc")
+
+
+def test_experts_that_lie_on_devices_of_their_own_stay_there(key):
+    grads = {name: random_like(jax.random.fold_in(key, i), (2, 8, 32, 64)) for i, name in enumerate("ab")}
+    grads["c"] = random_like(key, (16, 32, 64))
+    tx = mo.dualize({"a": mo.NormSpec(mo.Spectral()), "b": mo.NormSpec(mo.Spectral()), "c": mo.NormSpec(mo.Sign())})
+    alone, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    mesh = make_mesh("fully sharded", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        placed = {
+            name: jax.device_put(g, NamedSharding(mesh, P(*[None] * (g.ndim - 3), "data"))) for name, g in grads.items()
+        }
+        program = jax.jit(tx.update).lower(placed, tx.init(placed)).compile()
+        together, _ = program(placed, tx.init(placed))
+    assert not collectives(program)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
+    assert together["a"].sharding.is_equivalent_to(placed["a"].sharding, 4)
+
+
+def test_devices_that_are_not_used_are_mentioned(key):
+    mesh = make_mesh("fully sharded", AxisType.Auto)
+    params = laid_out({"w": random_like(key, (16, 24))}, mesh, P("data", None))
+    tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()))
+    with pytest.warns(UserWarning, match=r"8 devices and no mesh is in force(?s:.*)with jax.set_mesh\(mesh\)"):
+        tx.init(params)
+    with jax.set_mesh(mesh):
+        tx.init(params)
+    mo.modular(0.1, mo.NormSpec(mo.Spectral()), mesh_axes=()).init(params)
+
+
+def test_another_exchange_is_refused():
+    with pytest.raises(ValueError, match="Write 'bfloat16'"):
+        mo.dualize(mo.NormSpec(mo.Spectral()), exchange="float8")

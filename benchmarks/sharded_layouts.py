@@ -1,0 +1,135 @@
+"""Communication of one update in the layouts that trainers have, on 8, 32 and 256 devices, beside `optax.contrib.muon`.
+
+    python benchmarks/sharded_layouts.py                   # compiled, not run: some minutes
+    python benchmarks/sharded_layouts.py --devices 8       # a look
+
+Counts, per device and in the compiled program, loops multiplied out: operations of matrix products, collectives, and
+the bytes that these put out. Beside it what a plain exchange takes, in which every device sends all that it holds, gets
+as many whole matrices, and sends these back. Writes `sharded_layouts.json` to `benchmarks/results/`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from counting import counted
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from measure import gpt2, machine
+
+import modula_optax as mo
+
+RESULTS = Path(__file__).parent / "results"
+OURS, THEIRS = "modula_optax.dualize", "optax.contrib.muon"
+LAYERS, WIDTH, MODEL = 8, 256, 4
+# what every layout says of a matrix: the axes of the mesh that its inputs and its outputs lie along
+COLUMNS, ROWS = ("qkv", "up"), ("out", "down")
+Layout = dict[str, jax.ShapeDtypeStruct]
+
+
+def placed(mesh: Any, shape: tuple[int, ...], *axes: str | None) -> jax.ShapeDtypeStruct:
+    """The shape of an array that lies along these axes of the mesh."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def layouts(devices: int) -> dict[str, tuple[Any, Layout]]:
+    """The mesh and the parameters of every layout."""
+    line = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    square = jax.make_mesh((devices // MODEL, MODEL), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    sizes = {name.partition("/")[2]: x.shape for name, x in gpt2(1, WIDTH).items()}
+
+    def by_layer(mesh: Any, column: Any, row: Any) -> Layout:
+        return {
+            f"{name}{i}": placed(mesh, size, *(column if name in COLUMNS else row))
+            for i in range(LAYERS)
+            for name, size in sizes.items()
+        }
+
+    return {
+        "layers of a scan, FSDP": (
+            line,
+            {name: placed(line, (LAYERS, *size), None, "data", None) for name, size in sizes.items()},
+        ),
+        "experts over devices": (
+            line,
+            {
+                name: placed(line, (2, devices, WIDTH, WIDTH), None, "data", None, None)
+                for name in ("gate", "up", "down")
+            },
+        ),
+        "tensor parallel": (line, by_layer(line, (None, "data"), ("data", None))),
+        "FSDP and tensor parallel": (square, by_layer(square, ("data", "model"), ("model", "data"))),
+    }
+
+
+def plain_exchange(params: Layout, devices: int) -> float:
+    """Megabytes that a device puts out if it sends what it holds and later gets it back."""
+    return 2e-6 * sum(4 * x.size for x in params.values()) / devices
+
+
+def costs(devices: int) -> dict[str, Any]:
+    """Counts of one update in every layout."""
+    results = {}
+    for layout, (mesh, params) in layouts(devices).items():
+        optimizers = {
+            OURS: mo.dualize(mo.NormSpec(mo.Spectral())),
+            f"{OURS}, exchange in bfloat16": mo.dualize(mo.NormSpec(mo.Spectral()), exchange="bfloat16"),
+            THEIRS: optax.contrib.scale_by_muon(
+                weight_dimension_numbers=jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), params)
+            ),
+        }
+        results[layout] = {"plain exchange": {"megabytes": plain_exchange(params, devices)}}
+        with jax.set_mesh(mesh):
+            for name, tx in optimizers.items():
+                state = jax.eval_shape(tx.init, params)
+                state = jax.tree.map(partial(like, params), state)
+                counts = counted(jax.jit(tx.update).lower(params, state, params).compile())
+                results[layout][name] = {"gigaflops": 0.0, "collectives": 0.0, "megabytes": 0.0} | counts
+    return results
+
+
+def like(params: Layout, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """A state as it is placed by a trainer: moments beside their parameters."""
+    twins = [p for p in params.values() if p.shape == x.shape]
+    return twins[0] if twins else x
+
+
+def main() -> None:
+    """Counts, each number of devices in a process of its own, prints a table, and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--devices", type=int, nargs="+", default=[8, 32, 256], help="how many (8 32 256)")
+    arguments = parser.parse_args()
+    if len(arguments.devices) == 1:
+        (devices,) = arguments.devices
+        jax.config.update("jax_num_cpu_devices", devices)
+        results = {devices: costs(devices)}
+    else:
+        for devices in arguments.devices:
+            subprocess.run([sys.executable, __file__, "--devices", str(devices)], check=True)
+        return
+    path = RESULTS / "sharded_layouts.json"
+    print(f"{f'per device, of {devices}':60}{'GFLOP':>9}{'collectives':>13}{'MB sent':>9}")
+    for layout, by_name in results[devices].items():
+        for name, c in by_name.items():
+            print(
+                f"{f'{layout}: {name}':60}{c.get('gigaflops', 0.0):9.2f}{c.get('collectives', 0):13.0f}"
+                f"{c['megabytes']:9.2f}"
+            )
+    before = json.loads(path.read_text())["results"] if path.exists() else {}
+    record = {
+        "machine": machine(),
+        "layers": LAYERS,
+        "width": WIDTH,
+        "results": before | {str(devices): results[devices]},
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Turns: one function of stacks, some indices at a time, where they lie, as many as memory allows."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
+
+from modula_optax._mesh import varying_alike
+from modula_optax._xla import rows_from
+
+# a tree of arrays `[n, ...]`
+Stacks = Any
+# what a function changes, and what it looks at
+Item = tuple[Stacks, ...]
+Rows = Shaped[Array, "_ width"]
+
+# How much a turn may hold: on CPUs what stays in caches, which the devices of a host share; elsewhere what keeps the
+# device busy.
+_TURN_BYTES = {"cpu": 2**22, "otherwise": 2**30}
+
+
+def turn_size(items: Sequence[Item]) -> int:
+    """How many indices of items that are alike a device works on at a time."""
+    return max(1, turn_bytes() // _held_bytes(jax.tree.leaves(items[0])[0].shape[1:]))
+
+
+def turn_bytes() -> int:
+    """How much is worked on at a time on one device."""
+    if jax.default_backend() == "cpu":
+        return _TURN_BYTES["cpu"] // jax.local_device_count()
+    return _TURN_BYTES["otherwise"]
+
+
+def _held_bytes(shape: tuple[int, ...]) -> int:
+    """What a polar factor has in memory at a time: two more of its size, and five of its Gram matrix, in float32."""
+    *taps, m, n = shape
+    return math.prod(taps) * (2 * m * n + 5 * min(m, n) ** 2) * 4
+
+
+def is_taken_apart(size: int, items: Sequence[Item]) -> bool:
+    """Whether turns are of one item each, which stays where it is; several small ones are joined for a turn."""
+    return all(length_of(item) % size == 0 for item in items)
+
+
+def of_stack(function: Callable[..., Stacks], size: int, item: Item) -> Stacks:
+    return in_turns_of(function, size, [item])[0]
+
+
+def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item]) -> list[Stacks]:
+    """`function` of stacks, so many indices at a time, in place, by a loop that holds the temporaries of one turn."""
+    # inside `shard_map`, branches and loops want what they work on to vary over the same devices
+    items = varying_alike(list(items))
+    if count_of(items) == size:
+        return [function(*item) for item in items]
+    turns = [(k, start) for k, item in enumerate(items) for start in range(0, length_of(item), size)]
+    owners, starts = (np.array(column) for column in zip(*turns, strict=True))
+
+    def part(start: Array, item: Item) -> Item:
+        return jax.tree.map(lambda x: _rows_of(x, start, size), item)
+
+    def turn(stacks: list[Stacks], where: tuple[Array, Array]) -> tuple[list[Stacks], None]:
+        k, start = where
+        each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
+        changed = function(*_chosen(k, [partial(part, start, item) for item in each]))
+        if len(items) == 1:
+            return [_put(start, stacks[0], changed)], None
+        # a branch for each: one that chose among all would copy them all
+        return [jax.lax.cond(k == i, _put, _left, start, stack, changed) for i, stack in enumerate(stacks)], None
+
+    # a scan can be differentiated backwards, and changes its carry in place
+    where = jnp.asarray(owners, jnp.int32), jnp.asarray(starts, jnp.uint32)
+    return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
+
+
+def _chosen(k: Array, functions: Sequence[Callable[[], Any]]) -> Any:
+    return jax.lax.switch(k, functions) if len(functions) > 1 else functions[0]()
+
+
+def _put(start: Array, stack: Stacks, changed: Stacks) -> Stacks:
+    return jax.tree.map(partial(_with_rows, start=start), stack, changed)
+
+
+def _left(start: Array, stack: Stacks, changed: Stacks) -> Stacks:
+    del start, changed
+    return stack
+
+
+def _rows_of(x: Array, start: Array, size: int) -> Array:
+    """So many indices from `start`, by copies of rows; all of it, if these are all."""
+    if len(x) == size:
+        return x
+    height = _height(x)
+    return rows_from(rows_of(x), start * jnp.uint32(height), size * height).reshape(size, *x.shape[1:])
+
+
+def _with_rows(x: Array, changed: Array, start: Array) -> Array:
+    if len(x) == len(changed):
+        return changed
+    first = start * jnp.uint32(_height(x))
+    return jax.lax.dynamic_update_slice(rows_of(x), rows_of(changed), (first, jnp.uint32(0))).reshape(x.shape)
+
+
+def rows_of(x: Array) -> Rows:
+    return x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x[:, None]
+
+
+def _height(x: Array) -> int:
+    """How many rows an index has."""
+    return math.prod(x.shape[1:-1])
+
+
+def length_of(item: Item) -> int:
+    return len(jax.tree.leaves(item)[0])
+
+
+def count_of(items: Sequence[Item]) -> int:
+    return sum(map(length_of, items))
