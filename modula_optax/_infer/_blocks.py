@@ -25,13 +25,13 @@ class Pieces:
         self._leading: set[tuple[Label, int]] = set()
 
     def cut(self, dim: Dim, start: int, stop: int) -> None:
-        """Entries `start` to `stop` of an axis were taken."""
+        """Notes that entries `start` to `stop` of an axis were taken."""
         if len(dim) == 1 and stop - start < dim[0].size:
             for label in dim[0].labels:
                 self._pieces.setdefault(label, set()).add(Piece(start, stop, dim[0].size))
 
     def reshaped(self, before: Dims, after: Dims) -> None:
-        """Axes were reshaped: where one was split, its slowest part counts blocks."""
+        """Notes that axes were reshaped: of one that was split, the slowest part counts blocks."""
         sizes: dict[Labels, list[int]] = {}
         for dim in after:
             for factor in dim:

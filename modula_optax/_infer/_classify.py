@@ -168,7 +168,7 @@ def _of_table(shape: tuple[int, ...], use: Use) -> Use:
 
 
 def _without_entries(uses: list[Use]) -> list[Use]:
-    """Without single entries that are looked up: beside what the whole is added to, they say nothing."""
+    """The uses but for single entries looked up, which say nothing beside what the whole is added to."""
     added = [use for use in uses if use.kind is UseKind.ADD]
     entries = [
         use for use in uses if use.kind is UseKind.LOOKUP and all(piece.role is Axis.LOOKED for piece in use.axes)

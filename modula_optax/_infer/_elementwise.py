@@ -128,7 +128,7 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
 
 
 def _without_statistics(weight: Value, other: Value) -> tuple[Part, ...]:
-    """Its parts, without those that the other has more of: a norm that a weight is divided by is no use of it."""
+    """The parts of a weight, but for those that the other has more of: a norm to divide it by is no use of it."""
 
     def covers_less(param: int) -> bool:
         return _covered(weight, {param}) < _covered(other, {param})

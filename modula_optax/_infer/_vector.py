@@ -52,7 +52,7 @@ def find_vector(
 
 
 def _without_single_rows(shape: tuple[int, ...], found: list[Finding]) -> list[Finding]:
-    """Without biases that are a row of a table: its only one, or one added apart, as to a token that comes first."""
+    """The findings but for rows of a table: its only one, or one added apart, as to a token that comes first."""
     tables = [f for f in found if f.role == "positional"]
     return [f for f in found if not any(_is_row_of(f, table, shape) for table in tables)]
 

@@ -13,7 +13,7 @@ _SQUARINGS = 20
 
 
 def largest_singular_value(matrices: np.ndarray) -> float:
-    """Of a stack of matrices, never below the truth: Schatten norms of order 2^21, at most rank^(1/2^21) above it.
+    """The largest of all matrices, never below the truth: Schatten norms of order 2^21, at most rank^(1/2^21) above it.
 
     Matrix products in double precision, whose rounding the roots take away; a decomposition takes longer.
     """
@@ -153,7 +153,7 @@ def reduced_max(view: View, op: Op, ins: Sequence[State]) -> Bound:
 
 
 def reduced_sum(view: View, op: Op, ins: Sequence[State]) -> Bound:
-    """N times the largest entry, sqrt(n) times the length."""
+    """A sum of n entries is at most n times the largest of them, sqrt(n) times their length."""
     bound, shape, axes = euclidean(ins[0]), view.shape(op.ins[0]), frozenset(op.params["axes"])
     factor = math.prod(math.sqrt(shape[axis]) if axis in bound.features else shape[axis] for axis in axes)
     bound = scaled(bound, factor)

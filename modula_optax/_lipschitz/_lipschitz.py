@@ -112,7 +112,7 @@ def lipschitz_bound(
 
 
 def _constant(state: State, along: Along, shape: Sequence[int]) -> float:
-    """Of an output, in the norm of the outputs."""
+    """The constant of an output, in the norm of the outputs."""
     if isinstance(state, Unproven):
         raise ValueError(
             f"lipschitz_bound has no proof: {state.reason}. Bound the part before it, or write it with operations that "

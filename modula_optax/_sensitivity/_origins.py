@@ -10,24 +10,13 @@ class Origin(Protocol):
     """What one value is made of: constants, parameters alone, or data."""
 
     @property
-    def is_constant(self) -> bool:
-        """Made of constants alone."""
-        ...
-
+    def is_constant(self) -> bool: ...
     @property
-    def is_weight(self) -> bool:
-        """Made of parameters that have met no data."""
-        ...
-
+    def is_weight(self) -> bool: ...  # made of parameters that have met no data
     @property
-    def data(self) -> bool:
-        """Depends on the inputs."""
-        ...
-
+    def data(self) -> bool: ...
     @property
-    def uniform(self) -> bool:
-        """A constant, all entries of which are the same."""
-        ...
+    def uniform(self) -> bool: ...  # a constant, all entries of which are the same
 
 
 class Origins(NamedTuple):
