@@ -44,6 +44,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/sharded_work.py
 	$(BIN)/python benchmarks/constraints.py --layers 2
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/track.py
 
 # the documentation, in docs/_build/html; warnings are errors, notebooks are executed
 docs: $(VENV)/docs.stamp
