@@ -47,8 +47,9 @@ def apply_alike(
         stacks, functions = [], []
         for group in groups:
             members = [items[i] for i in group]
-            turns, total = _turns(members, devices) if in_turns else (1, -(-_count(members) // devices) * devices)
-            stacks.append(_joined(members, total, _beside if axes else _below))
+            count, shape = _count(members), jax.tree.leaves(members[0])[0].shape[1:]
+            turns, total = _turns(count, shape, devices) if in_turns else (1, -(-count // devices) * devices)
+            stacks.append(joined(members, total, axes))
             functions.append(partial(_in_turns, function, turns))
         if axes:
             stacks = jax.tree.map(partial(once, done), stacks)
@@ -56,9 +57,7 @@ def apply_alike(
         else:
             stacks = [on_stack(stack) for on_stack, stack in zip(functions, stacks, strict=True)]
         for group, stack in zip(groups, stacks, strict=True):
-            for i, result in zip(
-                group, _apart(stack, [_length(items[i]) for i in group], at_run_time=not axes), strict=True
-            ):
+            for i, result in zip(group, apart(stack, [_length(items[i]) for i in group], axes), strict=True):
                 results[i] = jax.tree.map(placed_like, result, items[i][0]) if axes else result
     return results
 
@@ -90,10 +89,14 @@ def _rounds(items: Sequence[Item], devices: int) -> list[list[list[int]]]:
     return rounds
 
 
-def _turns(items: Sequence[Item], devices: int) -> tuple[int, int]:
+def filled(count: int, shape: tuple[int, ...], axes: tuple[str, ...]) -> int:
+    """How many indices of a stack, of this count and shape, fill the turns of the devices along these axes."""
+    return _turns(count, shape, devices_along(axes))[1]
+
+
+def _turns(count: int, shape: tuple[int, ...], devices: int) -> tuple[int, int]:
     """In how many turns every device works on items that are alike, and how many indices fill these up."""
-    shape = jax.tree.leaves(items[0])[0].shape[1:]
-    on_a_device = -(-_count(items) // devices)
+    on_a_device = -(-count // devices)
     turns = -(-on_a_device // max(1, turn_bytes() // _held_bytes(shape)))
     return turns, -(-on_a_device // turns) * turns * devices
 
@@ -111,9 +114,9 @@ def _held_bytes(shape: tuple[int, ...]) -> int:
     return math.prod(taps) * (2 * m * n + 5 * min(m, n) ** 2) * 4
 
 
-def _joined(items: Sequence[Item], total: int, join: Callable[..., Array]) -> Item:
-    """All items in one, and behind them the zeros that make up the total."""
-    missing = total - _count(items)
+def joined(items: Sequence[Item], total: int, axes: tuple[str, ...]) -> Item:
+    """All items in one, and behind them the zeros that make up the total, to be shared out over these axes or none."""
+    missing, join = total - _count(items), _beside if axes else _below
     if len(items) == 1 and not missing:
         return items[0]
     return jax.tree.map(lambda *arrays: join(arrays, missing), *items)
@@ -131,10 +134,10 @@ def _beside(arrays: Sequence[Array], missing: int) -> Array:
     return jnp.pad(jnp.concatenate(arrays), ((0, missing), *[(0, 0)] * (arrays[0].ndim - 1)))
 
 
-def _apart(stacks: Stacks, lengths: list[int], at_run_time: bool) -> list[Stacks]:
-    """The items of a joined one."""
+def apart(stacks: Stacks, lengths: list[int], axes: tuple[str, ...]) -> list[Stacks]:
+    """Inverse of `joined`."""
     leaves, treedef = jax.tree.flatten(stacks)
-    pieces = [cut(x, lengths, at_run_time and x.ndim > 2) for x in leaves]
+    pieces = [cut(x, lengths, not axes and x.ndim > 2) for x in leaves]
     return [treedef.unflatten([piece[i] for piece in pieces]) for i in range(len(lengths))]
 
 
