@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -107,9 +108,12 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
 
 
 def on_each_device(
-    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...]
+    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...], stays: Any
 ) -> tuple[Trees, Bool[Array, ""]]:
-    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done."""
+    """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done.
+
+    What stays, by this prefix of all stacks, is there already.
+    """
 
     def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
         results = [function(stack) for function, stack in zip(functions, stacks, strict=True)]
@@ -118,7 +122,7 @@ def on_each_device(
     # one axis after the other: the compiler exchanges along one, but gathers everything to move two at once
     ways = [axes[:n] for n in range(len(axes) + 1)]
     for way in ways:
-        stacks = _batch_over(stacks, way)
+        stacks = [travelling(stays, partial(_batch_over, way), stack) for stack in stacks]
     spread_out = jax.shard_map(
         on_each,
         in_specs=(PartitionSpec(axes),),
@@ -128,20 +132,26 @@ def on_each_device(
         check_vma=False,
     )
     stacks, done = spread_out(stacks)
+    of_results = stays[0] if isinstance(stays, tuple) else stays
     for way in reversed(ways):
-        stacks = _batch_over(stacks, way)
+        stacks = [travelling(of_results, partial(_batch_over, way), stack) for stack in stacks]
     return stacks, jnp.all(done)
 
 
-def _batch_over(stacks: Trees, axes: tuple[str, ...]) -> Trees:
+def travelling(stays: Any, change: Callable[..., Array], tree: Any, *others: Any) -> Any:
+    """The tree with everything changed but what stays, by a prefix of it."""
+
+    def changed(stay: bool, *parts: Any) -> Any:
+        return parts[0] if stay else jax.tree.map(change, *parts)
+
+    return jax.tree.map(changed, stays, tree, *others)
+
+
+def _batch_over(axes: tuple[str, ...], x: Array) -> Array:
     """The first axis sharded over these axes of the mesh, the rest as the compiler likes.
 
     Over no axes, too: without that stop on the way, the sharding of the batch spreads to every single parameter, and
     these are exchanged one by one.
     """
-
-    def place(x: Array) -> Array:
-        free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))
-
-    return jax.tree.map(place, stacks)
+    free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._mesh import devices_along, on_each_device, varying_alike
-from modula_optax._xla import cut, once, placed_like, rows_from
+from modula_optax._mesh import devices_along, on_each_device, travelling, varying_alike
+from modula_optax._xla import at_once, cut, once, placed_like, rows_from
 
 # a tree of arrays `[n, ...]`
 Stacks = Any
@@ -25,7 +25,12 @@ _TURN_BYTES = {"cpu": 2**22, "otherwise": 2**30}
 
 
 def apply_alike(
-    function: Callable[..., Stacks], items: Sequence[Item], *, axes: tuple[str, ...] = (), in_turns: bool = False
+    function: Callable[..., Stacks],
+    items: Sequence[Item],
+    *,
+    axes: tuple[str, ...] = (),
+    in_turns: bool = False,
+    stays: Any = False,
 ) -> list[Stacks]:
     """`function` of every item, called once for all that are alike.
 
@@ -36,6 +41,7 @@ def apply_alike(
         takes every index to its device, and one brings it back into the sharding it came in. What is more than a device
         should hold is done in rounds.
       in_turns: whether a device takes no more at a time than what stays in its caches, or keeps it busy.
+      stays: whether what an item holds lies on the devices that work on it, and does not travel: a prefix of items.
 
     Returns:
       One tree for each item. In turns and over devices it must be like the first tree of the item, whose place it
@@ -43,6 +49,7 @@ def apply_alike(
     """
     results: list[Stacks] = [None] * len(items)
     devices, done = devices_along(axes), jnp.bool_(True)
+    of_results = stays[0] if isinstance(stays, tuple) else stays
     for groups in _rounds(items, devices):
         stacks, functions = [], []
         for group in groups:
@@ -52,13 +59,14 @@ def apply_alike(
             stacks.append(joined(members, total, axes))
             functions.append(partial(_in_turns, function, turns))
         if axes:
-            stacks = jax.tree.map(partial(once, done), stacks)
-            stacks, done = on_each_device(functions, stacks, axes)
+            stacks = [travelling(stays, partial(once, done), stack) for stack in stacks]
+            stacks, done = on_each_device(functions, stacks, axes, stays)
         else:
             stacks = [on_stack(stack) for on_stack, stack in zip(functions, stacks, strict=True)]
         for group, stack in zip(groups, stacks, strict=True):
             for i, result in zip(group, apart(stack, [_length(items[i]) for i in group], axes), strict=True):
-                results[i] = jax.tree.map(placed_like, result, items[i][0]) if axes else result
+                like = items[i][0]
+                results[i] = travelling(of_results, placed_like, result, like) if axes else result
     return results
 
 
@@ -161,7 +169,10 @@ def _in_turns(function: Callable[..., Stacks], turns: int, item: Item) -> Stacks
     def turn(carry: tuple[Array, Stacks], _: None) -> tuple[tuple[Array, Stacks], None]:
         start, rows = carry
         looked_at = [jax.tree.map(lambda x: part(start, _rows(x), x), tree) for tree in fixed]
-        changed = function(jax.tree.map(partial(part, start), rows, changing), *looked_at)
+        read = at_once(
+            lambda start: jax.tree.map(partial(part, start), rows, changing), start, jax.tree.leaves(rows)[0]
+        )
+        changed = function(read, *looked_at)
         return (start + jnp.uint32(size), jax.tree.map(partial(put, start), rows, changed)), None
 
     # a scan can be differentiated backwards, and changes its carry in place

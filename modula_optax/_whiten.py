@@ -12,16 +12,15 @@ from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import is_abstract
 from modula_optax._arguments import check_specs
-from modula_optax._canonical import Stack
 from modula_optax._checks import as_count, is_traced
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
-from modula_optax._linalg import length, one_where_zero
+from modula_optax._linalg import between, length, one_where_zero
 from modula_optax._match import matching
 from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike
-from modula_optax._metric import Metric, Step, turn_of, whitened
+from modula_optax._metric import Matrices, Metric, Step, turn_of, whitened
 from modula_optax._momentum import MomentumState, averaging, scale_by_momentum
-from modula_optax._norms import Norm, Unnormed
+from modula_optax._norms import Norm, Unnormed, dualize_between
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
@@ -184,7 +183,7 @@ def visiting(
                 for name in names:
                     stack = gathered(leaves, groups[name], gradients, metrics[name], axes)
                     items.append((Work(stack, metrics[name]), jax.tree.map(partial(jnp.full, len(stack)), numbers)))
-                results = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True)
+                results = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True, stays=_STAYS)
                 works |= dict(zip(names, results, strict=True))
             pieces: dict[int, Array] = {}
             for name, work in works.items():
@@ -211,14 +210,23 @@ def _without(values: Sequence[Any], treedef: Any, groups: dict[str, Any]) -> Any
 class Work(NamedTuple):
     """Gradients of one shape, in whose place comes what is made of them, and what is known of those before."""
 
-    matrices: Stack
+    matrices: Matrices
     metric: Metric
+
+
+# a metric lies where its matrices are worked on
+_STAYS = (Work(False, True), False)  # pyright: ignore[reportArgumentType]
 
 
 def _worked(norm: Norm | None, work: Work, numbers: Step) -> Work:
     """One visit: the average in the metric, as long as without, or its steepest direction, which forgets the length."""
-    divided, averaged, metric = whitened(work.matrices, work.metric, numbers)
+    result = whitened(work.matrices, work.metric, numbers)
+    left, right = result.bases
     if norm is not None:
-        return Work(norm.dualize(divided), metric)
-    size = length(averaged, (-2, -1)) / one_where_zero(length(divided, (-2, -1)))
-    return Work(size[..., None, None] * divided, metric)
+        # rotating back the steepest direction is one with the last product of its polynomials
+        taps = lambda x: None if x is None else x[:, None]  # noqa: E731
+        direction = dualize_between(norm, taps(left), result.coordinates[:, None], taps(right))
+        return Work(direction[:, 0], result.metric)
+    back = between(left, result.coordinates, right)
+    size = length(result.average, (-2, -1)) / one_where_zero(length(back, (-2, -1)))
+    return Work(jnp.where(result.begun, size[:, None, None] * back, result.average), result.metric)
