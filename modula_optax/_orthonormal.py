@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._linalg import matmul, one_where_zero, unit
+from modula_optax._linalg import identity_like, matmul, one_where_zero, unit
 
 Symmetric = Float[Array, "*batch k k"]
 Columns = Float[Array, "*batch k _"]
@@ -49,20 +49,21 @@ def orthonormalized(columns: Columns) -> Columns:
         rows, q = carry
         start = i * block
         v = _reflections(jax.lax.dynamic_slice_in_dim(rows, start, block, axis=-2), start)
-        identity = jnp.broadcast_to(jnp.eye(block, dtype=v.dtype), (*v.shape[:-2], block, block))
-        inverse = jnp.triu(matmul(v, v.mT), 1) + identity / 2
+        inner = matmul(v, v.mT)
+        inverse = jnp.triu(inner, 1) + identity_like(inner) / 2
         w = jax.lax.linalg.triangular_solve(inverse, v, left_side=True, transpose_a=True)
         return rows - matmul(matmul(rows, w.mT), v), q - matmul(matmul(q, w.mT), v)
 
-    identity = jnp.broadcast_to(jnp.eye(k, dtype=rows.dtype), (*rows.shape[:-2], k, k))
-    rows, q = jax.lax.fori_loop(0, rows.shape[-2] // block, step, (rows, identity))
+    # inside `shard_map` it varies over devices as columns do
+    zeros = jnp.zeros_like(rows, shape=(*rows.shape[:-2], k, k))
+    rows, q = jax.lax.fori_loop(0, rows.shape[-2] // block, step, (rows, zeros + identity_like(zeros)))
     # Gram and Schmidt's, which point to where columns did
     return q[..., :count] * jnp.where(jnp.diagonal(rows, axis1=-2, axis2=-1) < 0.0, -1.0, 1.0)[..., None, :count]
 
 
 def _reflections(rows: Columns, first: Array) -> Columns:
     """Unit vectors of the reflections that leave nothing of these vectors behind entry `first`, `first` + 1, ..."""
-    place = jnp.arange(rows.shape[-1])
+    place = jnp.arange(rows.shape[-1]).reshape(*[1] * (rows.ndim - 1), -1)
     # squares of less vanish, and so does what is left of a vector that depends on those before it
     least = float(jnp.finfo(rows.dtype).tiny / jnp.finfo(rows.dtype).eps)
 

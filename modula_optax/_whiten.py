@@ -28,7 +28,10 @@ from modula_optax._whitened_stacks import gathered, grouped, start, taken_apart,
 
 
 class WhitenedState(NamedTuple):
-    """Momentum of what is not whitened, as `scale_by_momentum` keeps it, and a `Metric` for every shape of matrices."""
+    """Momentum of what is not whitened, as `scale_by_momentum` keeps it, and a `Metric` for every shape of matrices.
+
+    A metric is of all matrices of its shape, in the order of their parameters: `grouped` says of which.
+    """
 
     momentum: MomentumState
     metrics: Any
@@ -60,7 +63,8 @@ def scale_by_whitened_momentum(
     matrix as an operator (`Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Unnormed`): those of `Spectral`,
     `SpectralNormalized` and `Frobenius` are whitened, each head, tap, group, expert and stacked layer by itself.
 
-    What is kept, in numbers of 32 bits for a matrix of m by n:
+    The state has a `Metric` for every shape of matrices, with their momentum in it, under a name such as `768x3072`;
+    what is not whitened has its momentum beside them. In numbers of 32 bits for a matrix of m by n:
 
     ======================= ============================ =================
     of                      numbers                      768 x 768, 3072
@@ -82,8 +86,9 @@ def scale_by_whitened_momentum(
       eps: added to the root of v, relative to its Frobenius length.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters. All else is kept in float32, or in
         float64 for parameters in float64.
-      mesh_axes: axes of the mesh in force to share out the matrices over, as `dualize` does. The metric of a matrix
-        stays on the device that works on it, where the devices divide the number of matrices of its shape.
+      mesh_axes: axes of the mesh in force to share out the matrices over, as `dualize` does. Momentum and metric of a
+        matrix stay on the device that works on it: a gradient travels there, and the result back. On a mesh the state
+        has as many rows as fill the devices; one that was made on another mesh goes on, and travels.
 
     Returns:
       A transformation whose state is a `WhitenedState`.
