@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from modula_optax._linalg import identity_like, matmul, one_where_zero, unit
@@ -49,9 +50,7 @@ def orthonormalized(columns: Columns) -> Columns:
         rows, q = carry
         start = i * block
         v = _reflections(jax.lax.dynamic_slice_in_dim(rows, start, block, axis=-2), start)
-        inner = matmul(v, v.mT)
-        inverse = jnp.triu(inner, 1) + identity_like(inner) / 2
-        w = jax.lax.linalg.triangular_solve(inverse, v, left_side=True, transpose_a=True)
+        w = matmul(_product_of(v).mT, v)
         return rows - matmul(matmul(rows, w.mT), v), q - matmul(matmul(q, w.mT), v)
 
     # inside `shard_map` it varies over devices as columns do
@@ -59,6 +58,20 @@ def orthonormalized(columns: Columns) -> Columns:
     rows, q = jax.lax.fori_loop(0, rows.shape[-2] // block, step, (rows, zeros + identity_like(zeros)))
     # Gram and Schmidt's, which point to where columns did
     return q[..., :count] * jnp.where(jnp.diagonal(rows, axis1=-2, axis2=-1) < 0.0, -1.0, 1.0)[..., None, :count]
+
+
+def _product_of(v: Columns) -> Symmetric:
+    """T of the product of reflections, by products: the inverse of ever larger blocks along the diagonal."""
+    inner = matmul(v, v.mT)
+    count, size, t = inner.shape[-1], 1, 2 * identity_like(inner)
+    while size < count:
+        part = np.arange(count) // size
+        # the upper right corners of blocks of twice the size
+        corners = (part[:, None] % 2 == 0) & (part[:, None] + 1 == part)
+        corners = corners.reshape(*[1] * (inner.ndim - 2), count, count)
+        t = t - matmul(matmul(t, jnp.where(corners, inner, jnp.zeros_like(inner))), t)
+        size = 2 * size
+    return t
 
 
 def _reflections(rows: Columns, first: Array) -> Columns:
