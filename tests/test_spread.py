@@ -234,7 +234,7 @@ def test_a_device_needs_less_than_a_quarter_of_the_memory_and_gives_the_same(key
 
 
 def test_an_update_sends_no_more_between_devices_than_without_a_metric():
-    """A gradient goes to where its matrix is worked on, a direction comes back; also of five matrices on eight devices."""
+    """A gradient goes to where its matrix is worked on, a direction comes back; also of five on eight devices."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     grads = {
         f"{name}{i}": np.ones(shape, np.float32)
