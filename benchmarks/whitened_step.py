@@ -68,6 +68,15 @@ def costs(layers: int, width: int) -> dict[str, Any]:
     }
 
 
+def memory(layers: int, width: int) -> dict[str, Any]:
+    """Temporary memory of an update, which need not be run for it."""
+    shapes, results = gpt2(layers, width), {}
+    for name, tx in optimizers().items():
+        program = jax.jit(tx.update, donate_argnums=1).lower(shapes, jax.eval_shape(tx.init, shapes)).compile()
+        results[name] = {"temporary_megabytes": program.memory_analysis().temp_size_in_bytes / 1e6}
+    return results | {"ratio": ratios(results)}
+
+
 def use_devices() -> None:
     """Makes the host pretend that it has eight devices."""
     jax.config.update("jax_num_cpu_devices", DEVICES)
@@ -102,6 +111,8 @@ def main() -> None:
         record[name] = results = costs(*size)
         results["ratio"] = ratios(results)
         print(name, json.dumps(results, indent=1))
+    record["memory, 12 layers"] = memory(12, 768)
+    print("memory, 12 layers", json.dumps(record["memory, 12 layers"], indent=1))
     # a process of its own: its devices must be asked for before the first array
     with ProcessPoolExecutor(1, get_context("spawn"), use_devices) as pool:
         for layers in (8, 12):

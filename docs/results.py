@@ -208,14 +208,9 @@ def whitened_step() -> Lines:
     """What an update of `whitened` costs, relative to `modular`'s."""
     record = load("whitened_step")
     sizes = {f"GPT-2 small, {record['layers']} layers": "GPT-2 small", "4 layers of width 64": "width 64"}
-    columns = ("seconds_between", "seconds", "temporary_megabytes")
+    columns = ("seconds_between", "seconds")
     rows = [[title, *(f"{record[name]['ratio'][what]:.2f}" for what in columns)] for title, name in sizes.items()]
-    header = [
-        "`mo.whitened` over `mo.modular`",
-        "time, bases kept",
-        "mean of ten, bases fresh once",
-        "temporary memory",
-    ]
+    header = ["`mo.whitened` over `mo.modular`", "time, bases kept", "mean of ten, bases fresh once"]
     return table(header, rows) + measured("whitened_step")
 
 
