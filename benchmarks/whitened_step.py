@@ -72,7 +72,7 @@ def memory(layers: int, width: int) -> dict[str, Any]:
     """Temporary memory of an update, which need not be run for it."""
     shapes, results = gpt2(layers, width), {}
     for name, tx in optimizers().items():
-        program = jax.jit(tx.update, donate_argnums=1).lower(shapes, jax.eval_shape(tx.init, shapes)).compile()
+        program: Any = jax.jit(tx.update, donate_argnums=1).lower(shapes, jax.eval_shape(tx.init, shapes)).compile()
         results[name] = {"temporary_megabytes": program.memory_analysis().temp_size_in_bytes / 1e6}
     return results | {"ratio": ratios(results)}
 
