@@ -16,6 +16,13 @@ Gram = Float[Array, "*batch k k"]
 matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
+def between(left: Gram | None, x: Matrices, right: Gram | None) -> Matrices:
+    """The product of all three; `None` is an identity."""
+    if left is not None:
+        x = matmul(left, x)
+    return x if right is None else matmul(x, right)
+
+
 def gram_matrix(x: Matrices) -> Gram:
     """XXᵀ or XᵀX, whichever is smaller."""
     # a product with x.mT would write the transpose to memory first

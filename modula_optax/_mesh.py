@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -127,11 +128,12 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
 
 
 def on_each_device(
-    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...], even: Sequence[bool]
+    functions: Sequence[Callable[[Any], Any]], stacks: Trees, axes: tuple[str, ...], even: Sequence[bool], stays: Any
 ) -> tuple[Trees, Bool[Array, ""]]:
     """Every function of its stacks, as many of their first axis on every device along `axes`; and that it is done.
 
     What is made of `even` parts, as many for each device, may lie there already, and is not brought together first.
+    What `stays`, by this prefix of all stacks, is there.
     """
 
     def on_each(stacks: Trees) -> tuple[Trees, Bool[Array, "1"]]:
@@ -142,7 +144,8 @@ def on_each_device(
     ways = [axes[:n] for n in range(len(axes) + 1)]
     for way in ways:
         stacks = [
-            stack if not way and stays else _batch_over(stack, way) for stack, stays in zip(stacks, even, strict=True)
+            stack if not way and is_even else travelling(stays, partial(_batch_over, way), stack)
+            for stack, is_even in zip(stacks, even, strict=True)
         ]
     spread_out = jax.shard_map(
         on_each,
@@ -153,22 +156,29 @@ def on_each_device(
         check_vma=False,
     )
     stacks, done = spread_out(stacks)
+    of_results = stays[0] if isinstance(stays, tuple) else stays
     for way in reversed(ways):
         stacks = [
-            stack if not way and stays else _batch_over(stack, way) for stack, stays in zip(stacks, even, strict=True)
+            stack if not way and is_even else travelling(of_results, partial(_batch_over, way), stack)
+            for stack, is_even in zip(stacks, even, strict=True)
         ]
     return stacks, jnp.all(done)
 
 
-def _batch_over(stack: Any, axes: tuple[str, ...]) -> Any:
+def travelling(stays: Any, change: Callable[..., Array], tree: Any, *others: Any) -> Any:
+    """The tree with everything changed but what stays, by a prefix of it."""
+
+    def changed(stay: bool, *parts: Any) -> Any:
+        return parts[0] if stay else jax.tree.map(change, *parts)
+
+    return jax.tree.map(changed, stays, tree, *others)
+
+
+def _batch_over(axes: tuple[str, ...], x: Array) -> Array:
     """The first axis sharded over these axes of the mesh, the rest as the compiler likes.
 
     Over no axes, too: without that stop on the way, the sharding of the batch spreads to every single parameter, and
     these are exchanged one by one.
     """
-
-    def place(x: Array) -> Array:
-        free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))
-
-    return jax.tree.map(place, stack)
+    free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes or None, *free))

@@ -19,6 +19,15 @@ class MomentumState(NamedTuple):
     mu: optax.Updates
 
 
+class Averaging(NamedTuple):
+    """The numbers of one average: what the last one and the gradient count, and what of both goes out."""
+
+    b1: jax.typing.ArrayLike
+    rest: jax.typing.ArrayLike
+    scale: jax.typing.ArrayLike
+    of_mu: jax.typing.ArrayLike | None
+
+
 def scale_by_momentum(
     b1: jax.typing.ArrayLike = 0.95, *, nesterov: bool = True, accumulator_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -51,34 +60,43 @@ def scale_by_momentum(
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))
 
-    # `jit`: of many leaves of one shape only the first is traced step by step
-    @partial(jax.jit, inline=True)
-    def average(scale: Array, of_mu: Array, gradient: Array, mu: Array) -> tuple[Array, Array]:
-        kept, wide = mu.dtype, jnp.promote_types(gradient.dtype, mu.dtype)
-        # the numbers may be arrays of a dtype of their own, as those of `inject_hyperparams` are
-        scale, of_mu, rest = (jnp.asarray(number, wide) for number in (scale, of_mu, 1 - b1))
-        gradient = gradient.astype(wide)
-        # the product is rounded as the average is kept, as in Optax
-        mu = rest * gradient + (jnp.asarray(b1, kept) * mu).astype(wide)
-        # a factor for all, since XLA compiles the sum of two products once for the first leaf and again for all others
-        averaged = scale * (gradient + of_mu * mu) if nesterov else scale * mu
-        return averaged, mu.astype(kept)
-
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
         count = optax.safe_increment(state.count)
-        debiasing = 1 - _power(b1, count)
-        scale = (1 - b1) / debiasing if nesterov else 1 / debiasing
-        of_mu = b1 / (1 - _power(b1, optax.safe_increment(count))) / scale
+        numbers = averaging(b1, nesterov, count)
         gradients, treedef = jax.tree.flatten(updates)
         averages = [
-            average(scale, of_mu, gradient, mu)
+            average(numbers, gradient, mu)
             for gradient, mu in zip(gradients, treedef.flatten_up_to(state.mu), strict=True)
         ]
         averaged, mu = (treedef.unflatten([pair[i] for pair in averages]) for i in (0, 1))
         return averaged, MomentumState(count, mu)
 
     return guarded(init, update)
+
+
+def averaging(b1: jax.typing.ArrayLike, nesterov: bool, count: jax.typing.ArrayLike) -> Averaging:
+    """The numbers of the average of this number."""
+    debiasing = 1 - _power(b1, count)
+    if not nesterov:
+        return Averaging(b1, 1 - b1, 1 / debiasing, None)
+    # a factor for all, since XLA compiles the sum of two products once for the first leaf and again for all others
+    scale = (1 - b1) / debiasing
+    return Averaging(b1, 1 - b1, scale, b1 / (1 - _power(b1, optax.safe_increment(count))) / scale)
+
+
+# `jit`: of many leaves of one shape only the first is traced step by step
+@partial(jax.jit, inline=True)
+def average(numbers: Averaging, gradient: Array, mu: Array) -> tuple[Array, Array]:
+    """The average of a gradient and of those before it as it goes out, and as it is kept."""
+    kept, wide = mu.dtype, jnp.promote_types(gradient.dtype, mu.dtype)
+    # the numbers may be arrays of a dtype of their own, as those of `inject_hyperparams` are
+    scale, rest = (jnp.asarray(number, wide) for number in (numbers.scale, numbers.rest))
+    gradient = gradient.astype(wide)
+    # the product is rounded as the average is kept, as in Optax
+    mu = rest * gradient + (jnp.asarray(numbers.b1, kept) * mu).astype(wide)
+    averaged = scale * mu if numbers.of_mu is None else scale * (gradient + jnp.asarray(numbers.of_mu, wide) * mu)
+    return averaged, mu.astype(kept)
 
 
 def _power(x: jax.typing.ArrayLike, count: jax.typing.ArrayLike) -> Array:

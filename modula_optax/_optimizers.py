@@ -21,7 +21,7 @@ from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
 from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
-from modula_optax._whiten import scale_by_whitened_momentum
+from modula_optax._whiten import dual_map_after, visiting, without_dual_maps
 
 
 def modular(
@@ -85,11 +85,14 @@ def modular(
     check_numbers("modular", b1=b1)
     check_specs(specs)
 
-    def averaged(specs: Any) -> optax.GradientTransformation:
-        del specs
-        return scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+    def direction(specs: Any) -> Links:
+        return (
+            # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
+            scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype),
+            dualize(specs, mesh_axes=mesh_axes),
+        )
 
-    return steepest("modular", averaged, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+    return steepest("modular", direction, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
 
 
 def whitened(
@@ -155,22 +158,33 @@ def whitened(
     check_specs(specs)
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
-    averaged = partial(
-        scale_by_whitened_momentum,
-        b1=b1,
-        nesterov=nesterov,
-        b2=b2,
-        every=every,
-        max_size=max_size,
-        accumulator_dtype=accumulator_dtype,
-        mesh_axes=mesh_axes,
-    )
-    return steepest("whitened", averaged, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+
+    def direction(specs: Any) -> Links:
+        return (
+            # where a matrix is whitened its dual map is taken, too: on several devices it travels there once
+            visiting(
+                specs,
+                dual_map_after,
+                b1=b1,
+                nesterov=nesterov,
+                b2=b2,
+                every=every,
+                max_size=max_size,
+                accumulator_dtype=accumulator_dtype,
+                mesh_axes=mesh_axes,
+            ),
+            dualize(without_dual_maps(specs), mesh_axes=mesh_axes),
+        )
+
+    return steepest("whitened", direction, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)
+
+
+Links = tuple[optax.GradientTransformation, ...]
 
 
 def steepest(
     name: str,
-    averaged: Callable[[Any], optax.GradientTransformation],
+    direction: Callable[[Any], Links],
     learning_rate: optax.ScalarOrSchedule,
     specs: Any,
     weight_decay: optax.ScalarOrSchedule,
@@ -178,11 +192,11 @@ def steepest(
     fallback: optax.GradientTransformation,
     mesh_axes: Sequence[str] | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The chain that aliases share: averages of gradients, made by `averaged(specs)`, then the steepest step.
+    """The chain that aliases share: the links from gradients to steepest directions, then a step of these.
 
     Args:
       name: of the alias, for its warnings.
-      averaged: what comes before the dual map, of resolved specs.
+      direction: those links, of resolved specs.
       learning_rate: see `modular`, as for all that follow.
       specs: of the parameters.
       weight_decay: of those that decay.
@@ -193,9 +207,7 @@ def steepest(
 
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
-            # averages before the direction is taken: the dual map of a noisy gradient is mostly noise
-            averaged(specs),
-            dualize(specs, mesh_axes=mesh_axes),
+            *direction(specs),
             # after the dual map, so that decay is not normalised away
             decayed_where(decays, weight_decay),
             optax.scale_by_learning_rate(learning_rate),

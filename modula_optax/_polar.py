@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 from modula_optax._bounds import Bound, Scaling, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
 from modula_optax._linalg import (
+    between,
     gram_matrix,
     is_tall,
     matmul,
     matrix_polynomial,
-    on_smaller_side,
     scale_of,
     working_dtype,
 )
@@ -108,15 +108,21 @@ class PolarFactors:
     arithmetic: "Arithmetic"
 
     @partial(jax.jit, static_argnums=0, inline=True)
-    def __call__(self, x: Matrices) -> Matrices:
+    def __call__(self, x: Matrices, left: Gram | None = None, right: Gram | None = None) -> Matrices:
+        """The polar factor of each, between these of the sides; `None` is an identity."""
         y = x.astype(working_dtype(x.dtype))
         # 1e-25 squared is 0 in float32
         y = self.scaling.before(y / scale_of(y, (-2, -1)))
         if self.arithmetic is _FLOAT32 and _gram_form_pays(y, self.polynomials):
-            factors = on_smaller_side(_iterate_gram(gram_matrix(y), self.polynomials, self.scaling.bound), y)
+            polynomial = _iterate_gram(gram_matrix(y), self.polynomials, self.scaling.bound)
+            # what is to multiply the shorter side multiplies the polynomial: the longer side is gone through once
+            if is_tall(y):
+                right = between(None, polynomial, right)
+            else:
+                left = between(left, polynomial, None)
         else:
-            factors = _iterate(y, self.polynomials, self.scaling.bound, self.arithmetic)
-        return factors.astype(x.dtype)
+            y = _iterate(y, self.polynomials, self.scaling.bound, self.arithmetic)
+        return between(left, y, right).astype(x.dtype)
 
 
 class Arithmetic(NamedTuple):

@@ -4,12 +4,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from modula_optax._mesh import devices_along, on_each_device
+from modula_optax._mesh import devices_along, on_each_device, travelling
 from modula_optax._turns import (
     Item,
     Stacks,
@@ -20,6 +21,7 @@ from modula_optax._turns import (
     of_stack,
     rows_of,
     turn_bytes,
+    turn_of_shape,
     turn_size,
 )
 from modula_optax._xla import cut, once, placed_like
@@ -32,6 +34,7 @@ def apply_alike(
     axes: tuple[str, ...] = (),
     in_turns: bool = False,
     settled: Collection[int] = (),
+    stays: Any = False,
 ) -> list[Stacks]:
     """`function` of every item, called once for all that are alike.
 
@@ -43,13 +46,14 @@ def apply_alike(
         should hold is done in rounds.
       in_turns: whether a device takes no more at a time than what stays in its caches, or keeps it busy.
       settled: numbers of the items whose indices may be on devices of their own already, to stay there.
+      stays: whether what an item holds lies on the devices that work on it, and does not travel: a prefix of items.
 
     Returns:
       One tree for each item. In turns and over devices it must be like the first tree of the item, whose place it
       takes.
     """
     if axes:
-        return _over_devices(function, items, axes, in_turns, settled)
+        return _over_devices(function, items, axes, in_turns, settled, stays)
     results: list[Stacks] = [None] * len(items)
     for group in _alike(items):
         members = [items[i] for i in group]
@@ -72,10 +76,12 @@ def _over_devices(
     axes: tuple[str, ...],
     in_turns: bool,
     settled: Collection[int],
+    stays: Any,
 ) -> list[Stacks]:
     """The same, every index on one of the devices along these axes of the mesh."""
     results: list[Stacks] = [None] * len(items)
     devices, done = devices_along(axes), jnp.bool_(True)
+    of_results = stays[0] if isinstance(stays, tuple) else stays
     for groups in _rounds(items, devices):
         stacks, functions, even = [], [], []
         for group in groups:
@@ -87,12 +93,12 @@ def _over_devices(
             parts = devices if even[-1] else 1
             stacks.append(_joined(members, size * turns * devices, partial(_beside, parts)))
             functions.append(partial(of_stack, function, size))
-        stacks = jax.tree.map(partial(once, done), stacks)
-        stacks, done = on_each_device(functions, stacks, axes, even)
+        stacks = [travelling(stays, partial(once, done), stack) for stack in stacks]
+        stacks, done = on_each_device(functions, stacks, axes, even, stays)
         for group, stack, is_even in zip(groups, stacks, even, strict=True):
             pieces = _taken_from(stack, [length_of(items[i]) for i in group], devices if is_even else 1)
             for i, piece in zip(group, pieces, strict=True):
-                results[i] = jax.tree.map(placed_like, piece, items[i][0])
+                results[i] = travelling(of_results, placed_like, piece, items[i][0])
     return results
 
 
@@ -119,6 +125,24 @@ def _rounds(items: Sequence[Item], devices: int) -> list[list[list[int]]]:
         rounds[-1].append(group)
         held += size
     return rounds
+
+
+def filled(count: int, shape: tuple[int, ...], axes: tuple[str, ...]) -> int:
+    """How many indices of a stack, of this count and shape, fill the turns of the devices along these axes."""
+    devices = devices_along(axes)
+    on_a_device = -(-count // devices)
+    turns = -(-on_a_device // turn_of_shape(shape))
+    return -(-on_a_device // turns) * turns * devices
+
+
+def joined(items: Sequence[Item], total: int, axes: tuple[str, ...]) -> Item:
+    """All items in one, and behind them the zeros that make up the total, to be shared out over these axes or none."""
+    return _joined(items, total, partial(_beside, 1) if axes else _below)
+
+
+def apart(stacks: Stacks, lengths: list[int], axes: tuple[str, ...]) -> list[Stacks]:
+    """Inverse of `joined`."""
+    return _taken_from(stacks, lengths, 1) if axes else _apart(stacks, lengths)
 
 
 def _joined(items: Sequence[Item], total: int, join: Callable[..., Array]) -> Item:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from modula_optax._mesh import varying_alike
-from modula_optax._xla import rows_from
+from modula_optax._xla import at_once, rows_from
 
 # a tree of arrays `[n, ...]`
 Stacks = Any
@@ -26,7 +26,12 @@ _TURN_BYTES = {"cpu": 2**22, "otherwise": 2**30}
 
 def turn_size(items: Sequence[Item]) -> int:
     """How many indices of items that are alike a device works on at a time."""
-    return max(1, turn_bytes() // _held_bytes(jax.tree.leaves(items[0])[0].shape[1:]))
+    return turn_of_shape(jax.tree.leaves(items[0])[0].shape[1:])
+
+
+def turn_of_shape(shape: tuple[int, ...]) -> int:
+    """How many indices of this shape a device works on at a time."""
+    return max(1, turn_bytes() // _held_bytes(shape))
 
 
 def turn_bytes() -> int:
@@ -60,25 +65,23 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
     turns = [(k, start) for k, item in enumerate(items) for start in range(0, length_of(item), size)]
     owners, starts = (np.array(column) for column in zip(*turns, strict=True))
 
-    def part(start: Array, item: Item) -> Item:
-        return jax.tree.map(lambda x: _rows_of(x, start, size), item)
+    def part(start: Array, tree: Any) -> Any:
+        return jax.tree.map(lambda x: _rows_of(x, start, size), tree)
 
     def turn(stacks: list[Stacks], where: tuple[Array, Array]) -> tuple[list[Stacks], None]:
         k, start = where
-        each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
-        changed = function(*_chosen(k, [partial(part, start, item) for item in each]))
         if len(items) == 1:
-            return [_put(start, stacks[0], changed)], None
+            changing, fixed = stacks[0], items[0][1:]
+            read = at_once(lambda start: part(start, changing), start, jax.tree.leaves(changing)[0])
+            return [_put(start, changing, function(read, *part(start, fixed)))], None
+        each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
+        changed = function(*jax.lax.switch(k, [partial(part, start, item) for item in each]))
         # a branch for each: one that chose among all would copy them all
         return [jax.lax.cond(k == i, _put, _left, start, stack, changed) for i, stack in enumerate(stacks)], None
 
     # a scan can be differentiated backwards, and changes its carry in place
     where = jnp.asarray(owners, jnp.int32), jnp.asarray(starts, jnp.uint32)
     return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
-
-
-def _chosen(k: Array, functions: Sequence[Callable[[], Any]]) -> Any:
-    return jax.lax.switch(k, functions) if len(functions) > 1 else functions[0]()
 
 
 def _put(start: Array, stack: Stacks, changed: Stacks) -> Stacks:

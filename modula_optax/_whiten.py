@@ -1,55 +1,37 @@
 """Whitened momentum: the average of gradients in coordinates in which recent gradients are isotropic."""
 
-import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike
 
-from modula_optax._align import Leaf, atoms, is_abstract, restored
+from modula_optax._align import is_abstract
 from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
+from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
-from modula_optax._linalg import length, matmul, one_where_zero, working_dtype
+from modula_optax._linalg import between, length, one_where_zero
 from modula_optax._match import matching
-from modula_optax._mesh import automatic, batched_over, free_axes, shardings_of, unclaimed, varying_alike
-from modula_optax._momentum import MomentumState, scale_by_momentum
-from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
-from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
+from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike, warn_of_idle_mesh
+from modula_optax._metric import Matrices, Metric, Step, turn_of, whitened
+from modula_optax._momentum import MomentumState, averaging, scale_by_momentum
+from modula_optax._norms import Norm, Unnormed, dualize_between
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
-
-Matrices = Float[Array, "n rows columns"]
-PerMatrix = Float[Array, " n"]
-
-
-class Side(NamedTuple):
-    """The second moment of the gradients along one side of every matrix, and the basis that follows it."""
-
-    moment: Float[Array, "n k k"]
-    basis: Float[Array, "n k k"]
-
-
-class Metric(NamedTuple):
-    """What is known of the gradients of all matrices of one shape, whatever parameters they belong to.
-
-    Moments and squares are in units of `scale` squared: 1e-25 squared is 0 in float32.
-    """
-
-    scale: Float[Array, " n"]
-    left: Side | None
-    right: Side | None
-    squares: Matrices
+from modula_optax._whitened_stacks import gathered, grouped, start, taken_apart, takes_operators
 
 
 class WhitenedState(NamedTuple):
-    """The momentum, as `scale_by_momentum` keeps it, and a `Metric` for every shape of matrices."""
+    """Momentum of what is not whitened, as `scale_by_momentum` keeps it, and a `Metric` for every shape of matrices.
+
+    A metric is of all matrices of its shape, in the order of their parameters: `grouped` says of which.
+    """
 
     momentum: MomentumState
     metrics: Any
@@ -81,7 +63,8 @@ def scale_by_whitened_momentum(
     matrix as an operator (`Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Unnormed`): those of `Spectral`,
     `SpectralNormalized` and `Frobenius` are whitened, each head, tap, group, expert and stacked layer by itself.
 
-    What is kept, in numbers of 32 bits for a matrix of m by n:
+    The state has a `Metric` for every shape of matrices, with their momentum in it, under a name such as `768x3072`;
+    what is not whitened has its momentum beside them. In numbers of 32 bits for a matrix of m by n:
 
     ======================= ============================ =================
     of                      numbers                      768 x 768, 3072
@@ -103,8 +86,9 @@ def scale_by_whitened_momentum(
       eps: added to the root of v, relative to its Frobenius length.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters. All else is kept in float32, or in
         float64 for parameters in float64.
-      mesh_axes: axes of the mesh in force to share out the matrices over, as `dualize` does. The metric of a matrix
-        stays on the device that works on it, where the devices divide the number of matrices of its shape.
+      mesh_axes: axes of the mesh in force to share out the matrices over, as `dualize` does. Momentum and metric of a
+        matrix stay on the device that works on it: a gradient travels there, and the result back. On a mesh the state
+        has as many rows as fill the devices; one that was made on another mesh goes on, and travels.
 
     Returns:
       A transformation whose state is a `WhitenedState`.
@@ -122,6 +106,45 @@ def scale_by_whitened_momentum(
     References:
       Vyas et al., SOAP, arXiv:2409.11321; Zhang et al., Mousse, arXiv:2603.09697.
     """
+    return visiting(
+        specs,
+        lambda spec: None,
+        b1=b1,
+        nesterov=nesterov,
+        b2=b2,
+        every=every,
+        max_size=max_size,
+        eps=eps,
+        accumulator_dtype=accumulator_dtype,
+        mesh_axes=mesh_axes,
+    )
+
+
+def dual_map_after(spec: NormSpec) -> Norm | None:
+    """The norm whose dual map is taken where a matrix is whitened: where that needs nothing but its average."""
+    visited = takes_operators(spec) and not isinstance(spec.constraint, Manifold)
+    return spec.norm if visited else None
+
+
+def without_dual_maps(specs: Any) -> Any:
+    """The specs, without norms where dual maps were taken already."""
+    return jax.tree.map(lambda spec: spec if dual_map_after(spec) is None else NormSpec(Unnormed()), specs)
+
+
+def visiting(
+    specs: Any,
+    follows: Callable[[NormSpec], Norm | None],
+    *,
+    b1: jax.typing.ArrayLike,
+    nesterov: bool,
+    b2: jax.typing.ArrayLike,
+    every: int,
+    max_size: int,
+    eps: jax.typing.ArrayLike = 1e-5,
+    accumulator_dtype: DTypeLike | None,
+    mesh_axes: Sequence[str] | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Whitened momentum, and the dual map of the norm that `follows` from a spec while a device has the matrix."""
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
     check_specs(specs, "mo.scale_by_whitened_momentum(specs)")
@@ -137,187 +160,79 @@ def scale_by_whitened_momentum(
                 "max_size decides the shapes of the state: write optax.inject_hyperparams(mo.whitened, "
                 'static_args="max_size").'
             )
-        leaves = match(params).entries
-        axes = free_axes(mesh_axes)
-        metrics = {
-            key: _first_metric([leaves[i] for i in members], max_size, axes) for key, members in _shapes(leaves).items()
-        }
+        leaves, treedef = match(params)
+        groups, axes = grouped(leaves, follows), free_axes(mesh_axes)
+        metrics = {name: start(leaves, group, accumulator_dtype, max_size, axes) for name, group in groups.items()}
+        warn_of_idle_mesh(mesh_axes, (leaves[i].value for group in groups.values() for i in group.members))
         # inside `shard_map` they vary over devices as what is learned of will
         arrays = [leaf.value for leaf in leaves if not (is_absent(leaf.value) or is_abstract(leaf.value))]
-        return WhitenedState(momentum.init(params), varying_alike((metrics, arrays))[0] if arrays else metrics)
+        others = _without([leaf.value for leaf in leaves], treedef, groups)
+        return WhitenedState(momentum.init(others), varying_alike((metrics, arrays))[0] if arrays else metrics)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        del extra_args
+        del params, extra_args
         leaves, treedef = match(updates)
-        shapes = _shapes(leaves)
-        whitened = [i for members in shapes.values() for i in members]
-        averaged, momentum_state = _averaged(momentum, leaves, treedef, set(whitened), state.momentum)
-        flat = treedef.flatten_up_to(averaged)
-        gradients, averages = {i: leaves[i].value for i in whitened}, {i: flat[i] for i in whitened}
+        groups = grouped(leaves, follows)
+        others, after = momentum.update(_without([leaf.value for leaf in leaves], treedef, groups), state.momentum)
+        if not groups:
+            return others, WhitenedState(after, state.metrics)
+        gradients = {i: leaves[i].value for group in groups.values() for i in group.members}
+        axes = unclaimed(free_axes(mesh_axes), next(iter(gradients.values())))
 
-        def whiten(gradients: Any, averages: Any, metrics: Any, *numbers: Array) -> tuple[Any, Any]:
-            items = []
-            for key, members in shapes.items():
-                of_shape = [leaves[i].spec for i in members]
-                # in the dtype of the metric, that of the parameters, whatever the gradients come in
-                dtype = metrics[key].scale.dtype
-                g, m = (_gathered(of_shape, [tree[i] for i in members], dtype) for tree in (gradients, averages))
-                items.append((Work(m, metrics[key]), g, *(jnp.full(len(g), number) for number in numbers)))
-            works = apply_alike(_whiten, items, axes=axes)
-            parts = [
-                part
-                for members, work in zip(shapes.values(), works, strict=True)
-                for part in _apart(work.average, [leaves[i] for i in members])
-            ]
-            return dict(zip(whitened, parts, strict=True)), dict(zip(shapes, (w.metric for w in works), strict=True))
+        def visit(gradients: dict[int, Array], metrics: Any, numbers: Step) -> tuple[dict[int, Array], Any]:
+            by_norm = defaultdict(list)
+            for name, group in groups.items():
+                by_norm[group.norm].append(name)
+            works: dict[str, Work] = {}
+            for norm, names in by_norm.items():
+                items = []
+                for name in names:
+                    stack = gathered(leaves, groups[name], gradients, metrics[name], axes)
+                    items.append((Work(stack, metrics[name]), jax.tree.map(partial(jnp.full, len(stack)), numbers)))
+                results = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True, stays=_STAYS)
+                works |= dict(zip(names, results, strict=True))
+            pieces: dict[int, Array] = {}
+            for name, work in works.items():
+                pieces |= taken_apart(leaves, groups[name], work.matrices, axes)
+            return pieces, {name: works[name].metric for name in groups}
 
-        if not whitened:
-            return averaged, WhitenedState(momentum_state, state.metrics)
-        axes = unclaimed(free_axes(mesh_axes), leaves[whitened[0]].value)
-        turn = _turn(jnp.asarray(momentum_state.count), jnp.asarray(every).astype(jnp.int32))
-        numbers = (turn.astype(jnp.float32), jnp.asarray(b2, jnp.float32), jnp.asarray(eps, jnp.float32))
-        like = shardings_of((averages, state.metrics))
-        results, metrics = automatic(whiten, gradients, averages, state.metrics, *numbers, shardings=like)
-        averaged = treedef.unflatten([results.get(i, u) for i, u in enumerate(flat)])
-        return averaged, WhitenedState(momentum_state, metrics)
+        count = jnp.asarray(after.count)
+        turn = turn_of(count, jnp.asarray(every).astype(jnp.int32))
+        numbers = jax.tree.map(jnp.asarray, Step(turn, b2, eps, averaging(b1, nesterov, count)))
+        like = shardings_of((gradients, state.metrics))
+        pieces, metrics = automatic(visit, gradients, state.metrics, numbers, shardings=like)
+        flat = treedef.flatten_up_to(others)
+        return treedef.unflatten([pieces.get(i, u) for i, u in enumerate(flat)]), WhitenedState(after, metrics)
 
     return guarded(init, update)
 
 
-def _averaged(
-    momentum: Any, leaves: Sequence[Leaf], treedef: Any, precise: set[int], state: Any
-) -> tuple[Any, MomentumState]:
-    """Averages of the gradients, of these in the dtype of the computation: whitening would amplify their rounding."""
-
-    def gradient(i: int, leaf: Leaf) -> Any:
-        return leaf.value.astype(working_dtype(leaf.value.dtype)) if i in precise else leaf.value
-
-    gradients = treedef.unflatten([gradient(i, leaf) for i, leaf in enumerate(leaves)])
-    averaged, after = momentum.update(gradients, state)
-    mu = jax.tree.map(lambda new, old: new.astype(old.dtype), after.mu, state.mu)
-    return averaged, MomentumState(after.count, mu)
+def _without(values: Sequence[Any], treedef: Any, groups: dict[str, Any]) -> Any:
+    """The tree without what is whitened."""
+    masked = {i for group in groups.values() for i in group.members}
+    return treedef.unflatten([optax.MaskedNode() if i in masked else x for i, x in enumerate(values)])
 
 
 class Work(NamedTuple):
-    """Averages of one shape, and what they are whitened with."""
+    """Gradients of one shape, in whose place comes what is made of them, and what is known of those before."""
 
-    average: Matrices
+    matrices: Matrices
     metric: Metric
 
 
-# what a step does about bases, in the order of `_turn`
-_BEFORE, _BETWEEN, _NEXT, _FIRST = range(4)
+# a metric lies where its matrices are worked on
+_STAYS = (Work(False, True), False)  # pyright: ignore[reportArgumentType]
 
 
-def _turn(count: Int[Array, ""], every: Int[Array, ""]) -> Int[Array, ""]:
-    """What the step of this number does about bases."""
-    return jnp.select(
-        [count < every, count == every, count % every == 0],
-        [jnp.int32(_BEFORE), jnp.int32(_FIRST), jnp.int32(_NEXT)],
-        jnp.int32(_BETWEEN),
-    )
-
-
-def _shapes(leaves: Sequence[Leaf]) -> dict[str, list[int]]:
-    """Numbers of the leaves that are whitened, by the shape of their matrices."""
-    shapes = defaultdict(list)
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf.spec.norm, Spectral | SpectralNormalized | Frobenius):
-            item = _item(leaf)
-            shapes[f"{item.shape[0]}x{item.shape[1]}"].append(i)
-    return shapes
-
-
-def _item(leaf: Leaf) -> jax.ShapeDtypeStruct:
-    """One matrix of a parameter."""
-    stack = jax.eval_shape(lambda x: atoms(x, leaf.spec), jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype))
-    return jax.ShapeDtypeStruct(stack.shape[-2:], stack.dtype)
-
-
-def _count(leaf: Leaf) -> int:
-    """How many matrices a parameter is a stack of."""
-    return math.prod(leaf.value.shape) // math.prod(_item(leaf).shape)
-
-
-def _first_metric(leaves: Sequence[Leaf], max_size: int, axes: tuple[str, ...]) -> Metric:
-    """That of the matrices of parameters of one shape, of which nothing is known."""
-    items, count = list(map(_item, leaves)), sum(map(_count, leaves))
-    shape, dtype = items[0].shape, max((item.dtype for item in items), key=lambda dtype: dtype.itemsize)
-
-    def side(size: int) -> Side | None:
-        if size > max_size:
-            return None
-        identity = jnp.eye(size, dtype=dtype)
-        return Side(jnp.zeros((count, size, size), dtype), jnp.tile(identity, (count, 1, 1)))
-
-    def first() -> Metric:
-        left, right = map(side, shape)
-        return Metric(jnp.zeros(count, dtype), left, right, jnp.zeros((count, *shape), dtype))
-
-    return batched_over(axes, count, first)
-
-
-def _gathered(specs: Sequence[NormSpec], arrays: Sequence[Array], dtype: DTypeLike) -> Matrices:
-    """The matrices of several parameters as one stack."""
-
-    def matrices(x: Array, spec: NormSpec) -> Matrices:
-        stack = atoms(x, spec).astype(dtype)
-        return stack.reshape(-1, *stack.shape[-2:])
-
-    return jnp.concatenate(list(map(matrices, arrays, specs)))
-
-
-def _apart(stack: Matrices, leaves: Sequence[Leaf]) -> list[Array]:
-    """Inverse of `_gathered`."""
-    ends = np.cumsum([_count(leaf) for leaf in leaves])
-    starts = [0, *ends[:-1]]
-    return [
-        restored(stack[start:end, None], leaf.spec, leaf.value)
-        for start, end, leaf in zip(starts, ends, leaves, strict=True)
-    ]
-
-
-def _whiten(work: Work, gradient: Matrices, turns: PerMatrix, b2: PerMatrix, eps: PerMatrix) -> Work:
-    """One step of the metric, and the averages in it; the last three are one number, for each matrix again."""
-    before, dtype = work.metric, gradient.dtype
-    turn, b2, eps = jnp.max(turns).astype(jnp.int32), b2.astype(dtype), eps.astype(dtype)[:, None, None]
-    # decays as the roots of moments do, so that these neither vanish nor overflow in units of it
-    scale = jnp.maximum(jnp.sqrt(b2) * before.scale, jnp.max(jnp.abs(gradient), axis=(-2, -1)))
-    units = one_where_zero(scale)
-    kept = (b2 * (before.scale / units) ** 2)[:, None, None]
-    added = (1 - b2)[:, None, None]
-    g, m = gradient / units[:, None, None], work.average / units[:, None, None]
-    left = _advanced(before.left, kept, added, g, turn)
-    right = _advanced(before.right, kept, added, g.mT, turn)
-    rotated = _rotated(m, left, right)
-    squares = kept * before.squares + added * rotated**2
-    begun = turn > _BEFORE
-    # where nothing was seen, 0 over the smallest root is 0, and so is its derivative
-    seen = (begun & (scale > 0.0))[:, None, None]
-    roots = jnp.sqrt(jnp.where(seen, jnp.maximum(squares, jnp.finfo(dtype).tiny), jnp.ones_like(squares)))
-    rotated = rotated / (roots + eps * length(roots, (-2, -1))[:, None, None])
-    whitened = _rotated_back(rotated, left, right)
-    size = length(work.average, (-2, -1)) / one_where_zero(length(whitened, (-2, -1)))
-    metric = Metric(scale, left, right, jnp.where(begun, squares, before.squares))
-    return Work(jnp.where(begun, size[:, None, None] * whitened, work.average), metric)
-
-
-def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, turn: Array) -> Side | None:
-    """The second moment with this gradient in it, and its basis where its turn has come."""
-    if side is None:
-        return None
-    moment = kept * side.moment + added * matmul(g, g.mT)
-    branches = [lambda a, p: p, lambda a, p: p, orthogonal_iteration, lambda a, p: eigenbasis(a)]
-    return Side(moment, jax.lax.switch(turn, branches, moment, side.basis))
-
-
-def _rotated(x: Matrices, left: Side | None, right: Side | None) -> Matrices:
-    if left is not None:
-        x = matmul(left.basis.mT, x)
-    return x if right is None else matmul(x, right.basis)
-
-
-def _rotated_back(x: Matrices, left: Side | None, right: Side | None) -> Matrices:
-    if left is not None:
-        x = matmul(left.basis, x)
-    return x if right is None else matmul(x, right.basis.mT)
+def _worked(norm: Norm | None, work: Work, numbers: Step) -> Work:
+    """One visit: the average in the metric, as long as without, or its steepest direction, which forgets the length."""
+    result = whitened(work.matrices, work.metric, numbers)
+    left, right = result.bases
+    if norm is not None:
+        # rotating back the steepest direction is one with the last product of its polynomials
+        taps = lambda x: None if x is None else x[:, None]  # noqa: E731
+        direction = dualize_between(norm, taps(left), result.coordinates[:, None], taps(right))
+        return Work(direction[:, 0], result.metric)
+    back = between(left, result.coordinates, right)
+    size = length(result.average, (-2, -1)) / one_where_zero(length(back, (-2, -1)))
+    return Work(jnp.where(result.begun, size[:, None, None] * back, result.average), result.metric)

@@ -1,7 +1,8 @@
 """Arguments with compilers: what each avoids, the jaxlib it was seen with, and what it buys."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,15 @@ def rows_from(x: Shaped[Array, "total *item"], start: jax.typing.ArrayLike, leng
     """
     zeros = (jnp.uint32(0),) * (x.ndim - 1)
     return jax.lax.dynamic_slice(x, (start, *zeros), (length, *x.shape[1:]))
+
+
+def at_once(read: Callable[[Array], Any], start: Array, x: Float[Array, "..."]) -> Any:
+    """`read(start)` in memory of its own, before anything is written to where it was read.
+
+    XLA for CPUs (jaxlib 0.7 to 0.10) would read it again for each of its uses, some of them after the place was written
+    to, and so copy all of it in every turn of a loop: a branch is taken once. `x` is what it is read from.
+    """
+    return jax.lax.cond(never(x), lambda: read(jnp.zeros_like(start)), lambda: read(start))
 
 
 def once(done: Bool[Array, ""], x: Array) -> Array:

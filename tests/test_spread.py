@@ -292,3 +292,23 @@ def test_devices_that_are_not_used_are_mentioned(key):
 def test_another_exchange_is_refused():
     with pytest.raises(ValueError, match="Write 'bfloat16'"):
         mo.dualize(mo.NormSpec(mo.Spectral()), exchange="float8")
+
+
+def test_an_update_sends_no_more_between_devices_than_without_a_metric():
+    """A gradient goes to where its matrix is worked on, a direction comes back; also of five on eight devices."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    grads = {
+        f"{name}{i}": np.ones(shape, np.float32)
+        for i in range(5)
+        for name, shape in {"a": (16, 16), "b": (16, 32)}.items()
+    }
+
+    def sent(tx):
+        return counted(jax.jit(tx.update).lower(placed, tx.init(placed)).compile())["megabytes"]
+
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(grads, NamedSharding(mesh, P("data", None)))
+        plain, learned = (
+            sent(alias(0.1, mo.NormSpec(mo.Spectral()), weight_decay=0.0)) for alias in (mo.modular, mo.whitened)
+        )
+    assert learned <= 1.2 * plain

@@ -11,7 +11,7 @@ from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain, spectral_gain_of
 from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
-from modula_optax._linalg import length, one_where_zero, unit
+from modula_optax._linalg import Gram, between, length, one_where_zero, unit
 from modula_optax._norms._orthogonal import orthogonalized, orthogonalized_anew
 from modula_optax._norms._protocol import Norm
 from modula_optax._polar import polar_of_stack, resolve_products
@@ -74,8 +74,7 @@ class Spectral(Norm):
         return spectral_gain(g) * jnp.sum(singular_values(g), axis=(-2, -1))
 
     def dualize(self, g: Canonical) -> Canonical:
-        polar_factors = polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
-        return spectral_gain(g) * polar_factors(g)
+        return dualize_between(self, None, g, None)
 
     def project(self, w: Canonical) -> Canonical:
         return spectral_gain(w) * orthogonalized(w / spectral_gain(w))
@@ -160,3 +159,11 @@ class Frobenius(Norm):
 
     def project(self, w: Canonical) -> Canonical:
         return self.dualize(w)
+
+
+def dualize_between(norm: Norm, left: Gram | None, g: Canonical, right: Gram | None) -> Canonical:
+    """The dual map, between rotations of the sides, for norms that do not notice these; `None` is an identity."""
+    if isinstance(norm, Spectral):
+        polar_factors = polar_of_stack(norm.coefficients, norm.steps, norm.scaling, norm.products)
+        return spectral_gain(g) * polar_factors(g, left, right)
+    return between(left, norm.dualize(g), right)
