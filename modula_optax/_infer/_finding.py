@@ -17,7 +17,8 @@ _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 class Finding:
     """What was found out about a parameter; `reason` says why its role is `unclear`, `notes` what else to tell.
 
-    `blocks` are the sizes of the pieces that its outputs are cut into.
+    `blocks` are the sizes of the pieces that its outputs are cut into; if these are matrices of their own, and differ,
+    `sizes` are them, too.
     """
 
     role: str
@@ -32,6 +33,8 @@ class Finding:
     reason: str = ""
     notes: tuple[str, ...] = ()
     blocks: tuple[int, ...] = ()
+    in_groups: int = 1
+    sizes: tuple[int, ...] = ()
 
 
 class UnclearError(Exception):

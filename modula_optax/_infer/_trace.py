@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from modula_optax._infer._blocks import Pieces
+from modula_optax._infer._heads import Heads
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._values import (
     Dim,
@@ -73,6 +74,7 @@ class Trace:
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
         self.pieces = Pieces()
+        self.heads = Heads()
         # of primitives whose parameters no rule knows: why, by name
         self.unfamiliar = dict(program.unfamiliar)
 
