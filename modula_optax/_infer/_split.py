@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from modula_optax._infer._finding import LAYERS, Finding
 from modula_optax._infer._trace import Trace
+from modula_optax._infer._values import Label
 
 SPLITS = ("heads", "blocks")
 
@@ -36,7 +37,7 @@ def split_up(param: int, finding: Finding, shape: tuple[int, ...], trace: Trace,
 def _of_outputs(param: int, finding: Finding, shape: tuple[int, ...], trace: Trace) -> Finding:
     """Queries, keys and values: heads are axes of their own, or the slower part of one."""
     for axis in finding.fan_out:
-        label, entries = (param, axis), shape[axis]
+        label, entries = Label(param, axis), shape[axis]
         width = trace.heads.width(label, entries)
         if width == entries or entries % width:
             continue
@@ -53,7 +54,7 @@ def _of_outputs(param: int, finding: Finding, shape: tuple[int, ...], trace: Tra
 def _of_inputs(param: int, finding: Finding, shape: tuple[int, ...], trace: Trace) -> Finding:
     """The output of attention: every head has rows of its own."""
     for axis in finding.fan_in:
-        heads = trace.heads.of_inputs((param, axis))
+        heads = trace.heads.of_inputs(Label(param, axis))
         rest = tuple(other for other in finding.fan_in if other != axis)
         if heads == shape[axis] and rest:
             finding = dataclasses.replace(finding, fan_in=rest)
@@ -68,7 +69,7 @@ def _of_blocks(param: int, finding: Finding, shape: tuple[int, ...], trace: Trac
     blocks = trace.pieces.blocks(param, finding.fan_out, shape)
     if finding.groups > 1:
         # heads are cut out of all blocks alike; what one is cut into is left
-        blocks = trace.pieces.tiles((param, finding.fan_out[0]), outputs // finding.groups)
+        blocks = trace.pieces.tiles(Label(param, finding.fan_out[0]), outputs // finding.groups)
     if len(set(blocks)) == 1:
         return dataclasses.replace(finding, groups=finding.groups * len(blocks), sizes=())
     return dataclasses.replace(finding, sizes=blocks)
