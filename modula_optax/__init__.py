@@ -13,8 +13,8 @@ Links of a chain: `scale_by_momentum`, `scale_by_whitened_momentum`, `look_along
 Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
 `specs_from_json`; `register_primitive` for kernels of your own.
 
-Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Unnormed`; of
-your own: `Norm` and the helpers in `norms`. What they are made of: `polar`, `polar_express`.
+Norms: `Spectral`, `Embedding`, `RowL2`, `Sign`, `RMS`, `Diagonal`, `Frobenius`, `SpectralNormalized`, `Blocks`,
+`Unnormed`; of your own: `Norm` and the helpers in `norms`. What they are made of: `polar`, `polar_express`.
 
 Constraints: `UnitSphere`, `Orthogonal`, `UnitRows`, `NormBall`, `SpectralCap`, `SoftCap`, `SpectralNormalize`,
 `Hammer`, `SpectralSphere`, `SpectralDecay`, `Regularize`, `Hypersphere`, `FixedNorm`, `Stiefel`; of your own:
@@ -39,6 +39,7 @@ from modula_optax._norms import Sign as Sign
 from modula_optax._norms import RMS as RMS
 from modula_optax._norms import Diagonal as Diagonal
 from modula_optax._norms import Unnormed as Unnormed
+from modula_optax._norms import Blocks as Blocks
 from modula_optax._constraints import Constraint as Constraint
 from modula_optax._constraints import Manifold as Manifold
 from modula_optax._constraints import Step as Step

@@ -134,7 +134,10 @@ def _misfit(path: str, spec: Any, value: Any) -> str | None:
         resolve_axes(spec, value.shape)
     except ValueError as error:
         return f"{type(spec.norm).__name__} {error}; {write_instead(path, fitting(value))}"
-    return None if spec.constraint is None else spec.constraint.misfit(spec.norm, atoms_shape(spec, value.shape)[1:])
+    atom = atoms_shape(spec, value.shape)[1:]
+    if (problem := spec.norm.misfit(atom)) is not None:
+        return f"{type(spec.norm).__name__} {problem}; {write_instead(path, fitting(value))}"
+    return None if spec.constraint is None else spec.constraint.misfit(spec.norm, atom)
 
 
 def is_abstract(value: Any) -> bool:

@@ -177,8 +177,7 @@ def _cells(leaf: Leaf, is_inferred: bool) -> Row:
     axes = resolve_axes(spec, value.shape)
     named = [("taps", axes.taps), ("in", axes.fan_in), ("out", axes.fan_out)]
     parts = [f"{label}=({','.join(map(str, indices))})" for label, indices in named if indices]
-    if axes.groups > 1:
-        parts.append(f"groups={axes.groups}")
+    parts += [f"{name}={count}" for name in ("in_groups", "groups") if (count := getattr(axes, name)) > 1]
     if spec.blocks:
         parts.append(f"blocks={'+'.join(map(str, spec.blocks))}")
     numbers = (spec.mass, spec.sensitivity, spec.target)

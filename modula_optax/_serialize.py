@@ -155,7 +155,9 @@ def _named(path: str, value: Any, module: Any) -> dict[str, Any] | None:
                 f"{path}: {value!r} is not one of this package's, and cannot be written to JSON before its class is "
                 f"registered: write mo.norms.register({cls.__name__})."
             )
-    return {"name": name} | dataclasses.asdict(value)
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    # the norm of each block
+    return {"name": name} | {key: _named(path, x, module) if isinstance(x, Norm) else x for key, x in fields.items()}
 
 
 def _spec(path: str, entry: Any) -> NormSpec:
@@ -182,7 +184,11 @@ def _build(path: str, what: str, entry: Any, module: Any, kind: type) -> Any:
             f"{path}: {what} must be one of {', '.join(sorted(known))}, as {_EXAMPLE}; got {entry!r}. One of another "
             "package is read after its module was imported and its class registered, by mo.norms.register."
         )
-    rest = {key: value for key, value in entry.items() if key != "name"}
+    rest = {
+        key: _build(path, key, value, module, kind) if isinstance(value, dict) else value
+        for key, value in entry.items()
+        if key != "name"
+    }
     return _made(path, known[name], _fields(path, rest, known[name]))
 
 

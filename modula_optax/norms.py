@@ -14,6 +14,7 @@ from modula_optax._canonical import spectral_gain as spectral_gain
 from modula_optax._linalg import length as length
 from modula_optax._linalg import unit as unit
 from modula_optax._norms import RMS as RMS
+from modula_optax._norms import Blocks as Blocks
 from modula_optax._norms import Diagonal as Diagonal
 from modula_optax._norms import Embedding as Embedding
 from modula_optax._norms import Frobenius as Frobenius

@@ -24,6 +24,7 @@ MATRICES = (
     ((3, 2, 4, 6), mo.Axes(fan_in=-2, fan_out=-1, taps=(0, 1))),
     ((8, 2, 3), mo.Axes(fan_in=1, fan_out=0, taps=2, groups=4)),
     ((5,), mo.Axes(fan_in=0, fan_out=())),
+    ((6, 8), mo.Axes(fan_in=0, fan_out=1, groups=2, in_groups=3)),
 )
 VECTORS = (
     ((8,), None),
@@ -40,6 +41,13 @@ LEAVES = tuple(
     for norms, table in ((MATRIX_NORMS, MATRICES), (VECTOR_NORMS, VECTORS))
     for norm in norms
     for i, (shape, axes) in enumerate(table)
+) + tuple(
+    pytest.param(
+        mo.NormSpec(mo.Blocks(mo.Spectral(), sizes), axes), shape, id=f"Blocks-{'+'.join(map(str, sizes))}-{i}"
+    )
+    for i, (sizes, shape, axes) in enumerate(
+        [((5, 3, 2), (6, 10), None), ((1, 3), (8, 2, 3), mo.Axes(fan_in=1, fan_out=0, taps=2, groups=2))]
+    )
 )
 
 # every norm, on the first of its shapes

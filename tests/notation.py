@@ -1,4 +1,4 @@
-"""How the truth about a parameter is written down: role, fan-in > fan-out @ taps / groups."""
+"""How the truth about a parameter is written down: role, fan-in \\ groups of inputs > fan-out @ taps / groups."""
 
 import modula_optax as mo
 
@@ -8,7 +8,8 @@ def axes_of(spec: mo.NormSpec) -> str:
     axes = spec.axes
     if axes is None:
         return f"{spec.role}"
-    text = f"{spec.role} {_indices(axes.fan_in)}> {_indices(axes.fan_out)}"
+    of_inputs = f"\\ {axes.in_groups} " if axes.in_groups > 1 else ""
+    text = f"{spec.role} {_indices(axes.fan_in)}{of_inputs}> {_indices(axes.fan_out)}"
     if axes.taps:
         text += f"@ {_indices(axes.taps)}"
     return (text + (f"/ {axes.groups}" if axes.groups > 1 else "")).strip()

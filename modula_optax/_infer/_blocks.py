@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._values import Dim, Dims, Label, Labels, labels_of, size_of
@@ -23,12 +23,21 @@ class Pieces:
     def __init__(self):
         self._pieces: dict[Label, set[Piece]] = {}
         self._leading: set[tuple[Label, int]] = set()
+        self._rejoined: set[tuple[Label, int]] = set()
 
     def cut(self, dim: Dim, start: int, stop: int) -> None:
         """Notes that entries `start` to `stop` of an axis were taken."""
         if len(dim) == 1 and stop - start < dim[0].size:
             for label in dim[0].labels:
                 self._pieces.setdefault(label, set()).add(Piece(start, stop, dim[0].size))
+
+    def rejoined(self, parts: Sequence[Dim]) -> None:
+        """Axes are put one after the other: the halves of a head that is rotated are no blocks of it."""
+        lengths: Counter[Label] = Counter()
+        for dim in parts:
+            lengths.update(dict.fromkeys(labels_of(dim), size_of(dim)))
+        shared = {label for label in lengths if sum(label in labels_of(dim) for dim in parts) > 1}
+        self._rejoined |= {(label, lengths[label]) for label in shared}
 
     def reshaped(self, before: Dims, after: Dims) -> None:
         """Notes that axes were reshaped: of one that was split, the slowest part counts blocks."""
@@ -48,17 +57,35 @@ class Pieces:
         if not axes:
             return ()
         label, entries = Label(param, axes[0]), math.prod(shape[axis] for axis in axes)
-        pieces = sorted(
+        pieces = (
             (piece.start * entries // piece.size, piece.stop * entries // piece.size)
-            for piece in self._pieces.get(label, ())
+            for piece in self._pieces_of(label)
             if piece.size == shape[axes[0]] or (label, piece.size) in self._leading
         )
-        ends = [0, *(stop for _, stop in pieces)]
-        if ends[-1] != entries or any(start != end for (start, _), end in zip(pieces, ends, strict=False)):
-            return ()
-        # a block may be empty, as of a model without an optional branch
-        sizes = tuple(after - before for before, after in itertools.pairwise(ends) if after > before)
-        return sizes if len(sizes) > 1 else ()
+        return _tiles(pieces, entries)
+
+    def tiles(self, label: Label, size: int) -> tuple[int, ...]:
+        """Sizes of the pieces of an axis that was seen as so many entries; none if they overlap or leave gaps."""
+        return _tiles(((piece.start, piece.stop) for piece in self._pieces_of(label) if piece.size == size), size)
+
+    def equal(self, label: Label, size: int) -> int:
+        """How many pieces of one length an axis was cut into where it was seen as so many entries; 1 if it was not."""
+        sizes = self.tiles(label, size)
+        return len(sizes) if len(set(sizes)) == 1 else 1
+
+    def _pieces_of(self, label: Label) -> list[Piece]:
+        return [piece for piece in self._pieces.get(label, ()) if (label, piece.size) not in self._rejoined]
+
+
+def _tiles(pieces: Iterable[tuple[int, int]], size: int) -> tuple[int, ...]:
+    """Lengths of pieces of what has this size; none if they overlap or leave gaps."""
+    pieces = sorted(pieces)
+    ends = [0, *(stop for _, stop in pieces)]
+    if ends[-1] != size or any(start != end for (start, _), end in zip(pieces, ends, strict=False)):
+        return ()
+    # a block may be empty, as of a model without an optional branch
+    sizes = tuple(after - before for before, after in itertools.pairwise(ends) if after > before)
+    return sizes if len(sizes) > 1 else ()
 
 
 def folded(joined: Sequence[Dims], along: int, entries: Callable[[Label], int]) -> set[int]:

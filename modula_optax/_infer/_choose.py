@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from modula_optax._axes import Axes
 from modula_optax._infer._finding import CERTAIN, LAYERS, MATRICES, Finding
 from modula_optax._infer._messages import why
-from modula_optax._norms import RMS, Diagonal, Embedding, Norm, RowL2, Spectral, Unnormed
+from modula_optax._norms import RMS, Blocks, Diagonal, Embedding, Norm, RowL2, Spectral, Unnormed
 from modula_optax._specs import PLACES, ROLES, NormSpec, as_mass
 
 # What a leaf of each role gets; the places for changing a default.
@@ -72,7 +72,7 @@ def for_typical_inputs(finding: Finding, shape: tuple[int, ...]) -> float:
     convolution, an expert, a layer of a stack are matrices of their own.
     """
     fan_in, fan_out, taps = (_size(axes, shape) for axes in (finding.fan_in, finding.fan_out, finding.taps))
-    return math.sqrt(taps * max(1.0, fan_in * finding.groups / max(fan_out, 1)))
+    return math.sqrt(taps * max(1.0, fan_in / finding.in_groups / max(fan_out / finding.groups, 1)))
 
 
 def _head_mass(fan_in: int) -> float:
@@ -121,6 +121,8 @@ def spec_of(
         return None
     if _is_linear_head(finding):
         norm = head
+    if finding.sizes:
+        norm = Blocks(norm, finding.sizes)
     return NormSpec(
         norm,
         axes_for(finding, norm),
@@ -178,4 +180,4 @@ def axes_for(finding: Finding, norm: Norm) -> Axes | None:
         fan_in, fan_out = fan_out, fan_in
     if isinstance(norm, RMS | Diagonal) and finding.role in MATRICES:
         return None
-    return Axes(fan_in, fan_out, finding.taps, finding.groups)
+    return Axes(fan_in, fan_out, finding.taps, finding.groups, finding.in_groups)

@@ -42,7 +42,10 @@ def classify(
       parameters: the position of each parameter among the values.
       known: findings that are there before, by number of the parameter.
     """
-    chosen = [_strongest([use for use in uses if use.param == i], reached) for i in range(len(shapes))]
+    of_param: list[list[Use]] = [[] for _ in shapes]
+    for use in uses:
+        of_param[use.param].append(use)
+    chosen = [_strongest(mine, reached) for mine in of_param]
     told = [_telling(shape, mine) for shape, mine in zip(shapes, chosen, strict=True)]
     order = {id(use): n for n, use in enumerate(uses)}
     met = sorted((i for i, mine in enumerate(chosen) if mine and i not in known), key=lambda i: order[id(chosen[i][0])])
@@ -51,14 +54,12 @@ def classify(
         alive = reached.get(parameters[i], Reach()).level != DEAD
         unclear = UnclearError("reaches the output without meeting any data")
         findings[i] = unclear.finding() if alive else Finding("unused")
-    vectors = [i for i in met if _is_vector(told[i])]
-    for i in met:
-        if i not in vectors:
-            dead = [use for use in uses if use.param == i and level_of(use, reached) == DEAD]
-            find = functools.partial(_find_matrix, shapes[i], told[i], dead, evidence)
-            findings[i] = _placed(find, chosen[i], reached)
+    for i in (i for i in met if not _is_vector(told[i])):
+        dead = [use for use in of_param[i] if level_of(use, reached) == DEAD]
+        find = functools.partial(_find_matrix, shapes[i], told[i], dead, evidence)
+        findings[i] = _placed(find, chosen[i], reached)
     # what a vector is depends on what made the axes that it meets: matrices, and vectors that were met before it
-    for i in vectors:
+    for i in (i for i in met if _is_vector(told[i])):
         find = functools.partial(_find_vector, shapes[i], told[i], evidence, findings)
         findings[i] = _placed(find, chosen[i], reached)
     return [findings[i] for i in range(len(shapes))]

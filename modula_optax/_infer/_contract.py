@@ -101,6 +101,9 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
     if not pairs.contracted[0]:
         note_gates(trace, _facing(left, left_roles, right, pairs))
         note_gates(trace, _facing(right, right_roles, left, pairs.swapped()))
+    if pairs.contracted[0]:
+        for one, other, own in ((left, right, pairs), (right, left, pairs.swapped())):
+            trace.heads.met(one.dims, other.dims, zip(*own.batched, strict=True), own.contracted[0])
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)
@@ -163,6 +166,9 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
     kept = weight.along(i for i, role in roles.items() if role is Axis.OUT)
     summed = any(part.made is Made.WHOLE for part in weight.parts)
     inputs = {i: labels_of(other.dims[j]) for i, j in zip(*pairs.contracted, strict=True)}
+    for i, j in zip(*pairs.contracted, strict=True):
+        for label in labels_of(weight.dims[i]):
+            trace.heads.taken(label, other.dims[j])
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
     for part in weight.parts:
         axes = [

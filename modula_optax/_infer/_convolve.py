@@ -31,11 +31,14 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, Axis], groups: int) -> int:
     """Records a use of every part of a kernel; returns how many groups are left within an atom."""
     left = groups
+    numbers = op.params["dimension_numbers"]
+    for label in labels_of(kernel.dims[numbers.rhs_spec[1]]) if groups == 1 else ():
+        trace.heads.taken(label, image.dims[numbers.lhs_spec[1]])
     for part in kernel.parts:
         axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
         axes, left = _split_off_batch(axes, groups)
         trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, deep=image.deep, weak=image.is_constant)
-    _note_inputs(trace, image.dims[op.params["dimension_numbers"].lhs_spec[1]], groups, groups // left)
+    _note_inputs(trace, image.dims[numbers.lhs_spec[1]], groups, groups // left)
     return left
 
 

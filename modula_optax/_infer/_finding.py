@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._terms import Axis, Clue, Unclear, UseKind
 from modula_optax._infer._trace import Use
-from modula_optax._infer._values import Label
+from modula_optax._infer._values import Label, Labels
 
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
 LAYERS = ("linear", "conv", "depthwise")
@@ -17,7 +17,8 @@ _SURENESS = (GUESS, EVIDENCE, CERTAIN)
 class Finding:
     """What was found out about a parameter; `reason` says why its role is `unclear`, `notes` what else to tell.
 
-    `blocks` are the sizes of the pieces that its outputs are cut into.
+    `blocks` are the sizes of the pieces that its outputs are cut into; if these are matrices of their own, and differ,
+    `sizes` are them, too.
     """
 
     role: str
@@ -32,6 +33,8 @@ class Finding:
     reason: str = ""
     notes: tuple[str, ...] = ()
     blocks: tuple[int, ...] = ()
+    in_groups: int = 1
+    sizes: tuple[int, ...] = ()
 
 
 class UnclearError(Exception):
@@ -65,12 +68,13 @@ class Evidence:
     up by. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
     """
 
-    def __init__(self, observed: Iterable[tuple[Label, Clue]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
-        self._observed: dict[Label, set[Clue]] = {}
+    def __init__(self, observed: Iterable[tuple[Labels, Clue]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
+        self._shapes = shapes
+        self._observed: dict[Clue, set[Label]] = {}
         self.experts = {use.looked_up_by for use in uses if use.kind is UseKind.LINEAR and use.looked_up_by is not None}
-        for label, clue in observed:
-            if shapes[label.param][label.axis] > 1:
-                self._observed.setdefault(label, set()).add(clue)
+        # the labels of a sum of many layers are noted as often as there are layers
+        for labels, clue in observed:
+            self._observed.setdefault(clue, set()).update(labels)
 
     def makes_matrix(self, param: int, axes: Iterable[int]) -> bool:
         """Whether some of these axes are contracted with data while others are kept: a mixture of weights.
@@ -85,7 +89,8 @@ class Evidence:
 
     def has(self, label: Label, *clues: Clue) -> bool:
         """Whether one of these was seen of an axis."""
-        return not self._observed.get(label, set()).isdisjoint(clues)
+        seen = any(label in self._observed.get(clue, ()) for clue in clues)
+        return seen and label.param >= 0 and self._shapes[label.param][label.axis] > 1
 
 
 def roles_by_axis(use: Use) -> dict[int, set[Axis]]:

@@ -24,6 +24,7 @@ from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_tied, refuse_unknown, warn
 from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
+from modula_optax._infer._split import as_splits, split_up
 from modula_optax._infer._terms import UseKind
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._infer._values import params_in
@@ -45,6 +46,7 @@ def infer_specs(
     tied: Norm | None = None,
     unknown: Norm | None = None,
     sensitivity: str = "unit",
+    split: str | Sequence[str] = (),
     strict: bool = False,
     **kwargs: Any,
 ) -> Any:
@@ -84,6 +86,9 @@ def infer_specs(
       tied: norm of tables that are also such an output layer, such as `Sign()`.
       unknown: norm of parameters whose role is unknown, taken with the axes that it has by default.
       sensitivity: `"unit"`, or `"traced"` for Lipschitz estimates of what follows each parameter.
+      split: what are matrices of their own: `"heads"`, each of queries, keys and values, and its rows of the output
+        kernel; `"blocks"`, what the outputs of a fused kernel are cut into; or both, as a tuple. Kernels stay whole
+        by default.
       strict: whether what is warned of is an error.
       **kwargs: keywords of `apply_fn`.
 
@@ -114,6 +119,9 @@ def infer_specs(
         raise ValueError(f"overrides must be a NormRegistry of rules; got {type(overrides).__name__}.")
     check_masses({} if masses is None else masses)
     check_norms(head=head, tied=tied, unknown=unknown)
+    splits = as_splits(split)
+    if splits and sensitivity == "traced":
+        raise ValueError("Traced sensitivities are those of whole kernels: leave split or sensitivity='traced' out.")
     model = trace_model(apply_fn, params, example_inputs, kwargs)
     findings, program, trace = analyze(model)
     refuse_all_unused(findings)
@@ -122,6 +130,7 @@ def infer_specs(
     tied = tied or NORMS["tied"]
     defaults = NORMS | {"tied": tied, "unknown": unknown}
     shapes = [leaf.shape for leaf in model.leaves]
+    findings = [split_up(i, f, shape, trace, splits) for i, (f, shape) in enumerate(zip(findings, shapes, strict=True))]
     depth = depth_of(program, findings, shapes, matrices_by_output(trace.uses))
     # what is traced says itself how much each parameter moves the output
     is_traced = sensitivity == "traced"

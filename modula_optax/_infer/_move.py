@@ -56,6 +56,7 @@ def reshaped(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         dims = tuple(dims[i] for i in op.params["dimensions"])
     result = value._replace(dims=reshape(dims, shape))
     trace.pieces.reshaped(dims, result.dims)
+    trace.heads.reshaped(dims, result.dims)
     if value.is_activation:
         for dim in result.dims:
             if len(dim) > 1:
@@ -116,6 +117,7 @@ def _without(dims: Dims, selected: Sequence[int], shape: Sequence[int]) -> Dims:
 
 def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     axis = op.params["dimension"]
+    trace.pieces.rejoined([v.dims[axis] for v in ins])
     activations = [v for v in ins if v.is_activation]
     if activations:
         for value in ins:

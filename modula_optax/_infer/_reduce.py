@@ -18,6 +18,7 @@ def reduce(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         along = value.along(axes)
         trace.note(labels_in(dims) - along, Clue.ATTENDING)
         trace.note(along, Clue.COMPETING)
+        trace.heads.attended(dims)
     lost = NONE.union(*(factor.labels for i in axes for factor in value.dims[i] if factor.size > 1))
     parts = tuple(_reduced(part, lost) for part in value.parts)
     if op.name != "reduce_sum":

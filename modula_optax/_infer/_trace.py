@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from modula_optax._infer._blocks import Pieces
+from modula_optax._infer._heads import Heads
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._values import (
     Dim,
@@ -65,7 +66,7 @@ class Trace:
         self.values: dict[int, Value] = {}
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made
-        self.evidence: list[tuple[Label, Clue]] = []
+        self.evidence: list[tuple[Labels, Clue]] = []
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
         # exponentials of activations, which are a softmax if their sum follows
@@ -73,6 +74,7 @@ class Trace:
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
         self.pieces = Pieces()
+        self.heads = Heads()
         # of primitives whose parameters no rule knows: why, by name
         self.unfamiliar = dict(program.unfamiliar)
 
@@ -91,7 +93,7 @@ class Trace:
         return tuple(Value(plain(self.shape(out)), data=data, deep=deep) for out in op.outs)
 
     def note(self, labels: Iterable[Label], clue: Clue) -> None:
-        self.evidence.extend((label, clue) for label in labels if label.param >= 0)
+        self.evidence.append((frozenset(labels), clue))
 
     def refuse(self, op: Op, ins: Iterable[Value]) -> None:
         """Records that parameters are operands of an operation that says nothing about them."""

@@ -48,6 +48,10 @@ class Norm(Protocol):
         """A random atom of norm one."""
         return self.project(jax.random.normal(key, shape, dtype))
 
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why this cannot be the norm of atoms of these taps, fan-in and fan-out; `None` if it can."""
+        return None
+
     def default_axes(self, ndim: int) -> Axes:
         """What `axes=None` means: here the last two axes, as `[fan_in, fan_out]`."""
         if ndim < 2:
