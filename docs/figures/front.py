@@ -30,7 +30,7 @@ def over_steps(axes, task: str) -> None:
 
 def over_rates(axes) -> None:
     """The valley of learning rates at every width; a star where it is deepest."""
-    for name in ("modular", "adamw"):
+    for name in ("adamw", "modular"):
         sizes = widths(name)
         for i, (size, losses) in enumerate(sizes.items()):
             shade = {"color": COLOURS[name], "alpha": 0.35 + 0.65 * i / (len(sizes) - 1)}

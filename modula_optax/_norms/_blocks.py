@@ -37,7 +37,7 @@ class Blocks(Norm):
     each: Norm
     sizes: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.each, Norm) or self.each.takes_vectors:
             raise ValueError(f"each must be a norm of matrices such as Spectral(); got {self.each!r}.")
         sizes = tuple(self.sizes)
