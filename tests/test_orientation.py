@@ -162,6 +162,7 @@ DOUBTFUL = {
     r"plain_nets.(continuous_position_bias: c.|coordinates_made_inside: w[02]|wavenet: w|matrix_as_shift: v)": MANY,
     r"plain_nets.transformer_xl: r|plain_papers.(hyena: (f0|w1)|spatial_gating: v|modulated_convolution: rgb)": MANY,
     r"plain_papers.convolution_by_patches: .|plain_varied.batch_ensemble: v": MANY,
+    r"plain_conventions.maxtext_gated_delta_net: (layers/delta/out_proj/kernel|logits_dense)": MANY,
     r"linen.gpt_scan: .*/key/kernel|linen.gpt_remat_bfloat16: .*/(query|key)/kernel": "jax.checkpoint hides values",
     r"plain.fourier_neural_operator: i": "its outputs are complex, which are not looked at",
     r"plain_papers.learned_object_queries: s[ov]": "its inputs are zero",
