@@ -66,7 +66,7 @@ def monitor(
 
     Example:
       >>> spec, w = NormSpec(Spectral()), {"w": jnp.diag(jnp.array([2.0, 1.0]))}
-      >>> tx = monitor(spec, modular(0.1, spec))
+      >>> tx = monitor(spec, modular(0.1, spec, weight_decay=0.0))
       >>> _, state = tx.update(w, tx.init(w), w)
       >>> {name: round(value, 2) for name, value in read_monitor(state).items()}
       {'w/alignment': -1.0, 'w/gradient_dual_norm': 3.0, 'w/gradient_stable_rank': 1.25, 'w/update_ratio': 0.05,
