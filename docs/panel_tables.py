@@ -56,6 +56,8 @@ def title(where: Where) -> str:
 
 def table(header: Lines, rows: list[Lines]) -> Lines:
     """Markdown of a table; the first column has text, the others numbers."""
+    if not rows:
+        return ["Not measured with today's defaults yet."]
     ruler = ["---"] + ["---:"] * (len(header) - 1)
     return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
 
