@@ -74,7 +74,7 @@ class _Family(NamedTuple):
         return atoms(arrays[path], spec).astype(self.dtype)
 
     def kind(self, trees: Trees, together: bool) -> Kind:
-        """Its matrices: those of every parameter where they lie, or all in one array, for one exchange where sharded."""
+        """Its matrices: of every parameter where they lie, or of all in one array, for one exchange where sharded."""
         groups = [self.members] if together else [(member,) for member in self.members]
 
         def matrices(arrays: Arrays, group: Measured) -> Matrices:
@@ -88,12 +88,12 @@ class _Family(NamedTuple):
 
 def names_measured(specs: Measured, weights: Arrays) -> dict[str, tuple[str, ...]]:
     """What is measured of every parameter, by path."""
-    return {path: family.names for sort in _sorts(specs, weights) for family in sort for path, _ in family.members}
+    return {path: family.names for sort in _sorts(specs, (), weights) for family in sort for path, _ in family.members}
 
 
 def first_directions(specs: Measured, axes: tuple[str, ...], weights: Arrays) -> Directions:
     """Where power iterations start: at leading singular vectors of weights, at random for updates."""
-    sorts = _sorts(specs, weights)
+    sorts = _sorts(specs, axes, weights)
     directions: Directions = {path: {} for path, _ in specs}
     for family in itertools.chain(*sorts):
         start = random_rows(family.matrices, 1, family.short, family.dtype).reshape(*family.shape[:2], -1)
@@ -117,7 +117,7 @@ def measure(
     trees = {"weight": weights, "gradient": grads, "update": updates}
     onward: Directions = {path: {} for path, _ in specs}
     keys, numbers = [], []
-    for families in _sorts(specs, weights):
+    for families in _sorts(specs, axes, weights):
         found, rows = _seen(numbers_of, NUMBERS, families, axes, trees, directions, families[0].followed)
         _put(onward, families, rows)
         result = _of_parameters(families, found)
@@ -132,15 +132,15 @@ def measure(
     return measurements, onward
 
 
-def _sorts(specs: Measured, weights: Arrays) -> list[list[_Family]]:
-    """Families that are measured together, those of as many matrices beside each other."""
+def _sorts(specs: Measured, axes: tuple[str, ...], weights: Arrays) -> list[list[_Family]]:
+    """Families that are measured together; on a mesh each alone that stays as it is, or loops would have exchanges."""
     members: dict[Any, list[tuple[str, NormSpec]]] = defaultdict(list)
     for path, spec in specs:
         norm = None if spec.norm.is_largest_singular_value else spec.norm
         members[norm, atoms_shape(spec, weights[path].shape), working_dtype(weights[path].dtype)].append((path, spec))
     families = [_Family(*key, members=tuple(group)) for key, group in members.items()]
-    families.sort(key=lambda f: (f.sort, f.matrices))
-    return [list(sort) for _, sort in itertools.groupby(families, key=lambda f: f.sort)]
+    families.sort(key=lambda f: f.sort)
+    return [list(sort) for _, sort in itertools.groupby(families, lambda f: f if axes and f.norm else f.sort)]
 
 
 def _seen(
@@ -155,14 +155,17 @@ def _seen(
     """The numbers of these names, and the rows, that `function` has of all matrices, here or on their devices."""
     if not axes or families[0].norm is not None:
         rows = {
-            what: jnp.concatenate([directions[path][what].reshape(-1, f.short) for f in families for path, _ in f.members])
+            what: jnp.concatenate(
+                [directions[path][what].reshape(-1, f.short) for f in families for path, _ in f.members]
+            )
             for what in followed
         }
         return function([family.kind(trees, together=bool(axes)) for family in families], rows)
 
     def here(known: Array, arrays: Array) -> Array:
         """What is known of every matrix, and is sent in one with the rows."""
-        shape = (len(arrays), *arrays.shape[2:])
+        n, _, taps, fan_in, fan_out = arrays.shape
+        shape = n, taps, fan_in, fan_out
         place = {what: Matrices(lambda k=k: arrays[:, k], shape) for k, what in enumerate(trees)}
         rows = jnp.split(known.reshape(-1, known.shape[-1])[:, len(names) :], len(followed), axis=-1)
         numbers, rows = function([Kind(None, [place])], dict(zip(followed, rows, strict=True)))
