@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+from tests.checker import arrays_checked
 
-import tests.checker  # noqa: F401  (the hook looks it up by name)
-
-with install_import_hook("modula_optax", "tests.checker.check_arrays"):
+with arrays_checked("modula_optax"):
     import modula_optax as mo
 
 import hypothesis

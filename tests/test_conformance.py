@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import enable_x64, lowered_for_accelerators
+from tests.cases import enable_x64, lowered_for_accelerators, untyped
 from tests.transformations import FACTORIES, GRADS, PARAMS, TRANSFORMATIONS, assert_close, parameters
 
 every_transformation = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
@@ -129,7 +129,8 @@ STATIC = {"whitened": ("max_size",)}
 @pytest.mark.parametrize("name", FACTORIES)
 def test_inject_hyperparams_changes_nothing(name):
     factory, arguments = FACTORIES[name]
-    plain, injected = factory(**arguments), optax.inject_hyperparams(factory, STATIC.get(name, ()))(**arguments)
+    plain = factory(**arguments)
+    injected = untyped(optax.inject_hyperparams(factory, STATIC.get(name, ())))(**arguments)
 
     @jax.jit
     def both(params, grads):

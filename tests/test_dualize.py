@@ -1,5 +1,7 @@
 """Duality of whole trees: the modular norm, its dual, and the step that connects them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def gradients(key):
     )
 
 
-def step(grads, specs):
+def step(grads, specs) -> Any:
     tx = mo.dualize(specs)
     return tx.update(grads, tx.init(grads))[0]
 

@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import Primitive
 
 import modula_optax as mo
-from examples import extend
+from examples import extend  # pyright: ignore[reportAttributeAccessIssue]  (not tests/examples)
 from tests.zoo._model import array
 
 KY_FAN = extend.KyFan(2)
@@ -44,7 +44,7 @@ class Unhashable(mo.RMS):
     def __init__(self, scales):
         object.__setattr__(self, "scales", scales)
 
-    __hash__ = None
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
 class Duck:
@@ -64,9 +64,9 @@ class Nowhere(mo.Constraint):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: mo.NormSpec(Duck()), r"It has no .*dual_norm.*: derive Duck from mo\.Norm"),
-        (lambda: mo.NormSpec(Half()), r"Half must define dual_norm, dualize, project; see mo\.Norm"),
-        (lambda: mo.NormSpec(mo.RMS(), constraint=Nowhere()), r"Nowhere must define retract; see mo\.Constraint"),
+        (lambda: mo.NormSpec(Duck()), r"It has no .*dual_norm.*: derive Duck from mo\.Norm"),  # pyright: ignore[reportArgumentType]
+        (lambda: mo.NormSpec(Half()), r"Half must define dual_norm, dualize, project; see mo\.Norm"),  # pyright: ignore[reportAbstractUsage]
+        (lambda: mo.NormSpec(mo.RMS(), constraint=Nowhere()), r"Nowhere must define retract; see mo\.Constraint"),  # pyright: ignore[reportAbstractUsage]
         (
             lambda: mo.NormSpec(Unhashable([1.0])),
             r"not hashable(.|\n)*Write @dataclasses.dataclass\(frozen=True\) over class Unhashable",

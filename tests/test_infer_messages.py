@@ -100,7 +100,7 @@ def test_why_names_the_model_in_an_installed_package_and_not_the_framework(tmp_p
     """
     (package / "network_of_ours.py").write_text(textwrap.dedent(code))
     monkeypatch.syspath_prepend(str(package.parent))
-    from laboratory.network_of_ours import Net
+    from laboratory.network_of_ours import Net  # pyright: ignore[reportMissingImports]
 
     model = Net()
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((2, 4)))

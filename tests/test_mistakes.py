@@ -81,7 +81,7 @@ MISTAKES = {
     ),
     "Haiku, the transformed function": (lambda: HAIKU, r"A TransformedWithState is a model.*transformed\.init"),
     "Ninjax, the module": (
-        lambda: Ninjax(name="net"),
+        lambda: Ninjax(name="net"),  # pyright: ignore[reportCallIssue]
         r"1 leaf of the parameters is not an array:\n  \(root\)  Ninjax",
     ),
     "Equinox, a module with functions": (

@@ -10,6 +10,7 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._paths import flatten_with_paths
+from tests.cases import untyped
 from tests.notation import axes_of
 from tests.zoo import ZOO
 from tests.zoo._model import array
@@ -126,7 +127,7 @@ INPUT = array(2, 7, 16)
 def test_each_part_takes_the_step_that_it_would_take_alone(split, sizes, rows, key):
     specs = mo.infer_specs(attention, PARAMS, INPUT, split=split)
     gradients = {name: jax.random.normal(key, leaf.shape) for name, leaf in PARAMS.items()}
-    tx = mo.dualize(specs)
+    tx = untyped(mo.dualize(specs))
     steps, _ = tx.update(gradients, tx.init(gradients))
 
     def alone(name, gradient):

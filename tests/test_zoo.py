@@ -52,6 +52,7 @@ def test_reversing_the_axes_of_every_parameter_reverses_what_is_found(name):
             last = ndims[path] - 1
             back = [sorted(last - i for i in getattr(mirrored.axes, n)) for n in ("fan_in", "fan_out", "taps")]
             assert back == [sorted(getattr(spec.axes, n)) for n in ("fan_in", "fan_out", "taps")], path
+            assert mirrored.axes is not None
             assert mirrored.axes.groups == spec.axes.groups
 
 

@@ -24,6 +24,7 @@ from sweeps.store import Store  # noqa: E402
 from sweeps.whole import specs_of, task_of, train  # noqa: E402
 
 import modula_optax as mo  # noqa: E402
+from tests.cases import untyped  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,7 @@ def test_ladders_take_twenty_bytes_for_each_weight():
 
 
 def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero():
-    rate = warmed_up(1.0, 100)
+    rate = untyped(warmed_up(1.0, 100))
     assert [round(float(rate(step)), 2) for step in (0, 5, 100)] == [0.2, 1.0, 0.0]
 
 
