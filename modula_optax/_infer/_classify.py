@@ -20,6 +20,7 @@ from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Use
+from modula_optax._infer._values import Label
 from modula_optax._infer._vector import find_vector
 from modula_optax._jaxpr import is_backward
 
@@ -213,7 +214,8 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     """An embedding: the axis looked up is its rows, what is left its columns."""
     roles = roles_by_axis(use)
     rows = tuple(axis for axis in range(len(shape)) if Axis.LOOKED in roles.get(axis, ()))
-    batch = {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
+    members = {axis for axis in range(len(shape)) if evidence.is_member(Label(use.param, axis))}
+    batch = members | {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
     if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
         # looked up by what looks up matrices: the biases of the same experts
