@@ -46,5 +46,7 @@ def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence) -> Find
     rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
     if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
         return product().finding()
-    confidence = EVIDENCE if evidence.has(Label(param, rows[0]), Clue.ATTENDING) else GUESS
+    # scores of data that other matrices take, too, may come from a matrix in two factors
+    proven = evidence.has(Label(param, rows[0]), Clue.ATTENDING) and evidence.meets_keys(Label(param, rows[0]))
+    confidence = EVIDENCE if proven else GUESS
     return Finding("positional", rows, columns, confidence=confidence, place="hidden")

@@ -67,6 +67,8 @@ class Trace:
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []
+        # activations that meet: what the one keeps, and what is summed of the other
+        self.meetings: list[tuple[Labels, Labels]] = []
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
         # exponentials of activations, which are a softmax if their sum follows
