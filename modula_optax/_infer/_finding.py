@@ -68,14 +68,8 @@ class Evidence:
     up by. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
     """
 
-    def __init__(
-        self,
-        observed: Iterable[tuple[Labels, Clue]],
-        uses: Iterable[Use],
-        meetings: Sequence[tuple[Labels, Labels]],
-        shapes: Sequence[tuple[int, ...]],
-    ):
-        self._shapes, self._meetings = shapes, meetings
+    def __init__(self, observed: Iterable[tuple[Labels, Clue]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
+        self._shapes = shapes
         self._observed: dict[Clue, set[Label]] = {}
         self.experts = {use.looked_up_by for use in uses if use.kind is UseKind.LINEAR and use.looked_up_by is not None}
         # the labels of a sum of many layers are noted as often as there are layers
@@ -96,13 +90,6 @@ class Evidence:
     def is_member(self, label: Label) -> bool:
         """Whether each entry along an axis meets a matrix of its own, as those of the members of an ensemble do."""
         return self.has(label, Clue.BATCHED) and not self.has(label, Clue.CONTRACTED)
-
-    def meets_keys(self, label: Label) -> bool:
-        """Whether vectors along an axis meet what a layer made for them, and for no matrix."""
-        return any(
-            keys and label in kept and not any(self.has(key, Clue.CONTRACTED) for key in keys)
-            for kept, keys in self._meetings
-        )
 
     def has(self, label: Label, *clues: Clue) -> bool:
         """Whether one of these was seen of an axis."""

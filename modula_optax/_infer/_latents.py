@@ -8,7 +8,7 @@ axis of `A` goes into matrices, and the other stays, as tokens do, through a sof
 from collections.abc import Callable
 
 from modula_optax._infer._finding import EVIDENCE, GUESS, Evidence, Finding, product
-from modula_optax._infer._terms import Clue, Unclear
+from modula_optax._infer._terms import Axis, Clue, Unclear, UseKind
 from modula_optax._infer._trace import Trace
 from modula_optax._infer._values import Label
 
@@ -23,9 +23,9 @@ def with_latents(read: Callable[[frozenset[int]], Reading]) -> Reading:
     """
     latents: frozenset[int] = frozenset()
     found = read(latents)
-    candidates = [i for i, finding in enumerate(found[0]) if finding.unclear is Unclear.PRODUCT]
-    for i in candidates:
-        if found[0][i].unclear is not Unclear.PRODUCT:
+    candidates = {i: _partners(i, finding) for i, finding in enumerate(found[0]) if finding.unclear is Unclear.PRODUCT}
+    for i in sorted(set().union(*candidates.values())):
+        if not any(i in together and found[0][j].unclear is Unclear.PRODUCT for j, together in candidates.items()):
             continue
         attempt = read(latents | {i})
         # a low-rank head has a softmax over its outputs, too, but then neither of its factors is known
@@ -36,17 +36,39 @@ def with_latents(read: Callable[[frozenset[int]], Reading]) -> Reading:
     return found
 
 
+def _partners(param: int, finding: Finding) -> set[int]:
+    """The parameters of a product."""
+    return {param, *(finding.use.partners if finding.use else ())}
+
+
 def _unknown(reading: Reading) -> int:
     return sum(finding.role == "unknown" for finding in reading[0])
 
 
-def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence) -> Finding:
+def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence, trace: Trace) -> Finding:
     """A table of learned vectors, by what became of its axes."""
     columns = tuple(axis for axis in range(len(shape)) if evidence.has(Label(param, axis), Clue.CONTRACTED))
     rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
     if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
         return product().finding()
-    # scores of data that other matrices take, too, may come from a matrix in two factors
-    proven = evidence.has(Label(param, rows[0]), Clue.ATTENDING) and evidence.meets_keys(Label(param, rows[0]))
-    confidence = EVIDENCE if proven else GUESS
-    return Finding("positional", rows, columns, confidence=confidence, place="hidden")
+    row = Label(param, rows[0])
+    proven = evidence.has(row, Clue.ATTENDING) and _meets_keys(row, {Label(param, i) for i in columns}, evidence, trace)
+    return Finding("positional", rows, columns, confidence=EVIDENCE if proven else GUESS, place="hidden")
+
+
+def _meets_keys(row: Label, columns: set[Label], evidence: Evidence, trace: Trace) -> bool:
+    """Whether vectors become queries, by one layer, which meet keys.
+
+    Keys are what a layer made for that alone: scores of what other matrices take, too, may be those of a matrix in two
+    factors.
+    """
+    uses = [use for use in trace.uses if use.kind is UseKind.LINEAR]
+    made = {Label(use.param, piece.axis) for use in uses for piece in use.axes if piece.role is Axis.OUT}
+    queries = {use.param for use in uses for piece in use.axes if piece.role is Axis.IN and piece.labels & columns}
+    return any(
+        row in kept
+        and keys
+        and all(key in made and not evidence.has(key, Clue.CONTRACTED) for key in keys)
+        and any(label in columns or label.param in queries for label in summed)
+        for kept, summed, keys in trace.meetings
+    )
