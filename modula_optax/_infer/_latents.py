@@ -10,7 +10,7 @@ from collections.abc import Callable
 from modula_optax._infer._finding import EVIDENCE, GUESS, Evidence, Finding, product
 from modula_optax._infer._terms import Axis, Clue, Unclear, UseKind
 from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import Label
+from modula_optax._infer._values import Label, Labels
 
 Reading = tuple[list[Finding], Trace]
 
@@ -52,23 +52,27 @@ def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence, trace: 
     if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
         return product().finding()
     row = Label(param, rows[0])
-    proven = evidence.has(row, Clue.ATTENDING) and _meets_keys(row, {Label(param, i) for i in columns}, evidence, trace)
+    proven = evidence.has(row, Clue.ATTENDING) and _meets_keys(row, {Label(param, i) for i in columns}, trace)
     return Finding("positional", rows, columns, confidence=EVIDENCE if proven else GUESS, place="hidden")
 
 
-def _meets_keys(row: Label, columns: set[Label], evidence: Evidence, trace: Trace) -> bool:
-    """Whether vectors become queries, by one layer, which meet keys.
+def _meets_keys(row: Label, columns: set[Label], trace: Trace) -> bool:
+    """Whether vectors become queries, by one layer at most, which meet keys.
 
     Keys are what a layer made for that alone: scores of what other matrices take, too, may be those of a matrix in two
     factors.
     """
-    uses = [use for use in trace.uses if use.kind is UseKind.LINEAR]
-    made = {Label(use.param, piece.axis) for use in uses for piece in use.axes if piece.role is Axis.OUT}
-    queries = {use.param for use in uses for piece in use.axes if piece.role is Axis.IN and piece.labels & columns}
-    return any(
-        row in kept
-        and keys
-        and all(key in made and not evidence.has(key, Clue.CONTRACTED) for key in keys)
-        and any(label in columns or label.param in queries for label in summed)
-        for kept, summed, keys in trace.meetings
-    )
+    pieces = [(use.param, x) for use in trace.uses if use.kind in (UseKind.LINEAR, UseKind.CONV) for x in use.axes]
+    made = {Label(param, piece.axis) for param, piece in pieces if piece.role is Axis.OUT}
+    taken = [(param, piece.labels) for param, piece in pieces if piece.role is Axis.IN]
+    makers = {param for param, labels in taken if labels & columns}
+
+    def are_keys(keys: Labels, queries: Labels) -> bool:
+        # heads are a batch of queries and keys, and then inputs of a matrix, which are named by both
+        elsewhere = any(labels & keys and not labels & queries for _, labels in taken)
+        return bool(keys) and keys <= made and not elsewhere
+
+    def are_queries(queries: Labels) -> bool:
+        return bool(queries & columns) or any(label.param in makers for label in queries)
+
+    return any(row in x.kept and are_queries(x.summed) and are_keys(x.others, x.summed) for x in trace.meetings)
