@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import SPECTRA, random_like, untyped, with_spectrum
+from tests.cases import LEAVES, SPECTRA, random_like, untyped, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -88,6 +88,13 @@ def test_initialization_gives_every_leaf_norm_one_and_depends_on_its_path_alone(
     alone = mo.initialize(key, {"w": params["w"]}, SPHERE)
     np.testing.assert_array_equal(start["w"], alone["w"])
     assert not jnp.array_equal(start["w"], mo.initialize(jax.random.key(1), params, SPECS)["w"])
+
+
+@pytest.mark.parametrize(("spec", "shape"), LEAVES)
+def test_initialization_has_norm_one_in_every_atom(spec, shape, key):
+    w, norms = jax.jit(lambda key: (w := mo.initialize(key, jnp.zeros(shape), spec), mo.leaf_norms(w, spec)))(key)
+    assert w.shape == shape
+    np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
 
 
 def test_layers_of_a_stack_start_differently(key):
