@@ -16,7 +16,7 @@ from modula_optax._arguments import check_specs, check_transformation
 from modula_optax._guard import guarded
 from modula_optax._match import Leaves, matching
 from modula_optax._measure import Directions, Measured, first_directions, measure, names_measured
-from modula_optax._mesh import replicated
+from modula_optax._mesh import free_axes, replicated, unclaimed
 from modula_optax._paths import is_absent, listing, nested, path_string, unnested
 
 
@@ -101,7 +101,8 @@ def monitor(
         directions = {path: {} for path, _ in measured} | unnested(state.directions, dict(measured))
         # for people: a derivative with respect to what nobody optimizes would only bring its singularities along
         arrays, directions = jax.lax.stop_gradient((arrays, directions))
-        return changed, _state(inner_state, measured, *replicated(partial(measure, measured))(*arrays, directions))
+        measuring = replicated(partial(measure, measured, _axes(arrays[0])))
+        return changed, _state(inner_state, measured, *measuring(*arrays, directions))
 
     return guarded(init, update)
 
@@ -165,4 +166,9 @@ def _begin(specs: Measured, weights: dict[str, Array]) -> tuple[dict[str, dict[s
     # every measurement is a number, and under `shard_map` varies as its weight does
     zeros = {path: jnp.zeros_like(w, jnp.float32, shape=()) for path, w in weights.items()}
     nothing = {path: dict.fromkeys(names, zeros[path]) for path, names in names_measured(specs, weights).items()}
-    return nothing, replicated(partial(first_directions, specs))(weights)
+    return nothing, replicated(partial(first_directions, specs, _axes(weights)))(weights)
+
+
+def _axes(weights: dict[str, Array]) -> tuple[str, ...]:
+    """The axes of the mesh in force to measure over."""
+    return unclaimed(free_axes(None), next(iter(weights.values()))) if weights else ()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Canonical
@@ -52,24 +53,32 @@ def gram_products(matrices: Sequence[Matrices], scales: PerMatrix) -> Callable[[
     r"""Rows times :math:`XX^\top / \text{scale}^2` (of what is tall, :math:`X^\top X`), every matrix its own rows.
 
     Shorter sides must be of one length. Longer ones need not, and the matrices may lie either way: those that are as
-    many and stand beside each other are visited in one loop.
+    many are visited in one loop.
     """
-    runs = [list(run) for _, run in itertools.groupby(matrices, key=lambda m: m.total)]
+    order = sorted(range(len(matrices)), key=lambda i: matrices[i].total)
+    ends = np.cumsum([m.total for m in matrices])
+    there = np.concatenate([np.arange(ends[i] - matrices[i].total, ends[i]) for i in order])
+    runs = [list(run) for _, run in itertools.groupby((matrices[i] for i in order), key=lambda m: m.total)]
     scales = scales[:, None, None]
 
     def times(rows: Rows) -> Rows:
         # one row alone would be multiplied by loops, which take as long to compile as all the rest
         missing = max(0, 2 - rows.shape[1])
         # 1e-30 squared is 0 in float32: over the scale before and after
-        scaled, start, results = jnp.pad(rows / scales, ((0, 0), (0, missing), (0, 0))), 0, []
+        scaled = _reordered(jnp.pad(rows / scales, ((0, 0), (0, missing), (0, 0))), there)
+        start, results = 0, []
         for run in runs:
             each = scaled[start : start + len(run) * run[0].total].reshape(len(run), run[0].total, *scaled.shape[1:])
             start += len(run) * run[0].total
             seen = visit([_twice(m) for m in run], each)
             results.append(seen.reshape(-1, *scaled.shape[1:]))
-        return jnp.concatenate(results)[:, : rows.shape[1]] / scales
+        return _reordered(jnp.concatenate(results)[:, : rows.shape[1]], np.argsort(there)) / scales
 
     return times
+
+
+def _reordered(x: Array, order: np.ndarray) -> Array:
+    return x if (order == np.arange(len(order))).all() else x[order]
 
 
 def _twice(matrices: Matrices) -> Callable[[Rows], Rows]:

@@ -55,10 +55,10 @@ def laid_out(tree, mesh, spec):
     return jax.tree.map(place, tree)
 
 
-def collectives(compiled):
-    found = re.findall(
-        r" (all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(?:-start)?\(", compiled.as_text()
-    )
+def collectives(compiled, outside_loops=False):
+    text = compiled.as_text()
+    text = text[text.index("\nENTRY") :] if outside_loops else text
+    found = re.findall(r" (all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(?:-start)?\(", text)
     return Counter(found)
 
 
@@ -89,6 +89,26 @@ def test_matrices_travel_in_one_exchange_for_each_shape_and_mesh_axis(layout, ke
         found = collectives(jax.jit(tx.update).lower(spread_out, tx.init(spread_out)).compile())
     shapes = len([name for name in SHAPES if name != "bias"])
     assert found == {"all-to-all": 2 * shapes * len(mesh.axis_names)}
+
+
+def test_matrices_are_measured_after_one_exchange_for_each_shape_and_never_in_a_loop(key):
+    tables = {"embed": mo.NormSpec(mo.Embedding()), "head": mo.NormSpec(mo.RowL2())}
+    params = [
+        layer | {"embed": random_like(key, (64, 32)), "head": random_like(key, (32, 64))} for layer in gradients(key)
+    ]
+    tx = mo.monitor([SPECS | tables] * len(params))
+    mesh = make_mesh("fully sharded", AxisType.Auto)
+    with jax.set_mesh(mesh):
+        placed = laid_out(params, mesh, P("data", None))
+        program = jax.jit(tx.update).lower(placed, tx.init(placed), placed).compile()
+    found = collectives(program)
+    assert found == collectives(program, outside_loops=True)
+    shapes = len([name for name in SHAPES if name != "bias"])
+    assert found["all-to-all"] == shapes
+    # numbers come back from where matrices are, and directions of power iterations go on from tables
+    assert found["all-gather"] <= shapes + len(tables)
+    # of tables, entries are added up where they lie
+    assert found["all-reduce"] <= 6 * len(tables)
 
 
 def test_a_device_does_its_share_of_the_work(key):

@@ -173,7 +173,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         join_shifted(program, trace)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)
-        known = {i: find_latents(shapes[i], i, evidence) for i in latents}
+        known = {i: find_latents(shapes[i], i, evidence, trace) for i in latents}
         return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
 
     findings, trace = with_latents(read)

@@ -12,6 +12,7 @@ from modula_optax._infer._finding import (
     Finding,
     UnclearError,
     conflict,
+    least,
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, UseKind
@@ -84,17 +85,24 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     if rows:
         gone = {axis for axis in roles if roles[axis] & {Axis.PICKED, Axis.BATCH}}.union(rows)
         return Finding("embedding", rows, tuple(axis for axis in runs if axis not in gone), use=use)
-    if evidence.makes_matrix(use.param, axes(Along.FEATURES, Along.POSITIONS)):
+    # what joins data is one or several of theirs, as a class token is
+    apart = (axis for axis in axes(Along.FEATURES, Along.POSITIONS) if Axis.JOINED not in roles.get(axis, ()))
+    if evidence.makes_matrix(use.param, apart):
         raise UnclearError("what it starts, or is added to, is used as a matrix")
     features, positions = _apart(axes(Along.FEATURES), axes(Along.POSITIONS), use, evidence)
     if features and positions:
         return Finding("positional", positions, features, confidence=sureness, use=use)
     if features:
         return Finding("bias", (), features, confidence=sureness, use=use)
-    if len(positions) > 1:
-        # nothing tells the features of raw data from their positions: features come last by custom
-        return Finding("positional", positions[:-1], positions[-1:], confidence=GUESS, use=use)
-    return Finding("bias", (), positions or tuple(runs), confidence=GUESS if positions else CERTAIN, use=use)
+    if positions:
+        # of raw data, a matrix that follows takes the features; these come last by custom
+        rows, columns = positions[:-1], positions[-1:]
+        taken = [axis for axis in positions if evidence.has(Label(use.param, axis), Clue.CONTRACTED)]
+        confidence = least(sureness, EVIDENCE) if taken == list(columns) else GUESS
+        return Finding("positional" if rows else "bias", rows, columns, confidence=confidence, use=use)
+    # members of an ensemble may have one output each
+    single = tuple(axis for axis in runs if shape[axis] == 1)
+    return Finding("bias", (), single or tuple(runs), use=use)
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
@@ -153,20 +161,13 @@ def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Ma
         raise UnclearError(f"axis {axis} was lost sight of on the way")
     if any(piece.role is Axis.JOINED for piece in proper):
         return _made_along(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or _is_member(axis, use, evidence):
+    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(Label(use.param, axis)):
         return Along.BATCH
     if any(piece.role is Axis.EXPANDED for piece in proper):
         return Along.POSITIONS
     if all(piece.role is not Axis.ALIGNED for piece in proper):
         return Along.FEATURES
     return _made_along(proper, use, evidence, findings)
-
-
-def _is_member(axis: int, use: Use, evidence: Evidence) -> bool:
-    """Data that each member of an ensemble has of its own meet a matrix of its own."""
-    label = Label(use.param, axis)
-    is_whole = all(piece.role is not Axis.EXPANDED for piece in use.axes)
-    return is_whole and evidence.has(label, Clue.BATCHED) and not evidence.has(label, Clue.CONTRACTED, Clue.MERGED)
 
 
 def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
@@ -187,6 +188,8 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
 def _is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
     """Whether an axis of activations was only guessed to be a batch."""
     named = maker.fan_in + maker.fan_out + maker.taps
+    if evidence.is_member(label):
+        return False
     return _is_copied(maker, label, evidence) or (maker.confidence == GUESS and label.axis not in named)
 
 

@@ -49,6 +49,7 @@ class Spectral(Norm):
 
     expensive: ClassVar[bool] = True
     measures_singular_values: ClassVar[bool] = True
+    is_largest_singular_value: ClassVar[bool] = True
 
     coefficients: Coefficients = "four-step"
     steps: int | None = None
@@ -108,6 +109,7 @@ class SpectralNormalized(Norm):
     """
 
     measures_singular_values: ClassVar[bool] = True
+    is_largest_singular_value: ClassVar[bool] = True
 
     iterations: int = 16
 

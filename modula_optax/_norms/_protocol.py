@@ -19,6 +19,8 @@ class Norm(Protocol):
 
     measures_singular_values: ClassVar[bool] = False
     """Whether the norm is one of singular values, which constraints such as `SpectralCap` bound."""
+    is_largest_singular_value: ClassVar[bool] = False
+    """Whether it is the largest singular value, in units of `Spectral`: `monitor` then needs no decomposition."""
     takes_vectors: ClassVar[bool] = False
     """Whether atoms are vectors: biases and gains, to which constraints on matrices do not apply."""
     looks_up_rows: ClassVar[bool] = False

@@ -91,7 +91,6 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 # the command
 
 
-@pytest.mark.skip(reason="two processes of four devices wait for each other, which is to be mended")
 def test_half_on_eight_devices_and_half_on_two_is_the_training_on_one(script, temporary):
     process = script("--first=2x4", "--then=1x2", "--dtype=float64")
     output, error = process.communicate()
