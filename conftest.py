@@ -1,6 +1,10 @@
 """Shared by all tests: checked annotations, strict promotion, and the names that docstring examples use."""
 
+import os
 from pathlib import Path
+
+# read when a worker imports NumPy: a worker for each core is enough, and threads that wait for one another are busy
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from tests.checker import arrays_checked
 

@@ -95,8 +95,9 @@ def test_a_part_of_the_tree_decays_as_in_the_whole():
 
 
 def test_the_default_decay_asks_for_nothing_where_there_is_no_hidden_matrix():
-    tx = mo.modular(RATE, mo.NormSpec(mo.RMS()))
-    tx.update(PARAMS, tx.init(PARAMS))
+    default, free = mo.modular(RATE, mo.NormSpec(mo.RMS())), mo.modular(RATE, mo.NormSpec(mo.RMS()), weight_decay=0.0)
+    updates, expected = (tx.update(PARAMS, tx.init(PARAMS))[0] for tx in (default, free))
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
 REFUSED = {

@@ -197,10 +197,7 @@ def test_derivatives_are_those_of_differences():
         tx = untyped(mo.scale_by_whitened_momentum(SPECTRAL, every=2))
 
         def last(scale):
-            state = tx.init(grads[0])
-            for g in grads * scale:
-                u, state = tx.update(g, state)
-            return u
+            return jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], tx.init(grads[0]), grads * scale)[1][-1]
 
         scale, direction = jnp.ones((6, 4, 5)), random_like(jax.random.key(3), (6, 4, 5), jnp.float64)
         last = jax.jit(last)
