@@ -20,6 +20,7 @@ from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding, UnclearError
 from modula_optax._infer._flow import count_consumers, reach
+from modula_optax._infer._gated import join_gated
 from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_tied, refuse_unknown, warn
 from modula_optax._infer._run import run
@@ -171,6 +172,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     def read(latents: Mapping[int, bool]) -> tuple[list[Finding], Trace]:
         trace = run(program, consumers, parameters, inputs, latents)
         join_shifted(program, trace)
+        join_gated(program, trace)
         trace.note(trace.pieces.unpacked(), Clue.UNPACKED)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)

@@ -85,3 +85,45 @@ def queries_keys_and_values_of_a_stack_of_layers():
         return jax.lax.scan(layer, x, p)[0]
 
     return apply, shapes(qkv=(5, 3, 8, 2, 4), o=(5, 2, 4, 8)), (array(2, 7, 8),)
+
+
+@zoo_model(truth=GATED)
+def gated_unit_of_picked_kernels():
+    def apply(p, x):
+        return (jax.nn.silu(x @ p["g"][0]) * (x @ p["g"][1])) @ p["o"]
+
+    return apply, shapes(g=(2, 8, 6), o=(6, 8)), (array(2, 7, 8),)
+
+
+@zoo_model(truth={"g": "linear 2 > 1 3", "o": "linear 1 > 2"})
+def gated_units_of_a_stack_of_layers():
+    def apply(p, x):
+        for layer in range(3):
+            gate, up = (x @ p["g"][layer, i] for i in range(2))
+            x = x + (jax.nn.gelu(gate) * up) @ p["o"][layer]
+        return x
+
+    return apply, shapes(g=(3, 2, 8, 6), o=(3, 6, 8)), (array(2, 7, 8),)
+
+
+@zoo_model(truth={"[go]": "linear 1 > 2"})
+def members_of_picked_kernels():
+    """No gate: kernels that are picked one by one are layers, or members of an ensemble."""
+    return (
+        lambda p, x: sum(jnp.tanh(x @ p["g"][i]) @ p["o"][i] for i in range(3)),
+        shapes(g=(3, 8, 6), o=(3, 6, 2)),
+        (array(2, 7, 8),),
+    )
+
+
+@zoo_model(truth={"w": "depthwise > 1 @ 0 / 8", "b": "bias > 0"} | LINEAR)
+def depthwise_convolution_of_one_branch():
+    """What is convolved is cut out along its channels, and follows a state that was kept of earlier tokens."""
+
+    def apply(p, x, state):
+        branch, gate = jnp.split(x @ p["i"], 2, -1)
+        y = jnp.concatenate([state, branch], 1)
+        y = sum(y[:, i : i + 7] * p["w"][i] for i in range(4)) + p["b"]
+        return (jax.nn.silu(y) * gate) @ p["o"]
+
+    return apply, shapes(i=(8, 16), w=(4, 8), b=8, o=(8, 4)), (array(2, 7, 8), array(2, 3, 8))
