@@ -1,14 +1,12 @@
-"""What `monitor` measures of parameters: matrices where they lie, or each on one device of a mesh."""
+"""What `monitor` measures of parameters: where they lie, one after the other, or matrices on the devices of a mesh."""
 
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Scalar
 
 from modula_optax._align import atoms, atoms_shape
@@ -16,34 +14,29 @@ from modula_optax._canonical import Stack
 from modula_optax._linalg import one_where_zero, working_dtype
 from modula_optax._mesh import varying_alike
 from modula_optax._norms import Norm
-from modula_optax._numbers import NUMBERS, RANKS, Followed, Kind, Numbers, leading_rows, numbers_of
+from modula_optax._numbers import NUMBERS, RANKS, Followed, Numbers, leading_rows, numbers_of
 from modula_optax._sketch import random_rows
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
-from modula_optax._visit import Matrices
+from modula_optax._turns import visit
 from modula_optax._xla import cut
 
 # the parameters that have a norm, by path
 Measured = tuple[tuple[str, NormSpec], ...]
 Arrays = dict[str, Array]
-# weights, gradients and updates
-Trees = Mapping[str, Arrays]
 # by path and by what is followed, weights or updates
 Directions = dict[str, dict[str, Array]]
+# of weights, gradients and updates, and of what is followed
+Look = Callable[..., tuple[Numbers, Followed]]
 
 
 class _Family(NamedTuple):
-    """Parameters of one norm and one shape; see `Kind`."""
+    """Parameters of one norm and one shape; norms that are the largest singular value are one, `None`."""
 
     norm: Norm | None
     shape: tuple[int, int, int, int]
     dtype: DTypeLike
     members: Measured
-
-    @property
-    def matrices(self) -> int:
-        """How many every parameter has."""
-        return self.shape[0] * self.shape[1]
 
     @property
     def followed(self) -> tuple[str, ...]:
@@ -58,170 +51,136 @@ class _Family(NamedTuple):
         ranks = RANKS[: len(self.followed)]
         return "weight_norm", "gradient_dual_norm", "update_ratio", "alignment", *ranks
 
-    @property
-    def short(self) -> int:
-        """The length of what is followed."""
-        return min(self.shape[2:])
+    def rows(self, directions: Directions) -> Followed:
+        """Where the iterations stand, as arrays `[len(self.members), n, taps, short]`."""
+        return {what: jnp.stack([directions[path][what] for path, _ in self.members]) for what in self.followed}
 
-    @property
-    def sort(self) -> tuple[Any, ...]:
-        """What those agree in that are measured together; what is by singular values comes first."""
-        return -len(self.followed), str(jnp.dtype(self.dtype)), self.short if self.followed else 0
-
-    def read(self, arrays: Arrays, member: tuple[str, NormSpec]) -> Stack:
-        """The atoms of a parameter."""
+    def read(self, member: tuple[str, NormSpec], *trees: Arrays) -> tuple[Stack, ...]:
+        """The atoms of a parameter in each of the trees."""
         path, spec = member
-        return atoms(arrays[path], spec).astype(self.dtype)
-
-    def kind(self, trees: Trees, together: bool) -> Kind:
-        """Its matrices: of every parameter where they lie, or of all in one array, for one exchange where sharded."""
-        groups = [self.members] if together else [(member,) for member in self.members]
-
-        def matrices(arrays: Arrays, group: Measured) -> Matrices:
-            def read() -> Stack:
-                return jnp.concatenate([self.read(arrays, member) for member in group])
-
-            return Matrices(read, (len(group) * self.shape[0], *self.shape[1:]))
-
-        return Kind(self.norm, [{what: matrices(tree, group) for what, tree in trees.items()} for group in groups])
+        return tuple(atoms(tree[path], spec).astype(self.dtype) for tree in trees)
 
 
 def names_measured(specs: Measured, weights: Arrays) -> dict[str, tuple[str, ...]]:
     """What is measured of every parameter, by path."""
-    return {path: family.names for sort in _sorts(specs, (), weights) for family in sort for path, _ in family.members}
+    return {path: family.names for family in _families(specs, weights) for path, _ in family.members}
 
 
 def first_directions(specs: Measured, axes: tuple[str, ...], weights: Arrays) -> Directions:
     """Where power iterations start: at leading singular vectors of weights, at random for updates."""
-    sorts = _sorts(specs, axes, weights)
     directions: Directions = {path: {} for path, _ in specs}
-    for family in itertools.chain(*sorts):
-        start = random_rows(family.matrices, 1, family.short, family.dtype).reshape(*family.shape[:2], -1)
+    for family in _families(specs, weights):
+        n, taps, *matrix = family.shape
+        start = random_rows(n * taps, 1, min(matrix), family.dtype).reshape(n, taps, -1)
         directions |= {path: dict.fromkeys(family.followed, start) for path, _ in family.members}
     weights, directions = varying_alike((weights, directions))
-    for families in filter(lambda families: families[0].followed, sorts):
-        _, leading = _seen(leading_rows, (), families, axes, {"weight": weights}, directions, ("weight",))
-        _put(directions, families, leading)
+    for family in _families(specs, weights):
+        if family.followed:
+            start = {"weight": family.rows(directions)["weight"]}
+            _, rows = _seen(leading_rows, (), dict, family, axes, [weights], start)
+            _note(directions, family, rows)
     return directions
 
 
 def measure(
     specs: Measured, axes: tuple[str, ...], weights: Arrays, grads: Arrays, updates: Arrays, directions: Directions
 ) -> tuple[dict[str, dict[str, Scalar]], Directions]:
-    """All measurements of all parameters, and where power iterations go on.
-
-    Over these axes of the mesh every matrix goes to one device, which measures it alone: products with what is sharded
-    would have to be added up at every step.
-    """
-    weights, grads, updates, directions = varying_alike((weights, grads, updates, directions))
-    trees = {"weight": weights, "gradient": grads, "update": updates}
+    """All measurements of all parameters, and where power iterations go on."""
+    *trees, directions = varying_alike((weights, grads, updates, directions))
     onward: Directions = {path: {} for path, _ in specs}
-    keys, numbers = [], []
-    for families in _sorts(specs, axes, weights):
-        found, rows = _seen(numbers_of, NUMBERS, families, axes, trees, directions, families[0].followed)
-        _put(onward, families, rows)
-        result = _of_parameters(families, found)
-        for name in families[0].names:
-            keys += [(path, name) for family in families for path, _ in family.members]
-            numbers.append(result[name].astype(jnp.float32))
+    keys, results = [], []
+    for family in _families(specs, weights):
+        look = partial(numbers_of, family.norm)
+        found, rows = _seen(look, NUMBERS, _of_parameter, family, axes, trees, family.rows(directions))
+        _note(onward, family, rows)
+        keys += [(path, name) for path, _ in family.members for name in family.names]
+        results.append(found.ravel())
     measurements: dict[str, dict[str, Scalar]] = {path: {} for path, _ in specs}
-    if not keys:
-        return measurements, onward
-    for (path, name), number in zip(keys, _apart(jnp.concatenate(numbers), [1] * len(keys)), strict=True):
-        measurements[path][name] = number.reshape(())
+    for (path, name), number in zip(keys, _apart(jnp.concatenate(results)) if keys else [], strict=True):
+        measurements[path][name] = number
     return measurements, onward
 
 
-def _sorts(specs: Measured, axes: tuple[str, ...], weights: Arrays) -> list[list[_Family]]:
-    """Families that are measured together; on a mesh each alone that stays as it is, or loops would have exchanges."""
+def _families(specs: Measured, weights: Arrays) -> list[_Family]:
     members: dict[Any, list[tuple[str, NormSpec]]] = defaultdict(list)
     for path, spec in specs:
         norm = None if spec.norm.is_largest_singular_value else spec.norm
         members[norm, atoms_shape(spec, weights[path].shape), working_dtype(weights[path].dtype)].append((path, spec))
-    families = [_Family(*key, members=tuple(group)) for key, group in members.items()]
-    families.sort(key=lambda f: f.sort)
-    return [list(sort) for _, sort in itertools.groupby(families, lambda f: f if axes and f.norm else f.sort)]
+    return [_Family(*key, members=tuple(group)) for key, group in members.items()]
 
 
 def _seen(
-    function: Callable[[Sequence[Kind], Followed], tuple[Numbers, Followed]],
+    look: Look,
     names: Sequence[str],
-    families: Sequence[_Family],
+    then: Callable[[Numbers], Any],
+    family: _Family,
     axes: tuple[str, ...],
-    trees: Trees,
-    directions: Directions,
-    followed: Sequence[str],
+    trees: Sequence[Arrays],
+    rows: Followed,
+) -> tuple[Any, Followed]:
+    """What `then` makes of the numbers that `look` finds of a parameter, and rows, as arrays `[parameters, ...]`."""
+
+    def finished(found: tuple[Numbers, Followed]) -> tuple[Any, Followed]:
+        return then(found[0]), found[1]
+
+    if not axes:
+        reads = [partial(family.read, member, *trees) for member in family.members]
+        return visit(lambda *arguments: finished(look(*arguments)), reads, rows)
+    if family.norm is None:
+        found = _seen_on_devices(look, names, family, axes, trees, rows)
+    else:
+        # all at once: loops would have the exchanges of what is sharded in them
+        each = zip(*(family.read(member, *trees) for member in family.members), strict=True)
+        found = look(*map(jnp.concatenate, each), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows))
+        found = jax.tree.map(lambda x: x.reshape(len(family.members), -1, *x.shape[1:]), found)
+    return jax.vmap(finished)(found)
+
+
+def _seen_on_devices(
+    look: Look,
+    names: Sequence[str],
+    family: _Family,
+    axes: tuple[str, ...],
+    trees: Sequence[Arrays],
+    rows: Followed,
 ) -> tuple[Numbers, Followed]:
-    """The numbers of these names, and the rows, that `function` has of all matrices, here or on their devices."""
-    if not axes or families[0].norm is not None:
-        rows = {
-            what: jnp.concatenate(
-                [directions[path][what].reshape(-1, f.short) for f in families for path, _ in f.members]
-            )
-            for what in followed
-        }
-        return function([family.kind(trees, together=bool(axes)) for family in families], rows)
+    """Each matrix on one of the devices along these axes, by one exchange there and one of numbers back."""
+
+    def unpacked(known: Array) -> tuple[Numbers, Followed]:
+        numbers = {name: known[..., i] for i, name in enumerate(names)}
+        return numbers, dict(zip(rows, jnp.split(known[..., len(names) :], len(rows), axis=-1), strict=True))
 
     def here(known: Array, arrays: Array) -> Array:
-        """What is known of every matrix, and is sent in one with the rows."""
-        n, _, taps, fan_in, fan_out = arrays.shape
-        shape = n, taps, fan_in, fan_out
-        place = {what: Matrices(lambda k=k: arrays[:, k], shape) for k, what in enumerate(trees)}
-        rows = jnp.split(known.reshape(-1, known.shape[-1])[:, len(names) :], len(followed), axis=-1)
-        numbers, rows = function([Kind(None, [place])], dict(zip(followed, rows, strict=True)))
-        columns = [*(numbers[name][:, None] for name in names), *rows.values()]
-        return jnp.concatenate(columns, axis=-1).reshape(known.shape)
+        numbers, onward = look(*jnp.unstack(arrays, axis=1), unpacked(known)[1])
+        return jnp.concatenate(
+            [*(numbers[name][..., None] for name in names), *(onward[what] for what in rows)], axis=-1
+        )
 
-    items = []
-    for family in families:
-        for member in family.members:
-            rows = [directions[member[0]][what].astype(family.dtype) for what in followed]
-            nothing = jnp.zeros((*family.shape[:2], len(names)), family.dtype)
-            matrices = jnp.stack([family.read(tree, member) for tree in trees.values()], axis=1)
-            items.append((jnp.concatenate([nothing, *rows], axis=-1), matrices))
-    known = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in apply_alike(here, items, axes=axes)])
-    rows = jnp.split(known[:, len(names) :], len(followed), axis=-1)
-    return {name: known[:, i] for i, name in enumerate(names)}, dict(zip(followed, rows, strict=True))
+    nothing = jnp.zeros((len(family.members), *family.shape[:2], len(names)), family.dtype)
+    known = jnp.concatenate([nothing, *(x.astype(family.dtype) for x in rows.values())], axis=-1)
+    matrices = (jnp.stack(family.read(member, *trees), axis=1) for member in family.members)
+    return unpacked(jnp.stack(apply_alike(here, list(zip(known, matrices, strict=True)), axes=axes)))
 
 
-def _of_parameters(families: Sequence[_Family], numbers: Numbers) -> Numbers:
-    """One number for each metric and parameter: over matrices as the modular norm and its dual have it."""
-    matrices = np.array([f.matrices for f in families for _ in f.members])
-    counts = np.array([f.matrices if f.norm is None else f.shape[0] for f in families for _ in f.members])
-    over = partial(_over, counts)
-    norm, step = (over(jnp.max, numbers[name]) for name in ("weight_norm", "update_norm"))
-    dual = over(jnp.sum, numbers["gradient_dual_norm"])
+def _of_parameter(numbers: Numbers) -> Float[Array, " names"]:
+    """The metrics of one parameter, in the order of `names`: over matrices as the modular norm and its dual have it."""
+    norm, step = jnp.max(numbers["weight_norm"]), jnp.max(numbers["update_norm"])
+    dual = jnp.sum(numbers["gradient_dual_norm"])
+    ratio = jnp.where(norm == 0.0, 0.0, step / one_where_zero(norm))
     # divided before they are multiplied: 1e-30 times 1e-30 is 0 in float32
-    each = (jnp.repeat(one_where_zero(x), counts, total_repeat_length=sum(counts)) for x in (dual, step))
-    gradient, update = (numbers[f"{what}_scale"] / x for what, x in zip(("gradient", "update"), each, strict=True))
-    result = {
-        "weight_norm": norm,
-        "gradient_dual_norm": dual,
-        "update_ratio": jnp.where(norm == 0.0, 0.0, step / one_where_zero(norm)),
-        "alignment": over(jnp.sum, gradient * update * numbers["inner"]),
-    }
-    return result | {name: _over(matrices, jnp.mean, numbers[name]) for name in RANKS if name in numbers}
+    promised, moved = numbers["gradient_scale"] / one_where_zero(dual), numbers["update_scale"] / one_where_zero(step)
+    ranks = (jnp.mean(numbers[name]) for name in RANKS if name in numbers)
+    return jnp.stack([norm, dual, ratio, jnp.sum(promised * moved * numbers["inner"]), *ranks]).astype(jnp.float32)
 
 
-def _over(counts: np.ndarray, reduce: Callable[..., Array], x: Float[Array, " n"]) -> Array:
-    """One number for each parameter of those of its matrices."""
-    starts = np.cumsum(counts) - counts
-    kinds = [(n, np.flatnonzero(counts == n)) for n in np.unique(counts)]
-    if kinds[0][0] == len(kinds) == 1:
-        return x
-    parts = [reduce(x[starts[chosen][:, None] + np.arange(n)], axis=1) for n, chosen in kinds]
-    return jnp.concatenate(parts)[np.argsort(np.concatenate([chosen for _, chosen in kinds]))]
+def _note(directions: Directions, family: _Family, rows: Followed) -> None:
+    """Notes the rows of every parameter under its path."""
+    for what, x in rows.items():
+        for (path, _), piece in zip(family.members, _apart(x), strict=True):
+            directions[path] = directions[path] | {what: piece}
 
 
-def _put(directions: Directions, families: Sequence[_Family], followed: Followed) -> None:
-    """Notes the row of every matrix under the path of its parameter."""
-    members = [(path, f.shape[:2]) for f in families for path, _ in f.members]
-    for what, rows in followed.items():
-        pieces = _apart(rows, [n * taps for _, (n, taps) in members])
-        for (path, batch), piece in zip(members, pieces, strict=True):
-            directions[path] = directions[path] | {what: piece.reshape(*batch, piece.shape[-1])}
-
-
-def _apart(x: Array, lengths: list[int]) -> list[Array]:
-    # of what has no place yet, a mesh in force would have every piece gathered
-    return cut(x, lengths, at_run_time=jax.sharding.get_abstract_mesh().empty)
+def _apart(x: Array) -> list[Array]:
+    """Its rows; of what has no place yet, a mesh in force would have every one gathered, were it found at run time."""
+    at_run_time = jax.sharding.get_abstract_mesh().empty
+    return [piece.reshape(x.shape[1:]) for piece in cut(x, [1] * len(x), at_run_time)]

@@ -73,24 +73,29 @@ def retract(
     """
 
     def put_back(params: Arrays, updates: Arrays, memory: Memory | None, rates: Array) -> tuple[Arrays, Memory]:
-        before = {path: atoms(params[path], spec, members) for path, spec in held}
+        specs, kept = dict(held), {}
         # the difference of the low-precision sum would lose the step: add and subtract in float32
-        after = {path: before[path] + atoms(updates[path], spec, members) for path, spec in held} if updates else before
+        before, changes = (
+            {path: atoms(tree[path], spec, members) for path, spec in held if tree} for tree in (params, updates)
+        )
         known = _first_memory(held, before) if memory is None else _known(held, before, _merged(memory, members))
-        kept = {}
         for (norm, constraint), paths in _groups(held).items():
-            specs = dict(held)
-            items = [
-                ((after[path], known.get(path, ())), _step(after[path], rates, specs[path].target, members))
-                for path in paths
-            ]
-            costly = constraint.is_expensive(norm)
-            results = apply_alike(_retraction(norm, constraint), items, axes=axes if costly else (), in_turns=costly)
-            kept.update(zip(paths, results, strict=True))
-        moved = {path: w - before[path] if updates else w for path, (w, _) in kept.items()}
+            costly, retraction = constraint.is_expensive(norm), _retraction(norm, constraint)
+            # devices are sent the sums alone; on one, none is made of all parameters at a time
+            by_turns = bool(updates) and costly and not axes
+            items = []
+            for path in paths:
+                w, u = before[path], changes.get(path)
+                now = (u if by_turns else w if u is None else w + u), known.get(path, ())
+                step = _step(w, rates, specs[path].target, members)
+                items.append((now, step, w) if by_turns else (now, step))
+            function = _moved_by(retraction) if by_turns else retraction
+            results = apply_alike(function, items, axes=axes if costly else (), in_turns=costly)
+            for path, (w, of_w) in zip(paths, results, strict=True):
+                kept[path] = (w - before[path] if updates and not by_turns else w), of_w
         like = updates or params
         return (
-            {path: restored(moved[path], spec, like[path], members=members) for path, spec in held},
+            {path: restored(kept[path][0], spec, like[path], members=members) for path, spec in held},
             {path: _apart(kept[path][1], params[path].shape[:members]) for path in (memory or {})},
         )
 
@@ -104,6 +109,17 @@ def _retraction(norm: Norm, constraint: Constraint) -> Callable[..., tuple[Stack
         return constraint.retract(norm, *held, step)
 
     return put_back
+
+
+def _moved_by(put_back: Callable[..., tuple[Stack, Any]]) -> Callable[..., tuple[Stack, Any]]:
+    """From changes of weights to those that lead into the set."""
+
+    def move(held: tuple[Stack, Any], step: Step, w: Stack) -> tuple[Stack, Any]:
+        u, memory = held
+        after, memory = put_back((w + u, memory), step)
+        return after - w, memory
+
+    return move
 
 
 def _known(held: Held, weights: Stacks, memory: Memory) -> Memory:

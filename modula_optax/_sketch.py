@@ -7,17 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
-from modula_optax._linalg import length, matmul, one_where_zero, unit
-from modula_optax._visit import PerMatrix, Rows
+from modula_optax._linalg import is_tall, matmul, one_where_zero
+
+Matrices = Float[Array, "n rows columns"]
+PerMatrix = Float[Array, " n"]
+# some vectors for every matrix, of its shorter side
+Rows = Float[Array, "n k short"]
 
 # vectors in leading directions, vectors in others, and steps of the iteration that each of them starts
 _LEADING, _OTHERS, _STEPS = 8, 8, 4
 
 
-def sketch_singular_values(
-    times: Callable[[Rows], Rows], count: int, size: int, dtype: DTypeLike = jnp.float32
-) -> tuple[PerMatrix, PerMatrix]:
-    r"""Largest singular value and the sum of all singular values (nuclear norm) of every matrix.
+def gram_products(x: Matrices, scales: Float[Array, "n 1 1"]) -> Callable[[Rows], Rows]:
+    r"""Rows times :math:`XX^\top / \text{scale}^2` (of what is tall, :math:`X^\top X`), every matrix its own rows."""
+    # not a product with a transpose, which would be written to memory
+    to_long, to_short = (2, 1) if is_tall(x) else (1, 2)
+
+    def times(rows: Rows) -> Rows:
+        # one row alone would be multiplied by loops, which take as long to compile as all the rest
+        missing = max(0, 2 - rows.shape[1])
+        # 1e-30 squared is 0 in float32: over the scale before and after
+        image = jnp.pad(rows / scales, ((0, 0), (0, missing), (0, 0)))
+        for contracted in (to_long, to_short):
+            dimensions = ((2,), (contracted,)), ((0,), (0,))
+            image = jax.lax.dot_general(image, x, dimensions, precision=jax.lax.Precision.HIGHEST)
+        return image[:, : rows.shape[1]] / scales
+
+    return times
+
+
+def sketch_singular_values(x: Matrices, scales: Float[Array, "n 1 1"]) -> tuple[PerMatrix, PerMatrix]:
+    r"""Largest singular value and the sum of all singular values (nuclear norm) of every matrix, over its scale.
 
     .. math:: \sum_i s_i = \text{tr} \, A \approx \sum_j q_j^\top A q_j + \frac{m - r}{p} \sum_k z_k^\top A z_k,
       \qquad A = (XX^\top)^{1/2}
@@ -27,10 +47,8 @@ def sketch_singular_values(
     of Gauss and Radau's, which is never above it.
 
     Args:
-      times: rows times :math:`XX^\top` of every matrix, in units where the entries of X are 1 at most.
-      count: how many matrices there are.
-      size: the length of rows.
-      dtype: theirs.
+      x: the matrices.
+      scales: their largest entries.
 
     Returns:
       The largest singular value, never above the truth, and the sum, which may be some percent above or below.
@@ -39,14 +57,21 @@ def sketch_singular_values(
       Meyer et al., Hutch++: Optimal Stochastic Trace Estimation, arXiv:2010.09649; Golub & Meurant, Matrices, Moments
       and Quadrature, 2010.
     """
+    times, size = gram_products(x, scales), min(x.shape[1:])
     leading = min(_LEADING, size)
     others = min(_OTHERS, size - leading)
-    random = random_rows(count, leading + others, size, dtype)
-    images = unit(times(random[:, :leading]), -1)
+    random = random_rows(len(x), leading + others, size, x.dtype)
+    images = times(random[:, :leading])
+    images = images / one_where_zero(scaled_length(images))
     starts = _orthonormalized(jnp.concatenate([images, random[:, leading:]], axis=1))
     moments, largest = _moments(times, starts)
     counts = np.repeat([1.0, (size - leading) / max(others, 1)], [leading, others])
     return jnp.max(largest, axis=-1), matmul(moments, jnp.asarray(counts, moments.dtype))
+
+
+def scaled_length(rows: Rows) -> Float[Array, "n k 1"]:
+    """Euclidean length of what was multiplied over its scale, which neither overflows nor needs one of its own."""
+    return jnp.sqrt(jnp.sum(rows * rows, axis=-1, keepdims=True))
 
 
 def random_rows(count: int, k: int, size: int, dtype: DTypeLike) -> Rows:
@@ -78,23 +103,26 @@ def _moments(times: Callable[[Rows], Rows], u: Rows) -> tuple[Float[Array, "n k"
 
     def step(carry: tuple[Rows, Rows, Array], _: None):
         u, before, b = carry
-        onward = times(u) - b[..., None] * before
-        a = jnp.sum(onward * u, axis=-1)
-        onward = onward - a[..., None] * u
-        b = length(onward, -1)
-        return (onward / one_where_zero(b)[..., None], u, b), (a, b)
+        onward = times(u) - b * before
+        a = jnp.sum(onward * u, axis=-1, keepdims=True)
+        onward = onward - a * u
+        b = scaled_length(onward)
+        return (onward / one_where_zero(b), u, b), (a, b)
 
-    _, (a, b) = jax.lax.scan(step, (u, jnp.zeros_like(u), jnp.zeros_like(u[..., 0])), length=_STEPS)
-    i = np.arange(_STEPS)
-    gauss = jnp.zeros((*u.shape[:-1], _STEPS + 1, _STEPS + 1), u.dtype)
-    gauss = gauss.at[..., i, i].set(jnp.moveaxis(a, 0, -1))
-    radau = gauss.at[..., i, i + 1].set(jnp.moveaxis(b, 0, -1))
-    # its last pivot is zero, and so is one eigenvalue
-    radau = radau.at[..., -1, -1].set(b[-1] ** 2 / one_where_zero(_last_pivot(a, b)))
+    _, (a, b) = jax.lax.scan(step, (u, jnp.zeros_like(u), jnp.zeros_like(u[..., :1])), length=_STEPS)
+    a, b = a[..., 0], b[..., 0]
+    # Radau's last pivot is zero, and so is one eigenvalue
+    last = b[-1] ** 2 / one_where_zero(_last_pivot(a, b))
+    gauss = jnp.concatenate([a, jnp.zeros_like(a[:1]), b[:-1], jnp.zeros_like(a[:1])])
+    radau = jnp.concatenate([a, last[None], b])
     # the upper half is read alone
-    values, vectors = jnp.linalg.eigh(
-        jnp.stack([radau.at[..., -2:, -1].set(0.0), radau]), UPLO="U", symmetrize_input=False
-    )
+    i = np.arange(_STEPS)
+    places = np.zeros((2 * _STEPS + 1, _STEPS + 1, _STEPS + 1))
+    places[np.arange(_STEPS + 1), np.arange(_STEPS + 1), np.arange(_STEPS + 1)] = 1.0
+    places[_STEPS + 1 + i, i, i + 1] = 1.0
+    entries = jnp.stack([gauss, radau])
+    matrices = jnp.tensordot(entries, jnp.asarray(places, u.dtype), (1, 0), precision=jax.lax.Precision.HIGHEST)
+    values, vectors = jnp.linalg.eigh(matrices, UPLO="U", symmetrize_input=False)
     values = jnp.sqrt(jnp.maximum(values, 0.0))
     moments = jnp.mean(jnp.sum(vectors[..., 0, :] ** 2 * values, axis=-1), axis=0)
     return moments, values[0, ..., -1]

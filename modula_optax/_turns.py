@@ -82,9 +82,26 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
 
     # XLA for CPUs (jaxlib 0.10) would compile a comparison of k with each number; a flag is found at run time
     flags = owners[:, None] == np.arange(len(items))
-    where = (jnp.asarray(x, dtype) for x, dtype in ((owners, jnp.int32), (flags, jnp.int32), (starts, jnp.uint32)))
+    where = jnp.asarray(owners, jnp.int32), jnp.asarray(flags, jnp.int32), jnp.asarray(starts, jnp.uint32)
     # a scan can be differentiated backwards, and changes its carry in place
-    return jax.lax.scan(turn, [changing for changing, *_ in items], tuple(where))[0]
+    return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
+
+
+def visit(function: Callable[..., Any], reads: Sequence[Callable[[], Any]], *rows: Any) -> Any:
+    """`function(*read(), *row)` of every parameter, compiled once and changing none, as trees `[len(reads), ...]`.
+
+    Args:
+      function: what is done with each.
+      reads: functions that read a parameter when its turn comes: tuples of arrays that agree in shapes.
+      *rows: trees of arrays `[len(reads), ...]`.
+    """
+    if len(reads) == 1:
+        return jax.tree.map(lambda x: x[None], function(*reads[0](), *jax.tree.map(lambda x: x[0], rows)))
+
+    def turn(k: Array, row: tuple[Any, ...]) -> tuple[Array, Any]:
+        return k + 1, function(*jax.lax.switch(k, reads), *row)
+
+    return jax.lax.scan(turn, jnp.int32(0), rows, length=len(reads))[1]
 
 
 def _put(start: Array, stack: Stacks, changed: Stacks) -> Stacks:

@@ -72,6 +72,14 @@ def test_weights_stay_on_the_sphere_through_many_steps(key):
     np.testing.assert_allclose(norms, 1.0, atol=2e-5)
 
 
+def test_a_constraint_holds_few_matrices_at_a_time():
+    spec = mo.NormSpec(mo.Spectral(), constraint=mo.SoftCap())
+    weights = [jax.ShapeDtypeStruct((256, 1024), jnp.float32)] * 24
+    tx = mo.keep_params_projected(spec, learning_rate=0.1)
+    memory = jax.jit(tx.update).lower(weights, tx.init(weights), weights).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < memory.output_size_in_bytes / 2
+
+
 def test_parameters_are_asked_for_only_where_a_constraint_needs_them(key):
     params = parameters(key)
     tx = mo.keep_params_projected(SPECS)
