@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from modula_optax._mesh import varying_alike
-from modula_optax._xla import at_once, rows_from
+from modula_optax._xla import at_once, cut, rows_from
 
 # a tree of arrays `[n, ...]`
 Stacks = Any
@@ -68,8 +68,8 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
     def part(start: Array, tree: Any) -> Any:
         return jax.tree.map(lambda x: _rows_of(x, start, size), tree)
 
-    def turn(stacks: list[Stacks], where: tuple[Array, Array]) -> tuple[list[Stacks], None]:
-        k, start = where
+    def turn(stacks: list[Stacks], where: tuple[Array, Array, Array]) -> tuple[list[Stacks], None]:
+        k, is_turn_of, start = where
         if len(items) == 1:
             changing, fixed = stacks[0], items[0][1:]
             read = at_once(lambda start: part(start, changing), start, jax.tree.leaves(changing)[0])
@@ -77,11 +77,14 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
         each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
         changed = function(*jax.lax.switch(k, [partial(part, start, item) for item in each]))
         # a branch for each: one that chose among all would copy them all
-        return [jax.lax.cond(k == i, _put, _left, start, stack, changed) for i, stack in enumerate(stacks)], None
+        flags = zip(stacks, cut(is_turn_of, [1] * len(stacks), at_run_time=True), strict=True)
+        return [jax.lax.cond(flag[0] > 0, _put, _left, start, stack, changed) for stack, flag in flags], None
 
+    # XLA for CPUs (jaxlib 0.10) would compile a comparison of k with each number; a flag is found at run time
+    flags = owners[:, None] == np.arange(len(items))
+    where = (jnp.asarray(x, dtype) for x, dtype in ((owners, jnp.int32), (flags, jnp.int32), (starts, jnp.uint32)))
     # a scan can be differentiated backwards, and changes its carry in place
-    where = jnp.asarray(owners, jnp.int32), jnp.asarray(starts, jnp.uint32)
-    return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
+    return jax.lax.scan(turn, [changing for changing, *_ in items], tuple(where))[0]
 
 
 def _put(start: Array, stack: Stacks, changed: Stacks) -> Stacks:

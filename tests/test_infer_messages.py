@@ -32,6 +32,7 @@ REFUSED = [name for name in sorted(ZOO) if any("unknown" in truth for truth in Z
 # what a leaf with the role "unknown" in the zoo is, of those whose axes are seen
 TRUE_AXES = {
     "plain.hypernetwork": {"hyper1": "linear 0 > 1", "hyper_b": "bias > 0"},
+    "plain_products.bias_of_generated_kernels": {"make": "linear 0 > 1"},
     "plain_papers.edge_conditioned_convolution": {"e1": "linear 0 > 1"},
     "plain_published.gain_of_generated_kernels": {"make": "linear 0 > 1"},
 }

@@ -79,6 +79,11 @@ HEADS = {
     "plain_published.attention_pooled_by_one_query": {"[kv]": "linear 0 > 2", "o": "linear 1 > 2"},
     "plain_published.attention_pooled_by_queries": OWN,
     "plain_published.attention_pooled_by_two_queries": OWN,
+    "plain_members.queries_keys_and_values_of_a_stack_of_layers": {"qkv": "linear 2 > 4", "o": "linear 2 > 3"},
+    "plain_products.detection_transformer": {"[sc][qkv]": "linear 0 > 1 / 2", "[sc]o": r"linear 0 \ 2 > 1"},
+    "plain_products.memory_of_learned_vectors": {"[qkv]": "linear 0 > 1 / 2", "o": r"linear 0 \ 2 > 1"},
+    "plain_products.perceiver_with_output_queries": {"[io][qkv]": "linear 0 > 1 / 2", "[io]o": r"linear 0 \ 2 > 1"},
+    "plain_products.queries_that_share_their_keys": {"wq": "linear 0 > 2", "o": r"linear 0 \ 2 > 1"},
     "plain_varied.grouped_queries_with_an_axis_of_groups": {
         "q": "linear 0 > 3",
         "[kv]": "linear 0 > 2",

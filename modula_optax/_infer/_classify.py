@@ -133,7 +133,9 @@ def _find_vector(
 def _find_matrix(shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence) -> Finding:
     kinds = _kinds(uses)
     if UseKind.OTHER in kinds:
-        raise UnclearError(min(use.reason for use in uses if use.kind is UseKind.OTHER))
+        others = [use for use in uses if use.kind is UseKind.OTHER]
+        is_product = all(use.part.made is Made.PRODUCT for use in others)
+        raise product() if is_product else UnclearError(min(use.reason for use in others))
     if UseKind.STATISTIC in kinds:
         raise UnclearError("only a statistic of it is used")
     if kinds == {UseKind.LOOKUP}:
@@ -150,14 +152,24 @@ def _mixed(uses: Sequence[Use]) -> UnclearError:
 
 
 def _with_data(uses: list[Use]) -> list[Use]:
-    """What a matrix does to data says more than its products with other parameters, as with learned first slots.
+    """What a parameter does to data says more than its products with others, as with learned first slots.
 
-    It also says more than its rows alone, or constant mixtures of them, which are derivatives along coordinates, and
-    than a product of data with it entry by entry, of which a length is taken to divide by.
+    What a matrix does also says more than its rows alone, or constant mixtures of them, which are derivatives along
+    coordinates, and than a product of data with it entry by entry, of which a length is taken to divide by.
     """
-    if not any(use.part.made is Made.WHOLE and use.kind in (UseKind.LINEAR, UseKind.CONV) for use in uses):
-        return uses
-    return [use for use in uses if use.part.made is not Made.PRODUCT and not (_is_of_rows(use) or _is_of_matrix(use))]
+    whole = [use for use in uses if use.part.made is Made.WHOLE]
+    is_layer = any(use.kind in (UseKind.LINEAR, UseKind.CONV) for use in whole)
+    # several vectors that are multiplied into data may be a state that gates let through
+    is_vector = any(use.kind is UseKind.ADD or (use.kind is UseKind.MUL and not _is_of_matrix(use)) for use in whole)
+    apart = [use for use in uses if not _is_of_product(use)] if is_layer or is_vector else uses
+    if not is_layer:
+        return apart
+    return [use for use in apart if not (_is_of_rows(use) or _is_of_matrix(use))]
+
+
+def _is_of_product(use: Use) -> bool:
+    made = use.part.made
+    return made in (Made.PRODUCT, Made.SEVERAL) or (made is Made.ADDEND and use.kind is UseKind.OTHER)
 
 
 def _is_of_rows(use: Use) -> bool:

@@ -91,6 +91,10 @@ class Evidence:
         """Whether each entry along an axis meets a matrix of its own, as those of the members of an ensemble do."""
         return self.has(label, Clue.BATCHED) and not self.has(label, Clue.CONTRACTED)
 
+    def entries(self, label: Label) -> int:
+        """How long an axis of a parameter is."""
+        return self._shapes[label.param][label.axis]
+
     def has(self, label: Label, *clues: Clue) -> bool:
         """Whether one of these was seen of an axis."""
         seen = any(label in self._observed.get(clue, ()) for clue in clues)

@@ -163,7 +163,7 @@ def _kept_role(piece: AxisUse | None, contracted: int, label: Label, evidence: E
         return Axis.BATCH, EVIDENCE
     if not leading:
         return Axis.OUT, CERTAIN
-    return (Axis.OUT, EVIDENCE) if evidence.has(label, Clue.MERGED) else (Axis.BATCH, GUESS)
+    return (Axis.OUT, EVIDENCE) if evidence.has(label, Clue.MERGED, Clue.UNPACKED) else (Axis.BATCH, GUESS)
 
 
 def _completed(use: Use, evidence: Evidence) -> dict[int, set[Axis]]:

@@ -96,7 +96,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return Finding("bias", (), features, confidence=sureness, use=use)
     if positions:
         # of raw data, a matrix that follows takes the features; these come last by custom
-        rows, columns = positions[:-1], positions[-1:]
+        order = {piece.axis: piece.position for piece in use.axes}
+        columns = (max(positions, key=lambda axis: order[axis]),)
+        rows = tuple(axis for axis in positions if axis not in columns)
         taken = [axis for axis in positions if evidence.has(Label(use.param, axis), Clue.CONTRACTED)]
         confidence = least(sureness, EVIDENCE) if taken == list(columns) else GUESS
         return Finding("positional" if rows else "bias", rows, columns, confidence=confidence, use=use)
@@ -161,7 +163,9 @@ def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Ma
         raise UnclearError(f"axis {axis} was lost sight of on the way")
     if any(piece.role is Axis.JOINED for piece in proper):
         return _made_along(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(Label(use.param, axis)):
+    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(
+        Label(use.param, axis)
+    ):
         return Along.BATCH
     if any(piece.role is Axis.EXPANDED for piece in proper):
         return Along.POSITIONS
@@ -172,17 +176,29 @@ def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Ma
 
 def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
     # a gain on rows or on columns of a matrix scales them whatever the matrix is for
-    is_gain = use.kind is UseKind.MUL and len({piece.axis for piece in use.axes if piece.size > 1}) == 1
+    is_vector = len({piece.axis for piece in use.axes if piece.size > 1}) == 1
+    is_gain = use.kind is UseKind.MUL and is_vector
     labels = frozenset().union(*(piece.labels for piece in pieces))
     found = set()
     for label in labels:
         maker = findings.get(label.param)
-        made_matrix = evidence.has(label, Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
-        if made_matrix and not is_gain and maker is not None and maker.role == "unknown":
+        if (
+            not is_gain
+            and maker is not None
+            and maker.role == "unknown"
+            and _is_matrix(label, pieces, is_vector, evidence)
+        ):
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
         if label.param != use.param and maker is not None:
             found.add(_along(maker, label, evidence))
     return next((along for along in (Along.FEATURES, Along.BATCH) if along in found), Along.POSITIONS)
+
+
+def _is_matrix(label: Label, pieces: Sequence[AxisUse], is_vector: bool, evidence: Evidence) -> bool:
+    """Whether what runs along an axis of a matrix that was made from data is no bias of the layer that this is."""
+    clues = [clue for clue in (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN) if evidence.has(label, clue)]
+    is_part = all(piece.size < evidence.entries(label) for piece in pieces)
+    return len(clues) == 2 and not is_part if is_vector else bool(clues)
 
 
 def _is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
