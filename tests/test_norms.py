@@ -40,8 +40,10 @@ def compiled(function, spec):
     return jax.jit(lambda *arrays: function(*arrays, spec))
 
 
-def measured(w, spec):
-    """What was made in a program, and the norm of each of its atoms, without a second program."""
+def _project(w, spec):
+    """Weights on the sphere, and the norm of each of their atoms, by one program."""
+    spec = mo.NormSpec(spec.norm, spec.axes, constraint=mo.UnitSphere())
+    w = mo.project(w, spec)
     return w, mo.leaf_norms(w, spec)
 
 
@@ -52,6 +54,10 @@ def _dualize(g, spec):
 
 def dualize(g, spec):
     return compiled(_dualize, spec)(g)
+
+
+def project(w, spec):
+    return compiled(_project, spec)(w)
 
 
 def modular_norm(w, spec):
@@ -113,7 +119,7 @@ def test_only_the_direction_of_a_gradient_counts(spec, shape, seed, scale):
 @pytest.mark.parametrize(("spec", "shape"), LEAVES)
 def test_zero_has_no_direction(spec, shape):
     assert not jnp.any(dualize(jnp.zeros(shape), spec))
-    assert not jnp.any(mo.project(jnp.zeros(shape), mo.NormSpec(spec.norm, spec.axes, constraint=mo.UnitSphere())))
+    assert not jnp.any(project(jnp.zeros(shape), spec)[0])
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
@@ -147,18 +153,18 @@ def test_float64_is_computed_in_float64(spec, shape):
 
 @pytest.mark.parametrize(("spec", "shape"), LEAVES)
 def test_projection_lands_on_the_sphere_and_stays_there(spec, shape, key):
-    spec = mo.NormSpec(spec.norm, spec.axes, constraint=mo.UnitSphere())
-    project = compiled(lambda w, spec: measured(mo.project(w, spec), spec), spec)
-    w, norms = project(0.3 * random_like(key, shape))
+    w, norms = project(0.3 * random_like(key, shape), spec)
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
-    np.testing.assert_allclose(project(w)[0], w, atol=2e-6)
+    np.testing.assert_allclose(project(w, spec)[0], w, atol=2e-6)
 
 
 @pytest.mark.parametrize(("spec", "shape", "dtype"), STARTS)
-def test_initialization_has_norm_one(spec, shape, dtype, key):
-    """On every shape in test_project.py."""
-    start = lambda key, spec: measured(mo.initialize(key, jnp.zeros(shape, dtype), spec), spec)  # noqa: E731
-    w, norms = compiled(start, spec)(key)
+def test_initialization_has_norm_one(spec, shape, dtype):
+    """On every shape in test_project.py, and from usual keys, whose bits take half of compiling."""
+    key = jax.random.key(0, impl="unsafe_rbg")
+    w, norms = jax.jit(lambda key: (w := mo.initialize(key, jnp.zeros(shape, dtype), spec), mo.leaf_norms(w, spec)))(
+        key
+    )
     assert (w.shape, w.dtype) == (shape, dtype)
     np.testing.assert_allclose(norms, 1, rtol=2 * float(jnp.finfo(dtype).eps) + 1e-5)
 
