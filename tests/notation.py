@@ -1,5 +1,7 @@
 """How the truth about a parameter is written down: role, fan-in \\ groups of inputs > fan-out @ taps / groups."""
 
+import re
+
 import modula_optax as mo
 
 
@@ -13,6 +15,13 @@ def axes_of(spec: mo.NormSpec) -> str:
     if axes.taps:
         text += f"@ {_indices(axes.taps)}"
     return (text + (f"/ {axes.groups}" if axes.groups > 1 else "")).strip()
+
+
+def pasted(message: str) -> tuple[mo.NormRegistry, list[str]]:
+    """The registry that a message offers, and the patterns of what it says to fill in."""
+    code = message[message.index("overrides=") :]
+    left = re.findall(r"""# mo\.Rule\(r['"]([^'"]*)['"].*# (?:axes|role): say which""", code)
+    return eval(code.removeprefix("overrides="), {"mo": mo}), left
 
 
 def _indices(indices: tuple[int, ...]) -> str:

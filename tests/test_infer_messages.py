@@ -1,8 +1,10 @@
 """What inference says: overrides that work when pasted, places in the model's own code, layers alike in one line."""
 
+import dataclasses
 import re
 import sys
 import textwrap
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._paths import flatten_with_paths
-from tests.zoo import ZOO, axes_of
+from tests.notation import axes_of, pasted
+from tests.zoo import ZOO
 from tests.zoo._model import array
 from tests.zoo.plain import shapes
 
@@ -21,17 +24,13 @@ def refusal(apply, params, *inputs):
     return str(raised.value)
 
 
-def pasted(message):
-    """The registry that an error offers, and the names of what it says to fill in."""
-    code = message[message.index("overrides=") :]
-    left = re.findall(r"""# mo\.Rule\(r['"]([^'"]*)['"].*# (?:axes|role): say which""", code)
-    return eval(code.removeprefix("overrides="), {"mo": mo}), left
-
-
 REFUSED = [name for name in sorted(ZOO) if any("unknown" in truth for truth in ZOO[name]().truth.values())]
+MODELS = sorted(ZOO)
 # what a leaf with the role "unknown" in the zoo is, of those whose axes are seen
 TRUE_AXES = {
     "plain.hypernetwork": {"hyper1": "linear 0 > 1", "hyper_b": "bias > 0"},
+    "plain_nets.learned_threshold": {"t": "bias > 0"},
+    "plain_products.vector_as_query": {"qb": "bias > 0"},
     "plain_products.bias_of_generated_kernels": {"make": "linear 0 > 1"},
     "plain_papers.edge_conditioned_convolution": {"e1": "linear 0 > 1"},
     "plain_published.gain_of_generated_kernels": {"make": "linear 0 > 1"},
@@ -47,7 +46,37 @@ def test_a_pasted_override_is_right_or_says_what_to_fill_in(name):
     assert set(given) | {path for path in unknown if any(re.fullmatch(p, path) for p in left)} == set(unknown)
     for path in given:
         spec = next(rule.spec for rule in registry.rules if rule.matches(path))
-        assert spec.axes is None or axes_of(spec) == TRUE_AXES[name][path]
+        assert axes_of(spec) == TRUE_AXES[name][path]
+
+
+def test_what_is_offered_for_guesses_settles_them_and_changes_nothing_else():
+    guessing = 0
+    for name in MODELS:
+        model = ZOO[name]()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            specs = mo.infer_specs(model.apply, model.params, *model.inputs, unknown=mo.Unnormed())
+        guessed = {path for path, spec in flatten_with_paths(specs)[0] if spec and spec.confidence == "guess"}
+        if not guessed:
+            continue
+        guessing += 1
+        (message,) = (str(warning.message) for warning in caught if "to check" in str(warning.message))
+        registry, left = pasted(message)
+        assert not left
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="(?s).*guessed")
+            warnings.filterwarnings("ignore", message=".*to check")
+            settled = mo.infer_specs(
+                model.apply, model.params, *model.inputs, overrides=registry, unknown=mo.Unnormed()
+            )
+        for (path, before), (_, after) in zip(*(flatten_with_paths(x)[0] for x in (specs, settled)), strict=True):
+            if before is None:
+                continue
+            expected = dataclasses.replace(before, confidence=after.confidence, why=after.why, mass=after.mass)
+            assert after == expected, (name, path)
+            assert after.mass == pytest.approx(before.mass, rel=1e-5)
+            assert after.confidence == ("certain" if path in guessed else before.confidence)
+    assert guessing > 5
 
 
 LAYERS = {

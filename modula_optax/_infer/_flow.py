@@ -1,5 +1,6 @@
 """Backwards through a program: which values reach the output, and through which matrices."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -51,11 +52,16 @@ class _Edges(NamedTuple):
         result = op.outs[0]
         if op.name in _WITHOUT_DERIVATIVE or (operand, result) in self.cut:
             return True
-        return _is_real(self.avals[operand]) and not _is_real(self.avals[result])
+        return not _is_real(self.avals[result]) and _is_real(self.avals[operand])
 
 
 def _is_real(aval: Any) -> bool:
-    return jnp.issubdtype(getattr(aval, "dtype", jnp.float32), jnp.inexact)
+    return _is_inexact(getattr(aval, "dtype", jnp.float32))
+
+
+@functools.cache
+def _is_inexact(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
 
 
 def _backwards(block: Block, found: dict[int, Reach], edges: _Edges) -> None:
@@ -69,7 +75,8 @@ def _backwards(block: Block, found: dict[int, Reach], edges: _Edges) -> None:
         passed = Reach(after.level, _capped(after.matrices | edges.matrices.get(op.outs[0], frozenset())))
         for operand in op.ins:
             here = Reach(WEAK) if edges.is_weak(op, operand) else passed
-            found[operand] = _merge((found.get(operand, _NOT_REACHED), here))
+            before = found.get(operand, here)
+            found[operand] = here if before == here else _merge((before, here))
 
 
 def _through_loop(loop: Loop, found: dict[int, Reach], edges: _Edges) -> None:

@@ -136,21 +136,26 @@ def infer_specs(
     # what is traced says itself how much each parameter moves the output
     is_traced = sensitivity == "traced"
     head = head or (NORMS["linear"] if is_traced else HEAD)
-    usual = [1.0] * len(findings) if is_traced else usual_masses(findings, shapes, depth, head, tied)
+
+    def masses_of(findings: Sequence[Finding], shapes: Sequence[tuple[int, ...]]) -> list[float]:
+        return [1.0] * len(findings) if is_traced else usual_masses(findings, shapes, depth, head, tied)
+
+    def usual(finding: Finding, shape: tuple[int, ...]) -> NormSpec | None:
+        return spec_of(finding, None, defaults, head, masses or {}, masses_of([finding], [shape])[0])
+
     chosen = [
         spec_of(finding, rule, defaults, head, masses or {}, mass)
-        for finding, rule, mass in zip(findings, rules, usual, strict=True)
+        for finding, rule, mass in zip(findings, rules, masses_of(findings, shapes), strict=True)
     ]
     untold = [f if spec is None else None for f, spec in zip(findings, chosen, strict=True)]
-    refuse_unknown(model, findings, untold, trace.unfamiliar)
+    refuse_unknown(model, findings, untold, usual, trace.unfamiliar)
     specs = [spec for spec in chosen if spec is not None]
     if is_traced:
         refuse_tied(model, findings)
         traced = sensitivities(model, program, origins_of(trace))
         specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
-    warn(
-        model, [f if rule is None else None for f, rule in zip(findings, rules, strict=True)], trace.unfamiliar, strict
-    )
+    unsettled = [finding if rule is None else None for finding, rule in zip(findings, rules, strict=True)]
+    warn(model, unsettled, specs, trace.unfamiliar, strict)
     flat, treedef = flatten_with_paths(params)
     supply = iter(specs)
     tree = treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +11,10 @@ from modula_optax._infer._finding import GUESS, Finding
 from modula_optax._infer._terms import Axis, Made, Unclear, UseKind
 from modula_optax._jaxpr import Kind, Model, named, source
 from modula_optax._paths import describe, listing, pattern_of
+from modula_optax._specs import NormSpec
+
+# the spec of a parameter of which something was found, and its shape
+Usual = Callable[[Finding, tuple[int, ...]], NormSpec | None]
 
 
 def why(finding: Finding) -> str | None:
@@ -24,11 +28,20 @@ def why(finding: Finding) -> str | None:
 
 
 def refuse_unknown(
-    model: Model, findings: Sequence[Finding], unknown: Sequence[Finding | None], unfamiliar: Mapping[str, str]
+    model: Model,
+    findings: Sequence[Finding],
+    unknown: Sequence[Finding | None],
+    usual: Usual,
+    unfamiliar: Mapping[str, str],
 ) -> None:
-    """Raises one error for all parameters whose role is unknown; `None` stands for those that are not.
+    """Raises one error for all parameters whose role is unknown.
 
-    What primitives are `unfamiliar`, by name, is the reason where one of them is what a parameter meets.
+    Args:
+      model: the traced model.
+      findings: what its parameters do.
+      unknown: the same, with `None` for those that have a spec.
+      usual: see `Usual`.
+      unfamiliar: primitives that are the reason where one of them is what a parameter meets, by name.
     """
     remarks, overrides = [], []
     layouts = _layouts(model, findings)
@@ -36,19 +49,19 @@ def refuse_unknown(
         if finding is not None:
             reason = "; ".join(filter(None, [why(finding), _unfamiliar(finding, unfamiliar)]))
             remarks.append((path, leaf, finding.reason + (f" ({reason})" if reason else "")))
-            overrides.append((path, leaf, _suggestion(path, leaf, finding, layouts)))
+            overrides.append((path, leaf, _suggestion(path, leaf, finding, layouts, usual)))
     if remarks:
-        rules = [f"    {rule}".replace("PATH", _pattern(paths)) for (_, _, rule), paths in _layers_together(overrides)]
-        advice = "\n".join(
-            [
-                "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):",
-                "  overrides=mo.NormRegistry(",
-                *rules,
-                "  )",
-            ]
+        advice = _to_paste(
+            "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):", overrides
         )
         one, many = "parameter has a role that cannot be told", "parameters have a role that cannot be told"
         raise ValueError(listing(one, many, _lines(remarks), advice, count=len(remarks)))
+
+
+def _to_paste(advice: str, overrides: "Sequence[Remark]") -> str:
+    """Rules as an argument, under what to do with them."""
+    rules = [f"    {rule}".replace("PATH", _pattern(paths)) for (_, _, rule), paths in _layers_together(overrides)]
+    return "\n".join([advice, "  overrides=mo.NormRegistry(", *rules, "  )"])
 
 
 Remark = tuple[str, Any, str]  # path, leaf, what to say of it
@@ -116,22 +129,22 @@ def _name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
-def _suggestion(path: str, leaf: Any, finding: Finding, layouts: Layouts) -> str:
+def _suggestion(path: str, leaf: Any, finding: Finding, layouts: Layouts, usual: Usual) -> str:
     """A rule to paste, as far as it follows from what was seen; else a comment that says what to fill in."""
     ndim, rule = len(leaf.shape), "mo.Rule(PATH, "
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return f"{rule}mo.Unnormed()),"
     if ndim < 2:
         role = _vector_role(finding)
-        if role:
-            return f'{rule}mo.RMS(), role="{role}"),'
+        known = Finding(role, fan_out=tuple(range(ndim))) if role else None
+    else:
+        known = _seen(finding, ndim) or layouts.get((_name(path), ndim))
+    spec = usual(known, leaf.shape) if known else None
+    if spec is not None:
+        return _as_rule(spec)
+    if ndim < 2:
         return f'# {rule}mo.RMS(), role="bias"),  # role: say which, "bias" or "gain"'
-    known = _seen(finding, ndim) or layouts.get((_name(path), ndim))
-    if known is None:
-        return f'# {rule}mo.Spectral(), axes=mo.Axes(fan_in=?, fan_out=?), role="linear"),  # axes: say which'
-    taps = f", taps={known.taps}" if known.taps else ""
-    axes = f"mo.Axes(fan_in={known.fan_in}, fan_out={known.fan_out}{taps})"
-    return f'{rule}mo.Spectral(), axes={axes}, role="{known.role}"),'
+    return f'# {rule}mo.Spectral(), axes=mo.Axes(fan_in=?, fan_out=?), role="linear"),  # axes: say which'
 
 
 def _vector_role(finding: Finding) -> str | None:
@@ -187,7 +200,13 @@ def refuse_tied(model: Model, findings: Sequence[Finding]) -> None:
             )
 
 
-def warn(model: Model, findings: Sequence[Finding | None], unfamiliar: Mapping[str, str], strict: bool) -> None:
+def warn(
+    model: Model,
+    findings: Sequence[Finding | None],
+    specs: Sequence[NormSpec],
+    unfamiliar: Mapping[str, str],
+    strict: bool,
+) -> None:
     """One warning (an error if `strict`) for all that a person should look at; `None` stands for what is settled."""
     remarks = [
         (path, leaf, remark)
@@ -204,10 +223,22 @@ def warn(model: Model, findings: Sequence[Finding | None], unfamiliar: Mapping[s
     if not remarks + others:
         return
     one, many = "thing to check in the inferred specs", "things to check in the inferred specs"
-    message = listing(one, many, _lines(remarks) + others, count=len(remarks) + len(others))
+    guesses = [
+        (path, leaf, _as_rule(spec))
+        for path, leaf, finding, spec in zip(model.paths, model.leaves, findings, specs, strict=True)
+        if finding is not None and finding.confidence == GUESS
+    ]
+    advice = _to_paste("What is guessed right is settled by", guesses) if guesses else ""
+    message = listing(one, many, _lines(remarks) + others, advice, count=len(remarks) + len(others))
     if strict:
         raise ValueError(message)
     warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _as_rule(spec: NormSpec) -> str:
+    """The rule that says what was guessed, as it is written in a program."""
+    parts = ", ".join([repr(spec.norm), f"axes={spec.axes!r}", f"mass={spec.mass:.6g}", f"role={spec.role!r}"])
+    return "mo.Rule(PATH, " + re.sub(r"\b([A-Z]\w*\()", r"mo.\1", parts) + "),"
 
 
 def _remark(finding: Finding) -> str:

@@ -14,11 +14,14 @@ _SHIFTS = named(Kind.SHIFT, Kind.SAME) | {"dynamic_slice"}
 
 def join_shifted(program: Program, trace: Trace) -> None:
     """Makes uses of a convolution of the products that are one; of all others, nothing is known here."""
+    products = [i for i, use in enumerate(trace.uses) if _may_be_tap(use)]
+    if len(products) < 2:
+        return
     graph = Graph.of(program.block)
     groups: dict[tuple[int, int, int], list[int]] = {}
-    for i, use in enumerate(trace.uses):
-        if _may_be_tap(use):
-            groups.setdefault((use.param, _source(trace, graph, use), _sum(graph, use.op)), []).append(i)
+    for i in products:
+        use = trace.uses[i]
+        groups.setdefault((use.param, _source(trace, graph, use), _sum(graph, use.op)), []).append(i)
     for members in groups.values():
         uses = [trace.uses[i] for i in members]
         taps = picked_apart(program, trace, graph, uses)

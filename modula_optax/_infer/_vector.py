@@ -68,7 +68,8 @@ def _is_row_of(found: Finding, table: Finding, shape: tuple[int, ...]) -> bool:
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
     roles = roles_by_axis(use)
     runs = {axis: _runs_along(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
-    makers = {label for piece in use.axes for label in piece.labels if label.param in findings.keys() - {use.param}}
+    labels = frozenset().union(*(piece.labels for piece in use.axes))
+    makers = (label for label in labels if label.param in findings and label.param != use.param)
     sureness = GUESS if any(_is_guessed(findings[label.param], label, evidence) for label in makers) else CERTAIN
 
     def axes(*along: Along) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._paths import flatten_with_paths
-from tests.notation import axes_of
+from tests.notation import axes_of, pasted
 from tests.real.conftest import counts_of
 
 with warnings.catch_warnings():
@@ -61,7 +61,21 @@ def test_no_leaf_is_silently_wrong(name, record_property, pinned):
     record_property("leaves", (name, counts))
     wrong = {path: (axes_of(others[path]), documented[path], others[path].why) for path in others.keys() - unsure}
     assert not wrong
+    told = {path: axes_of(spec) for path, spec in refused_but_told(model, found).items()}
+    assert told == {path: documented[path] for path in told}
     assert pinned is None or counts == pinned[name]
+
+
+def refused_but_told(model, found) -> dict[str, mo.NormSpec]:
+    """What the error of a model offers for parameters whose role is unknown, where it says their axes."""
+    unknown = [path for path, spec in found.items() if spec.role == "unknown"]
+    if not unknown:
+        return {}
+    with pytest.raises(ValueError, match="that cannot be told") as raised:
+        mo.infer_specs(model.apply, model.params, *model.inputs)
+    rules = pasted(str(raised.value))[0].rules
+    offered = {path: next((rule.spec for rule in rules if rule.matches(path)), None) for path in unknown}
+    return {path: spec for path, spec in offered.items() if spec is not None}
 
 
 def test_the_counts_are_those_of_these_models(pinned):
