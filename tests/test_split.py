@@ -195,6 +195,18 @@ def test_specs_with_heads_and_blocks_survive_json_and_are_shown():
     assert "blocks=32+8+8" in str(mo.summarize(both["blocks"], PARAMS))
 
 
+def test_a_ball_holds_the_largest_of_all_blocks_and_what_bounds_singular_values_refuses_them(key):
+    weights = {"w": jax.random.normal(key, (16, 48))}
+    norm = mo.Blocks(mo.Spectral(), (32, 8, 8))
+    held = mo.NormSpec(norm, constraint=mo.NormBall(0.5))
+    projected = mo.project(weights, held)["w"]
+    each = [mo.leaf_norms(block, mo.NormSpec(mo.Spectral())) for block in jnp.split(projected, [32, 40], 1)]
+    np.testing.assert_allclose(max(each), 0.5, rtol=1e-2)
+    np.testing.assert_allclose(projected / projected[0, 0], weights["w"] / weights["w"][0, 0], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"w .*SpectralCap.* is about singular values, which Blocks.*does not measure"):
+        mo.project(weights, mo.NormSpec(norm, constraint=mo.SpectralCap(0.5)))
+
+
 @pytest.mark.parametrize("split", ["head", ("heads", "layers"), 3, None])
 def test_what_cannot_be_split_is_told(split):
     with pytest.raises(ValueError, match="split must be 'heads', 'blocks' or a tuple of these"):

@@ -184,15 +184,17 @@ def test_without_jit_too(key):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-def test_sharded_heads_taps_and_groups(kind, key):
-    """Axes that are merged on the way to a matrix may be sharded."""
-    shapes = {"heads": (32, 8, 16), "merged": (8, 4, 32), "conv": (3, 3, 16, 32)}
+def test_sharded_heads_taps_groups_and_blocks(kind, key):
+    """Axes that are merged on the way to a matrix, or cut into blocks of several sizes, may be sharded."""
+    shapes = {"heads": (32, 8, 16), "merged": (8, 4, 32), "conv": (3, 3, 16, 32), "fused": (32, 48)}
     specs = {
         "heads": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=0, fan_out=(1, 2))),
         "merged": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=(0, 1), fan_out=2)),
         "conv": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=2, fan_out=3, taps=(0, 1))),
+        "fused": mo.NormSpec(mo.Blocks(mo.Spectral(), (32, 8, 8))),
     }
     layouts = {"heads": P(None, "data", None), "merged": P("data", None, None), "conv": P(None, None, None, "data")}
+    layouts["fused"] = P(None, "data")
     grads = {name: random_like(key, shape) for name, shape in shapes.items()}
     tx = mo.dualize(specs)
     alone, _ = untyped(tx).update(grads, tx.init(grads))
