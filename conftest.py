@@ -1,12 +1,14 @@
 """Shared by all tests: checked annotations, strict promotion, and the names that docstring examples use."""
 
+import os
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+# read when a worker imports NumPy: a worker for each core is enough, and threads that wait for one another are busy
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import tests.checker  # noqa: F401  (the hook looks it up by name)
+from tests.checker import arrays_checked
 
-with install_import_hook("modula_optax", "tests.checker.check_arrays"):
+with arrays_checked("modula_optax"):
     import modula_optax as mo
 
 import hypothesis

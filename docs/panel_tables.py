@@ -7,9 +7,24 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from sweeps.entrants import PANEL as ENTRANTS
 from sweeps.panel import SETTINGS
-from sweeps.report import OWN, Found, Runs, Where, best, changes, grown, numbers_of, read, summary, valley, verdict
+from sweeps.report import (
+    OWN,
+    Found,
+    Runs,
+    Where,
+    changes,
+    chosen,
+    grown,
+    numbers_of,
+    read,
+    summary,
+    valley,
+    varied,
+    verdict,
+)
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "panel"
 Lines = list[str]
@@ -74,7 +89,9 @@ def reported() -> Iterator[tuple[Where, dict[str, Found]]]:
     """Settings with runs for reporting, and of each contender those at the numbers that other seeds chose."""
     for where, contenders in sorted(runs().items(), key=lambda item: (list(TASKS).index(item[0].task), item[0])):
         found = {
-            name: best(choices) for name, choices in contenders.items() if any(choice.chosen_by for choice in choices)
+            name: chosen(name, choices)
+            for name, choices in contenders.items()
+            if any(choice.chosen_by for choice in choices)
         }
         rows = {name: choice for name, choice in found.items() if len(choice.reported) > 1}
         if rows:
@@ -98,11 +115,11 @@ def headline() -> Lines:
 def panel() -> Lines:
     """Every setting that was reported, every contender: what was chosen, what it came to, and the referee's verdict."""
     rows = [
-        [title(where), NAMES.get(name, name), summary(choice.reported), verdict(choice, found.get("muon")), chosen]
+        [title(where), NAMES.get(name, name), summary(choice.reported), verdict(choice, found.get("muon")), tuned]
         for where, found in reported()
         for name, choice in found.items()
         if name in (*NAMES, *OWN)
-        for chosen in [numbers_of(name, choice)]
+        for tuned in [numbers_of(name, choice)]
     ]
     return table(["task", "optimizer", "runs: loss", "beside Muon", "chosen"], rows) + note()
 
@@ -127,16 +144,26 @@ def _is_longer(one: Where, other: Where) -> bool:
     return one.steps > other.steps and one._replace(steps=other.steps) == other
 
 
+def valleys_over(field: str, name: str) -> Iterator[tuple[Where, dict[int, dict[float, float]]]]:
+    """Where a contender was tried at three sizes or more, with three rates or more at each: losses by size and rate."""
+    for where in sorted({where._replace(**{field: 0}) for where in runs()}):
+        valleys = {size: valley(choices) for size, choices in grown(runs(), where, field, name).items()}
+        valleys = {size: losses for size, losses in valleys.items() if len(losses) > 2}
+        if len(valleys) > 2:
+            yield where, valleys
+
+
+def deepest(losses: dict[float, float]) -> float:
+    """The best of the learning rates."""
+    return min(losses, key=lambda rate: losses[rate])
+
+
 def transfer(field: str) -> Lines:
     """Best learning rates as one size grows, and what it costs to keep that of the first."""
     rows = []
-    for where in sorted({where._replace(**{field: 0}) for where in runs()}):
-        for name in ("modular", "whitened", "muon", "adamw"):
-            valleys = {size: valley(choices) for size, choices in grown(runs(), where, field, name).items()}
-            valleys = {size: losses for size, losses in valleys.items() if len(losses) > 2}
-            if len(valleys) < 3:
-                continue
-            bests = {size: min(losses, key=lambda rate, of=losses: of[rate]) for size, losses in valleys.items()}
+    for name in ("modular", "whitened", "muon", "adamw"):
+        for where, valleys in valleys_over(field, name):
+            bests = {size: deepest(losses) for size, losses in valleys.items()}
             first = next(iter(bests.values()))
             excess = [
                 f"{losses[first] / losses[bests[size]] - 1:.1%}" if first in losses else "outside"
@@ -167,6 +194,20 @@ def _others(where: Where, field: str) -> Iterator[str]:
             )
 
 
+def by_length() -> Lines:
+    """By how much the best rate falls with the length of training: a power of it, fitted to the best of each length."""
+    lines = []
+    for where, valleys in valleys_over("steps", "modular"):
+        bests = {steps: deepest(losses) for steps, losses in valleys.items()}
+        (power, _) = np.polyfit(np.log2(list(bests)), np.log2(list(bests.values())), 1)
+        found = ", ".join(f"{rate:g} in {steps:,} steps" for steps, rate in bests.items())
+        lines.append(
+            f"{TASKS[where.task]}, {where.width} x {where.depth}: the best rates are {found}. That is a factor of "
+            f"{2**power:.2f} whenever the number of steps doubles."
+        )
+    return lines
+
+
 def choices() -> Lines:
     """What one change of the defaults costs, on every task where it was tried, with the same seeds."""
     return _costs("modular", [name for name in ENTRANTS if not name.startswith(("whitened", *NAMES, *OWN))])
@@ -189,3 +230,20 @@ def _costs(base_name: str, names: Lines) -> Lines:
         if any(name in costs for costs in tried.values())
     ]
     return table(["change of the loss (seeds)", *tried], rows)
+
+
+VARIED = {"learning_rate": "learning rate", "b1": "momentum", "weight_decay": "weight decay"}
+
+
+def numbers_varied() -> Lines:
+    """What another learning rate, momentum or decay costs beside those that were chosen, one changed at a time."""
+    rows = []
+    for task in TASKS:
+        for name in ("modular", "whitened", "muon"):
+            tried = runs().get(base(task), {}).get(name, ())
+            for field, words in VARIED.items() if tried else ():
+                costs = varied(name, tried, field)
+                if len(costs) > 2:
+                    cells = ", ".join(f"{value:g}: {cost:+.4f} ({n})" for value, (cost, n) in costs.items())
+                    rows.append([f"{TASKS[task]}", NAMES[name], words, cells])
+    return table(["task", "optimizer", "number", "value: change of the loss (seeds)"], rows)

@@ -185,6 +185,19 @@ def questions() -> Lines:
     return table(["", "validation loss", "best learning rate"], rows) + measured("questions")
 
 
+def fine_tuning() -> Lines:
+    """Losses after training pretrained weights further, at every rate."""
+    losses = load("fine_tuning")["losses"]
+    texts = ("new text", "old text")
+    rows = [["before", "", *(f"{losses['before'][text][0]:.3f}" for text in texts)]]
+    rows += [
+        [f"`{name}`", rate, *(f"{after[text][0]:.3f} ± {after[text][1]:.3f}" for text in texts)]
+        for name in ("mo.modular", "optax.adamw")
+        for rate, after in losses[name].items()
+    ]
+    return table(["", "learning rate", *texts], rows) + measured("fine_tuning")
+
+
 def real_models() -> Lines:
     """How many parameters of other packages' models are found to be what these document."""
     packages = load("real_models")["packages"]
@@ -199,7 +212,9 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "panel": panel_tables.panel,
     "fewer steps": panel_tables.fewer_steps,
     **{f"one rate over {field}": partial(panel_tables.transfer, field) for field in panel_tables.SIZES},
+    "rate by length": panel_tables.by_length,
     "choices": panel_tables.choices,
+    "numbers": panel_tables.numbers_varied,
     "learned metric": panel_tables.metric,
     "update step": update_step,
     "compile time": compile_time,
@@ -210,6 +225,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "lipschitz": lipschitz,
     "weight erasure": weight_erasure,
     "questions": questions,
+    "fine tuning": fine_tuning,
     "modula gpt": modula_gpt,
     "real models": real_models,
 }

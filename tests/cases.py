@@ -1,5 +1,10 @@
 """The tables that laws are claimed over: every norm on every shape it takes, and matrices of known singular values."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import jax
 import jax.experimental
 import jax.numpy as jnp
@@ -10,7 +15,7 @@ from jax import export
 import modula_optax as mo
 
 # the oldest supported versions of JAX have it under another name
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else getattr(jax.experimental, "enable_x64")  # noqa: B009
 
 MATRIX_NORMS = (mo.Spectral(), mo.Frobenius(), mo.Embedding(), mo.RowL2(), mo.Sign())
 VECTOR_NORMS = (mo.RMS(), mo.Diagonal())
@@ -51,7 +56,7 @@ LEAVES = tuple(
 )
 
 # every norm, on the first of its shapes
-NORMS = tuple(leaf for leaf in LEAVES if leaf.id.endswith("-0"))
+NORMS = tuple(leaf for leaf in LEAVES if str(leaf.id).endswith("-0"))
 
 # singular values, largest first
 SPECTRA = {
@@ -74,6 +79,30 @@ def with_spectrum(seed: int, shape: tuple[int, int], spectrum: np.ndarray):
     u, v = (np.linalg.qr(rng.standard_normal((size, rank)))[0] for size in shape)
     values = spectrum[:rank]
     return (u * values) @ v.T, u, v
+
+
+def untyped(x) -> Any:
+    """The same. Optax's types of trees are unions, which let nothing be indexed or computed with."""
+    return x
+
+
+@contextmanager
+def compilations(name: str) -> Iterator[list[str]]:
+    """What JAX reports of compiling the function of this name, meanwhile: a line for each program."""
+    found = []
+
+    class Reports(logging.Handler):
+        def emit(self, record):
+            if f"Finished XLA compilation of jit({name})" in record.getMessage():
+                found.append(record.getMessage())
+
+    reports = Reports()
+    logging.getLogger("jax").addHandler(reports)
+    try:
+        with jax.log_compiles():
+            yield found
+    finally:
+        logging.getLogger("jax").removeHandler(reports)
 
 
 def random_like(key, shape, dtype=jnp.float32):

@@ -152,15 +152,15 @@ MISTAKES = {
         lambda: mo.dualize({"kernel": mo.Sign()}).init({"kernel": REAL["kernel"]}),
         lambda made: mo.dualize({"kernel": getattr(made, "spec", made)}).init({"kernel": REAL["kernel"]}),
     ),
-    "monitor, swapped": (lambda: mo.monitor(mo.modular(0.1, SPECS), SPECS), lambda tx: tx.init(REAL)),
-    "monitor, of no transformation": (lambda: mo.monitor(SPECS, optax.adam), lambda tx: tx.init(REAL)),
-    "modular, swapped": (lambda: mo.modular(SPECS, 0.1), lambda tx: tx.init(REAL)),
-    "scion, swapped": (lambda: mo.scion(SPECS, 0.1), lambda tx: tx.init(REAL)),
+    "monitor, swapped": (lambda: mo.monitor(mo.modular(0.1, SPECS), SPECS), lambda tx: tx.init(REAL)),  # pyright: ignore[reportArgumentType]
+    "monitor, of no transformation": (lambda: mo.monitor(SPECS, optax.adam), lambda tx: tx.init(REAL)),  # pyright: ignore[reportArgumentType]
+    "modular, swapped": (lambda: mo.modular(SPECS, 0.1), lambda tx: tx.init(REAL)),  # pyright: ignore[reportArgumentType]
+    "scion, swapped": (lambda: mo.scion(SPECS, 0.1), lambda tx: tx.init(REAL)),  # pyright: ignore[reportArgumentType]
     "modular of two numbers": (lambda: mo.modular(0.1, 0.1), lambda tx: tx.init(REAL)),
-    "muon with specs": (lambda: mo.muon(0.1, SPECS), lambda tx: tx.init(REAL)),
-    "muon with a registry": (lambda: mo.muon(0.1, mo.NormRegistry(mo.Rule(".*", mo.RMS()))), lambda tx: tx.init(REAL)),
+    "muon with specs": (lambda: mo.muon(0.1, SPECS), lambda tx: tx.init(REAL)),  # pyright: ignore[reportArgumentType]
+    "muon with a registry": (lambda: mo.muon(0.1, mo.NormRegistry(mo.Rule(".*", mo.RMS()))), lambda tx: tx.init(REAL)),  # pyright: ignore[reportArgumentType]
     "no state": (
-        lambda: mo.modular(0.1, SPECS).update(REAL, None, REAL),
+        lambda: mo.modular(0.1, SPECS).update(REAL, None, REAL),  # pyright: ignore[reportArgumentType]
         lambda state: mo.modular(0.1, SPECS).update(REAL, state, REAL),
     ),
     "a state in other containers": (
@@ -178,7 +178,7 @@ MISTAKES = {
         lambda made: mo.modular(0.1, mo.NormSpec(mo.RMS()), **{"weight_decay": 0.1} | made).init(REAL),
     ),
     "a model as third argument": (
-        lambda: mo.modular(0.1, mo.NormSpec(mo.RMS())).update(eqx.filter(NET, eqx.is_array), STATE, NET.layers),
+        lambda: mo.modular(0.1, mo.NormSpec(mo.RMS())).update(eqx.filter(NET, eqx.is_array), STATE, NET.layers),  # pyright: ignore[reportArgumentType]
         lambda result: None,
     ),
     "a text as specs": (lambda: mo.dualize(mo.specs_to_json(SPECS)), lambda specs: mo.dualize(specs).init(REAL)),

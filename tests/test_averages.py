@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import enable_x64
+from tests.cases import enable_x64, untyped
 
 
 def normal(seed, *shape):
@@ -17,7 +17,7 @@ def normal(seed, *shape):
 def test_the_average_is_that_of_the_last_parameters():
     w, updates, b = normal(0, 4), normal(1, 50, 4), 0.9
     with enable_x64(True):
-        tx = mo.average_params(b)
+        tx = untyped(mo.average_params(b))
         params, state = jnp.asarray(w), tx.init(jnp.asarray(w))
         np.testing.assert_array_equal(mo.averaged_params(state, params), w)
         step = jax.jit(tx.update)
@@ -33,7 +33,7 @@ def test_the_average_is_that_of_the_last_parameters():
 
 
 def test_averages_of_half_precision_are_kept_in_float32():
-    tx, w = mo.average_params(0.999), jnp.full(3, 1.0, jnp.bfloat16)
+    tx, w = untyped(mo.average_params(0.999)), jnp.full(3, 1.0, jnp.bfloat16)
     state = tx.init(w)
     for _ in range(3):
         _, state = tx.update(jnp.full(3, 0.5, jnp.bfloat16), state, w)
@@ -47,7 +47,7 @@ def test_gradients_are_taken_ahead_and_the_parameters_follow_from_the_points():
     k, b, rate, hessian = 3.0, 0.8, 0.1, np.array([1.0, 4.0])
     w, e = normal(0, 2), np.zeros(2)
     with enable_x64(True):
-        tx = optax.chain(optax.sgd(rate), mo.look_along_average(k, b))
+        tx = untyped(optax.chain(optax.sgd(rate), mo.look_along_average(k, b)))
         y, state = jnp.asarray(w), tx.init(jnp.asarray(w))
         for _ in range(50):
             step = -rate * hessian * (w + k * e)
@@ -89,7 +89,7 @@ def test_moments_of_output_units_are_those_of_normuon(layout, rms):
 def test_output_units_without_updates_and_other_norms():
     specs = {"w": mo.NormSpec(mo.Spectral()), "b": mo.NormSpec(mo.RMS())}
     updates = {"w": jnp.zeros((3, 4)).at[:, 1].set(2.0), "b": jnp.ones(3)}
-    tx = mo.scale_by_output_moments(specs)
+    tx = untyped(mo.scale_by_output_moments(specs))
     moved, state = tx.update(updates, tx.init(updates))
     np.testing.assert_allclose(moved["w"], updates["w"], rtol=1e-6)
     np.testing.assert_array_equal(moved["b"], updates["b"])

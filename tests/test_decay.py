@@ -1,6 +1,7 @@
 """Weight decay, which is of some parameters, and learning rates that are too small to be meant."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import random_like
+from tests.cases import random_like, untyped
 
 PARAMS = {
     "table": jnp.full((5, 4), 0.3),
@@ -36,7 +37,7 @@ HIDDEN = {"block/kernel"}
 ALL = {"table", "block/kernel", "block/bias", "block/gain", "head"}
 
 
-def decays(specs=SPECS, params=PARAMS, weight_decay=0.5, **options):
+def decays(specs=SPECS, params=PARAMS, weight_decay: Any = 0.5, **options):
     """Paths of what shrinks by the decay where gradients are zero; by nothing else, as is checked."""
     tx = mo.modular(RATE, specs, weight_decay=weight_decay, **options)
     grads = jax.tree.map(jnp.zeros_like, params)
@@ -94,8 +95,9 @@ def test_a_part_of_the_tree_decays_as_in_the_whole():
 
 
 def test_the_default_decay_asks_for_nothing_where_there_is_no_hidden_matrix():
-    tx = mo.modular(RATE, mo.NormSpec(mo.RMS()))
-    tx.update(PARAMS, tx.init(PARAMS))
+    default, free = mo.modular(RATE, mo.NormSpec(mo.RMS())), mo.modular(RATE, mo.NormSpec(mo.RMS()), weight_decay=0.0)
+    updates, expected = (tx.update(PARAMS, tx.init(PARAMS))[0] for tx in (default, free))
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
 REFUSED = {
@@ -143,7 +145,7 @@ def test_constraints_know_which_of_their_parameters_decay(key):
 
     def moved(mask, weight_decay=0.4):
         tx = mo.modular(RATE, specs, weight_decay=weight_decay, weight_decay_mask=mask)
-        return optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+        return untyped(optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0]))
 
     some = moved({"decays": True, "stays": False})
     np.testing.assert_allclose(some["decays"], moved(True)["decays"], atol=1e-6)

@@ -26,7 +26,7 @@ def test_every_public_name_has_one_entry_in_the_api():
 
 
 def test_help_of_the_package_names_every_public_name():
-    assert sorted(set(re.findall(r"`(\w+)`", mo.__doc__))) == sorted(PUBLIC)
+    assert sorted(set(re.findall(r"`(\w+)`", mo.__doc__ or ""))) == sorted(PUBLIC)
 
 
 def test_a_star_imports_every_public_name_and_no_other():

@@ -1,5 +1,7 @@
 """Duality of whole trees: the modular norm, its dual, and the step that connects them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def gradients(key):
     )
 
 
-def step(grads, specs):
+def step(grads, specs) -> Any:
     tx = mo.dualize(specs)
     return tx.update(grads, tx.init(grads))[0]
 
@@ -112,13 +114,26 @@ def test_unnormed_updates_pass_through_untouched():
     assert mo.dual_norm({"count": jnp.arange(3)}, specs["count"]) == 0
 
 
-@pytest.mark.parametrize("specs", [SPECS, mo.NormRegistry(mo.Rule(".*", mo.RMS())), lambda tree: SPECS])
-def test_every_form_of_specs_is_accepted_everywhere(specs, key):
+EVERYWHERE = {
+    "dualize": step,
+    "modular_norm": mo.modular_norm,
+    "dual_norm": mo.dual_norm,
+    "leaf_norms": mo.leaf_norms,
+    "project": mo.project,
+    "initialize": lambda tree, specs: mo.initialize(jax.random.key(0), tree, specs),
+    "summarize": lambda tree, specs: np.array(str(mo.summarize(specs, tree))),
+}
+
+
+@pytest.mark.parametrize("use", EVERYWHERE)
+def test_a_registry_and_a_function_stand_for_the_tree_that_they_make(use, key):
     grads = gradients(key)
-    mo.dual_norm(step(grads, specs), specs)
-    mo.leaf_norms(mo.project(grads, specs), specs)
-    mo.modular_norm(mo.initialize(key, grads, specs), specs)
-    mo.summarize(specs, grads)
+    sphere = mo.Rule(".*", mo.RMS(), constraint=mo.UnitSphere())
+    registry = mo.NormRegistry(sphere)
+    tree = registry.resolve(grads)
+    expected = EVERYWHERE[use](grads, tree)
+    for specs in (registry, lambda params: tree):
+        jax.tree.map(np.testing.assert_array_equal, EVERYWHERE[use](grads, specs), expected)
 
 
 def test_a_prefix_stands_for_all_below_it(key):

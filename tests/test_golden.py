@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ NETWORKS = json.loads((GOLDEN / "modula_target_norms.json").read_text())
 OUT_IN = mo.Axes(fan_in=-1, fan_out=-2)
 
 
-def dualize(g, spec):
+def dualize(g, spec) -> Any:
     tx = mo.dualize(spec)
     return tx.update(jnp.asarray(g), tx.init(jnp.asarray(g)))[0]
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import modula_optax as mo
+from tests.cases import untyped
 from tests.test_zoo import infer
 from tests.zoo import ZOO
 from tests.zoo._model import array, tokens
@@ -103,7 +104,7 @@ def test_a_tied_table_steps_as_far_as_a_head(key):
 
     def moved(**options):
         specs = mo.infer_specs(apply, shapes(table=(11, 9)), tokens(3, 7), **options)
-        step, _ = mo.dualize(specs).update({"table": jax.random.normal(key, (11, 9))}, optax.EmptyState())
+        step, _ = untyped(mo.dualize(specs)).update({"table": jax.random.normal(key, (11, 9))}, optax.EmptyState())
         return step["table"]
 
     # of a head of nine inputs the mass is 3: rows of length 3 over the root of 9
@@ -343,7 +344,7 @@ def test_an_override_makes_each_block_a_matrix(key):
     rules = mo.NormRegistry(mo.Rule("qkv", mo.Spectral(), axes=mo.Axes(0, 1, groups=3)))
     specs = mo.infer_specs(cut_by_split, params, array(2, 5, 4), overrides=rules)
     assert specs["qkv"].blocks == (12, 12, 12)
-    tx = mo.dualize(specs)
+    tx = untyped(mo.dualize(specs))
     step, _ = tx.update(params, tx.init(params))
     for block in jnp.split(step["qkv"], 3, -1):
         assert jnp.linalg.norm(block, 2) == pytest.approx((12 / 4) ** 0.5, rel=5e-3)
@@ -388,7 +389,7 @@ def test_an_override_settles_a_guess():
 
 BAD = {
     "too few inputs": (lambda: mo.infer_specs(two_layers, PARAMS), "does not accept what it is called with"),
-    "not a function": (lambda: mo.infer_specs(PARAMS, two_layers), "apply_fn must be a function"),
+    "not a function": (lambda: mo.infer_specs(PARAMS, two_layers), "apply_fn must be a function"),  # pyright: ignore[reportArgumentType]
     "no arrays out": (lambda: mo.infer_specs(lambda p, x: "text", PARAMS, X), "must return arrays.*returned str"),
     "nothing out": (lambda: mo.infer_specs(lambda p, x: None, PARAMS, X), "returned nothing"),
     "closed over": (lambda: mo.infer_specs(lambda p, x: x * 2, PARAMS, X), "closes over its parameters"),
@@ -408,14 +409,14 @@ BAD = {
         "masses names 'gain', 'conv', but no parameter is found to be that. The roles of this model are linear, bias, "
         "its places input, hidden, head; leave the others out",
     ),
-    "no masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses=[1.0]), "masses must be a mapping"),
+    "no masses": (lambda: mo.infer_specs(two_layers, PARAMS, X, masses=[1.0]), "masses must be a mapping"),  # pyright: ignore[reportArgumentType]
     "a negative mass": (
         lambda: mo.infer_specs(two_layers, PARAMS, X, masses={"bias": -1.0}),
         r"masses\['bias'\] must be a finite number of at least 0; got -1.0",
     ),
-    "head": (lambda: mo.infer_specs(two_layers, PARAMS, X, head="RowL2"), "head must be an atomic norm .*got 'RowL2'"),
-    "tied": (lambda: mo.infer_specs(two_layers, PARAMS, X, tied=mo.Sign), "tied must be an atomic norm .*got <class"),
-    "unknown": (lambda: mo.infer_specs(two_layers, PARAMS, X, unknown=mo.RMS), "unknown must be an atomic norm"),
+    "head": (lambda: mo.infer_specs(two_layers, PARAMS, X, head="RowL2"), "head must be an atomic norm .*got 'RowL2'"),  # pyright: ignore[reportArgumentType]
+    "tied": (lambda: mo.infer_specs(two_layers, PARAMS, X, tied=mo.Sign), "tied must be an atomic norm .*got <class"),  # pyright: ignore[reportArgumentType]
+    "unknown": (lambda: mo.infer_specs(two_layers, PARAMS, X, unknown=mo.RMS), "unknown must be an atomic norm"),  # pyright: ignore[reportArgumentType]
     "a rule with axes that do not fit": (
         lambda: mo.infer_specs(
             two_layers, PARAMS, X, overrides=mo.NormRegistry(mo.Rule("w0", mo.Spectral(), mo.Axes(3, 1)))
@@ -432,7 +433,7 @@ BAD = {
         r"w  complex64\[4, 2\]: Spectral needs real floating-point numbers; write NormSpec\(Unnormed\(\)\)",
     ),
     "sensitivity": (lambda: mo.infer_specs(two_layers, PARAMS, X, sensitivity="yes"), "must be 'unit' or 'traced'"),
-    "overrides": (lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.RMS()), "must be a NormRegistry"),
+    "overrides": (lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.RMS()), "must be a NormRegistry"),  # pyright: ignore[reportArgumentType]
 }
 
 

@@ -32,6 +32,7 @@ REFUSED = [name for name in sorted(ZOO) if any("unknown" in truth for truth in Z
 # what a leaf with the role "unknown" in the zoo is, of those whose axes are seen
 TRUE_AXES = {
     "plain.hypernetwork": {"hyper1": "linear 0 > 1", "hyper_b": "bias > 0"},
+    "plain_products.bias_of_generated_kernels": {"make": "linear 0 > 1"},
     "plain_papers.edge_conditioned_convolution": {"e1": "linear 0 > 1"},
     "plain_published.gain_of_generated_kernels": {"make": "linear 0 > 1"},
 }
@@ -100,7 +101,7 @@ def test_why_names_the_model_in_an_installed_package_and_not_the_framework(tmp_p
     """
     (package / "network_of_ours.py").write_text(textwrap.dedent(code))
     monkeypatch.syspath_prepend(str(package.parent))
-    from laboratory.network_of_ours import Net
+    from laboratory.network_of_ours import Net  # pyright: ignore[reportMissingImports]
 
     model = Net()
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((2, 4)))

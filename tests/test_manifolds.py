@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 
 import modula_optax as mo
-from tests.cases import random_like
+from tests.cases import random_like, untyped
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -123,7 +123,7 @@ def test_descent_ends_where_a_generic_solver_ends(norm, constraint, shape, key):
     def step(carry, _):
         params, state = carry
         updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return (untyped(optax.apply_updates(params, updates)), state), None
 
     (end, _), _ = jax.lax.scan(step, (start, tx.init(start)), length=steps)
     held_to = [{"type": "eq", "fun": lambda x: violation(norm, constraint, x.reshape(shape))}]
@@ -168,7 +168,7 @@ def test_a_thousand_steps_stay_on_the_manifold(norm, constraint, shape, key):
     def step(carry, k):
         params, state = carry
         updates, state = tx.update(random_like(k, shape), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return (untyped(optax.apply_updates(params, updates)), state), None
 
     (end, _), _ = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(key, 1000))
     if isinstance(constraint, mo.FixedNorm):

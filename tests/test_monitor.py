@@ -9,7 +9,7 @@ import pytest
 import modula_optax as mo
 from modula_optax._linalg import largest_entry
 from modula_optax._sketch import sketch_singular_values
-from tests.cases import SPECTRA, random_like, with_spectrum
+from tests.cases import SPECTRA, compilations, random_like, untyped, with_spectrum
 
 SPECTRAL = mo.NormSpec(mo.Spectral())
 REGISTRY = mo.NormRegistry(
@@ -38,10 +38,16 @@ def tree(seed, dtype=jnp.float32, shapes=None):
 
 def watched(tx, params, grads, steps=1):
     """Measurements of the last of some equal updates, compiled once."""
-    update, state = jax.jit(tx.update), tx.init(params)
-    for _ in range(steps):
-        updates, state = update(grads, state, params)
-    assert update._cache_size() == 1
+    state = untyped(tx.init(params))
+
+    @jax.jit
+    def watch(grads, state, params):
+        return tx.update(grads, state, params)
+
+    with compilations("watch") as found:
+        for _ in range(steps):
+            updates, state = watch(grads, state, params)
+    assert len(found) == 1
     return updates, state
 
 

@@ -6,24 +6,16 @@ import optax
 import pytest
 
 import modula_optax as mo
+from tests.cases import untyped
 from tests.transformations import FREE, GRADS, PARAMS, REGISTRY, assert_close
-
-
-def test_masked_leaves_pass_through():
-    mask = {"embed": True, "dense": False, "gain": True, "static": None}
-    tx = optax.masked(mo.dualize(REGISTRY), mask)
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
-    assert_close(updates["dense"], GRADS["dense"], atol=0)
-    whole, _ = mo.dualize(REGISTRY).update(GRADS, optax.EmptyState())
-    assert_close(updates["embed"], whole["embed"])
 
 
 def test_partition_hands_each_part_to_its_own_transformation():
     labels = {"embed": "sgd", "dense": "modular", "gain": "sgd", "static": None}
-    tx = optax.partition({"modular": mo.modular(0.1, REGISTRY, nesterov=False), "sgd": optax.sgd(1.0)}, labels)
+    tx = untyped(optax.partition({"modular": mo.modular(0.1, REGISTRY, nesterov=False), "sgd": optax.sgd(1.0)}, labels))
     updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
     assert_close(updates["embed"], -GRADS["embed"])
-    alone = mo.modular(0.1, REGISTRY, nesterov=False)
+    alone = untyped(mo.modular(0.1, REGISTRY, nesterov=False))
     whole, _ = alone.update(GRADS, alone.init(PARAMS), PARAMS)
     assert_close(updates["dense"], whole["dense"])
 

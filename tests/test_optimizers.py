@@ -10,7 +10,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import modula_optax as mo
-from tests.cases import enable_x64, random_like
+from tests.cases import enable_x64, random_like, untyped
 
 
 def regression(key):
@@ -125,7 +125,7 @@ def test_complex_matrices_get_the_steps_of_optax(arguments, key):
 @pytest.mark.parametrize("preconditioning", ["aol", "schatten"])
 def test_complex_matrices_become_unitary_under_every_bound(preconditioning, key):
     w = random_like(key, (4, 7)) + 1j * random_like(jax.random.key(1), (4, 7))
-    tx = mo.muon(1.0, "dion", preconditioning=preconditioning)
+    tx = untyped(mo.muon(1.0, "dion", preconditioning=preconditioning))
     s = np.linalg.svd(tx.update(w, tx.init(w), w)[0], compute_uv=False)
     np.testing.assert_allclose(s, np.sqrt(7 / 4), rtol=0.15)
 
@@ -190,7 +190,7 @@ def test_the_number_of_steps_may_be_traced_as_that_of_optax_may(preconditioning,
     arguments = {"preconditioning": preconditioning} if not OLDER else {}
 
     def step(muon, count):
-        tx = muon(0.1, ns_steps=count, **arguments)
+        tx = untyped(muon(0.1, ns_steps=count, **arguments))
         return tx.update(w, tx.init(w), w)[0]
 
     with jax.checking_leaks():
@@ -203,7 +203,7 @@ def test_the_number_of_steps_may_be_traced_as_that_of_optax_may(preconditioning,
 def test_a_decay_of_zero_needs_no_parameters_and_another_that_is_traced_makes_nan(key):
     g = random_like(key, (4, 3))
     for zero in (0.0, np.float32(0.0), jnp.zeros(())):
-        tx = mo.modular(0.1, mo.NormSpec(mo.Spectral()), weight_decay=zero)
+        tx = untyped(mo.modular)(0.1, mo.NormSpec(mo.Spectral()), weight_decay=zero)
         assert jnp.isfinite(tx.update(g, tx.init(g))[0]).all()
 
     @jax.jit
@@ -249,7 +249,7 @@ def test_updates_have_the_dtype_of_optax_and_the_state_keeps_its_own(name, dtype
 def test_gradients_in_half_precision_move_weights_as_their_numbers_in_float32_do(name, key):
     w = random_like(key, (512, 4))
     half = jnp.cos(w).astype(jnp.float16)
-    tx = ALIASES[name]
+    tx = untyped(ALIASES[name])
     updates, expected = (tx.update(g, tx.init(w), w)[0] for g in (half, half.astype(jnp.float32)))
     np.testing.assert_allclose(updates, expected, rtol=5e-3, atol=1e-9)
 
@@ -309,7 +309,7 @@ def test_modular_is_the_chain_that_its_docstring_says(key):
 
 def test_momentum_is_that_of_optax(key):
     grads = [{"w": random_like(jax.random.fold_in(key, i), (3,))} for i in range(5)]
-    ours, theirs = mo.scale_by_momentum(0.8, nesterov=False), optax.ema(0.8)
+    ours, theirs = untyped((mo.scale_by_momentum(0.8, nesterov=False), optax.ema(0.8)))
     our_state, their_state = ours.init(grads[0]), theirs.init(grads[0])
     for g in grads:
         u, our_state = ours.update(g, our_state)
@@ -320,12 +320,12 @@ def test_momentum_is_that_of_optax(key):
 def test_unnormed_parameters_go_to_the_fallback_at_its_own_learning_rate(key):
     loss, params = regression(key)
     grads = jax.grad(loss)(params)
-    tx = mo.modular(0.05, REGISTRY, fallback=optax.sgd(7.0))
+    tx = untyped(mo.modular(0.05, REGISTRY, fallback=optax.sgd(7.0)))
     updates, _ = tx.update(grads, tx.init(params), params)
     np.testing.assert_allclose(updates["out"]["bias"], -7.0 * grads["out"]["bias"], rtol=1e-6)
-    default = mo.modular(0.05, REGISTRY)
+    default = untyped(mo.modular(0.05, REGISTRY))
     updates, _ = default.update(grads, default.init(params), params)
-    adam = optax.adam(1e-3)
+    adam = untyped(optax.adam(1e-3))
     expected, _ = adam.update(grads["out"]["bias"], adam.init(grads["out"]["bias"]))
     np.testing.assert_allclose(updates["out"]["bias"], expected, rtol=1e-6)
 
@@ -387,7 +387,7 @@ def test_constrained_scion_never_leaves_its_balls(key):
 
 def test_scion_averages_with_weight_alpha_on_the_newest_gradient(key):
     specs = mo.NormSpec(mo.RMS())
-    tx = mo.scion(1.0, specs, momentum=0.25)
+    tx = untyped(mo.scion(1.0, specs, momentum=0.25))
     first, second = random_like(key, (5,)), random_like(jax.random.key(1), (5,))
     _, state = tx.update(first, tx.init(first))
     updates, _ = tx.update(second, state)
@@ -463,7 +463,7 @@ def test_derivatives_go_backwards_through_a_traced_number_of_steps(key):
     w = random_like(key, (4, 3))
 
     def loss(g, steps):
-        tx = mo.muon(0.1, ns_steps=steps)
+        tx = untyped(mo.muon(0.1, ns_steps=steps))
         return jnp.sum(jnp.cos(tx.update(g, tx.init(g), g)[0]))
 
     traced, known = jax.jit(jax.grad(loss))(w, 3), jax.grad(lambda g: loss(g, 3))(w)

@@ -21,7 +21,8 @@ import pytest
 import modula_optax as mo
 from modula_optax._axes import from_canonical, to_canonical
 from modula_optax._paths import flatten_with_paths
-from tests.test_zoo import infer, random_like
+from tests.cases import untyped
+from tests.test_zoo import infer, inferred, random_like
 from tests.zoo import ZOO, ZooModel
 
 GRID = 4  # directions of the fan-in, and of the fan-out
@@ -38,7 +39,7 @@ REARRANGING = {"broadcast_in_dim", "concatenate", "convert_element_type", "copy"
 
 
 class Direction(NamedTuple):
-    """A grid of steps u v' of one atom of a leaf, [u, v, ...], and the largest ranks they can have along u and v."""
+    """A grid of canonical steps u v' of one atom of a leaf, and the largest ranks they can have along u and v."""
 
     path: str
     steps: np.ndarray
@@ -50,12 +51,12 @@ def inputs_of(model: ZooModel, probe: str) -> Any:
 
     def draw(x):
         if not jnp.issubdtype(x.dtype, jnp.floating) or probe == "equal entries":
-            return jnp.ones(x.shape, x.dtype)
+            return jax.device_put(np.ones(x.shape, x.dtype))
         width = x.shape[-1:]
         values = np.array(np.broadcast_to(rng.normal(size=width), x.shape))
         if probe == "two kinds of samples" and x.ndim > 1:
             values[1:] = rng.normal(size=width)
-        return jnp.asarray(values, x.dtype)
+        return jax.device_put(values.astype(x.dtype))
 
     return jax.tree.map(draw, model.inputs)
 
@@ -78,14 +79,13 @@ def directions(path: str, spec: mo.NormSpec, shape: tuple[int, ...]) -> list[Dir
     rng = np.random.default_rng(2)
     axes = spec.axes
     assert axes is not None
-    *stack, fan_in, fan_out = to_canonical(jnp.zeros(shape), axes).shape
+    *stack, fan_in, fan_out = jax.eval_shape(lambda: to_canonical(jnp.zeros(shape), axes)).shape
     atoms, found = int(np.prod(stack)), []
-    to_leaf = jax.vmap(lambda step: from_canonical(step, axes, shape))
     for atom in range(min(ATOMS, atoms)):
         us, vs = (rng.normal(size=(GRID, n)) / n**0.5 for n in (fan_in, fan_out))
         steps = np.zeros((GRID**2, atoms, fan_in, fan_out), np.float32)
         steps[:, atom] = np.einsum("ui,vj->uvij", us, vs).reshape(GRID**2, fan_in, fan_out)
-        steps = np.asarray(to_leaf(steps.reshape(GRID**2, *stack, fan_in, fan_out)))
+        steps = steps.reshape(GRID**2, *stack, fan_in, fan_out)
         found.append(Direction(path, steps, (min(GRID, fan_in), min(GRID, fan_out))))
     return found
 
@@ -101,7 +101,9 @@ def everything(model: ZooModel) -> Callable[[Any, Any], list[jax.Array]]:
     return lambda params, inputs: run(*jax.tree.leaves((params, inputs)))
 
 
-def movements(model: ZooModel) -> Callable[[Any, Any, dict[str, np.ndarray]], list[np.ndarray]]:
+def movements(
+    model: ZooModel, specs: dict[str, mo.NormSpec]
+) -> Callable[[Any, Any, dict[str, np.ndarray]], list[np.ndarray]]:
     """How far every value moves with each of a grid of steps, [u, v, ...]."""
     values = everything(model)
 
@@ -109,8 +111,11 @@ def movements(model: ZooModel) -> Callable[[Any, Any, dict[str, np.ndarray]], li
     def measure(params, inputs, steps):
         flat, treedef = flatten_with_paths(params)
 
-        def moved(step):
-            return values(treedef.unflatten([x + step[p].astype(x.dtype) if p in step else x for p, x in flat]), inputs)
+        def moved(steps):
+            by = {path: from_canonical(step, untyped(specs[path].axes), shapes[path]) for path, step in steps.items()}
+            return values(treedef.unflatten([x + by[p].astype(x.dtype) if p in by else x for p, x in flat]), inputs)
+
+        shapes = {path: x.shape for path, x in flat}
 
         both = jax.tree.map(lambda d: jnp.concatenate([STEP * d, -STEP * d]), steps)
         return [y.astype(jnp.float32).reshape(2, GRID, GRID, -1) for y in jax.vmap(moved)(both)]
@@ -142,8 +147,8 @@ def contrasts(model: ZooModel, specs: dict[str, mo.NormSpec]) -> dict[str, int]:
     # of a single vector there is nothing to transpose
     chosen = [d for d in chosen if min(d.sizes) > 1]
     found = {d.path: 0 for d in chosen}
-    move = movements(model) if chosen else None
-    nothing = {path: np.zeros((GRID**2, *shapes[path]), np.float32) for path in found}
+    move = movements(model, specs) if chosen else None
+    nothing = {d.path: np.zeros_like(d.steps) for d in chosen}
     for seed, probe in itertools.product(SEEDS, PROBES):
         params, inputs = params_of(model, specs, seed), inputs_of(model, probe)
         for direction in chosen:
@@ -181,7 +186,7 @@ UNDECIDED = r"linen.gpt_scan: .*/query/kernel"
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_the_inputs_of_a_linear_leaf_run_along_its_fan_in(name):
     model = ZOO[name]()
-    shown = contrasts(model, infer(model))
+    shown = contrasts(model, inferred(name))
     decided = [path for path in shown if not re.fullmatch(UNDECIDED, f"{name}: {path}")]
     wrong = [path for path in decided if shown[path] <= 0]
     assert wrong == [path for path in decided if any(re.fullmatch(leaf, f"{name}: {path}") for leaf in DOUBTFUL)]

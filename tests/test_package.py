@@ -17,6 +17,8 @@ REPOSITORY = "https://example.org/somebody/modula_optax"
 @pytest.fixture(scope="module")
 def hook():
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

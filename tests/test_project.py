@@ -1,5 +1,7 @@
 """Projection and initialization: weights on the spheres of their norms."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import SPECTRA, random_like, with_spectrum
+from tests.cases import LEAVES, SPECTRA, random_like, untyped, with_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -20,7 +22,7 @@ SPECS = {
 }
 
 
-def parameters(key, dtype=jnp.float32):
+def parameters(key, dtype=jnp.float32) -> Any:
     shapes = {"w": (6, 4), "table": (5, 3), "b": (4,)}
     return {name: random_like(key, shape, dtype) for name, shape in shapes.items()} | {"static": None}
 
@@ -42,16 +44,16 @@ def test_only_constrained_parameters_move(key):
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(projected["table"] ** 2, axis=1)), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_the_last_link_and_direct_projection_agree_to_rounding(dtype, key):
-    params = mo.project(parameters(key, dtype), SPECS)
+def test_the_last_link_and_direct_projection_agree_in_float16_too(key):
+    """In the other dtypes for every constraint, in test_constraints.py."""
+    params = mo.project(parameters(key, jnp.float16), SPECS)
     updates = jax.tree.map(lambda p: 0.1 * p[::-1], params)
     tx = mo.keep_params_projected(SPECS)
     kept, _ = tx.update(updates, tx.init(params), params)
-    after = optax.apply_updates(params, kept)
+    after = untyped(optax.apply_updates(params, kept))
     direct = mo.project(optax.apply_updates(params, updates), SPECS)
-    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(dtype)}
-    tolerance = 4 * float(jnp.finfo(dtype).eps)
+    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(jnp.float16)}
+    tolerance = 4 * float(jnp.finfo(jnp.float16).eps)
     for name in ("w", "table", "b"):
         a, b = (tree[name].astype(jnp.float32) for tree in (after, direct))
         np.testing.assert_allclose(a, b, atol=tolerance * 2)
@@ -94,6 +96,13 @@ def test_initialization_gives_every_leaf_norm_one_and_depends_on_its_path_alone(
     alone = mo.initialize(key, {"w": params["w"]}, SPHERE)
     np.testing.assert_array_equal(start["w"], alone["w"])
     assert not jnp.array_equal(start["w"], mo.initialize(jax.random.key(1), params, SPECS)["w"])
+
+
+@pytest.mark.parametrize(("spec", "shape"), LEAVES)
+def test_initialization_has_norm_one_in_every_atom(spec, shape, key):
+    w, norms = jax.jit(lambda key: (w := mo.initialize(key, jnp.zeros(shape), spec), mo.leaf_norms(w, spec)))(key)
+    assert w.shape == shape
+    np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
 
 
 def test_layers_of_a_stack_start_differently(key):

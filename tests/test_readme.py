@@ -35,7 +35,7 @@ ALONE = [code for kind, code in blocks(README) if kind == "python"]
 
 
 @pytest.mark.parametrize(
-    "code", ALONE, ids=[re.search(r"(flax\.linen|nnx|haiku|ninjax|equinox|$)", c)[0] or "loop" for c in ALONE]
+    "code", ALONE, ids=[[*re.findall(r"flax\.linen|nnx|haiku|ninjax|equinox", c), "loop"][0] for c in ALONE]
 )
 def test_every_block_of_the_readme_runs_as_pasted_alone(code, capsys):
     run(code, README, {})

@@ -78,7 +78,7 @@ def test_a_notebook_shows_every_cell_of_the_table_as_it_is():
     *table, _, note = awkward().splitlines()
     assert [" ".join(row).split() for row in rows] == [line.split() for line in table]
     assert [caption.text for caption in root.iter("caption")] == [note]
-    assert {cell.tag for cell in root.find("thead").iter() if cell.text} == {"th"}
+    assert {cell.tag for cell in root.iterfind("thead//") if cell.text} == {"th"}
 
 
 def test_the_summary_is_text_that_can_be_copied_and_pickled():

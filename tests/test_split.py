@@ -10,6 +10,7 @@ import pytest
 
 import modula_optax as mo
 from modula_optax._paths import flatten_with_paths
+from tests.cases import untyped
 from tests.notation import axes_of
 from tests.zoo import ZOO
 from tests.zoo._model import array
@@ -78,6 +79,11 @@ HEADS = {
     "plain_published.attention_pooled_by_one_query": {"[kv]": "linear 0 > 2", "o": "linear 1 > 2"},
     "plain_published.attention_pooled_by_queries": OWN,
     "plain_published.attention_pooled_by_two_queries": OWN,
+    "plain_members.queries_keys_and_values_of_a_stack_of_layers": {"qkv": "linear 2 > 4", "o": "linear 2 > 3"},
+    "plain_products.detection_transformer": {"[sc][qkv]": "linear 0 > 1 / 2", "[sc]o": r"linear 0 \ 2 > 1"},
+    "plain_products.memory_of_learned_vectors": {"[qkv]": "linear 0 > 1 / 2", "o": r"linear 0 \ 2 > 1"},
+    "plain_products.perceiver_with_output_queries": {"[io][qkv]": "linear 0 > 1 / 2", "[io]o": r"linear 0 \ 2 > 1"},
+    "plain_products.queries_that_share_their_keys": {"wq": "linear 0 > 2", "o": r"linear 0 \ 2 > 1"},
     "plain_varied.grouped_queries_with_an_axis_of_groups": {
         "q": "linear 0 > 3",
         "[kv]": "linear 0 > 2",
@@ -126,7 +132,7 @@ INPUT = array(2, 7, 16)
 def test_each_part_takes_the_step_that_it_would_take_alone(split, sizes, rows, key):
     specs = mo.infer_specs(attention, PARAMS, INPUT, split=split)
     gradients = {name: jax.random.normal(key, leaf.shape) for name, leaf in PARAMS.items()}
-    tx = mo.dualize(specs)
+    tx = untyped(mo.dualize(specs))
     steps, _ = tx.update(gradients, tx.init(gradients))
 
     def alone(name, gradient):

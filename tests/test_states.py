@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from typing import Any
 
 import equinox as eqx
 import flax.serialization
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import modula_optax as mo
+from tests.cases import untyped
 
 PARAMS = {
     "dense": {"kernel": jnp.arange(12.0).reshape(4, 3) / 9, "bias": jnp.ones(3)},
@@ -28,7 +30,7 @@ SPECS = mo.NormRegistry(
 WATCHED = mo.monitor(SPECS, mo.modular(0.1, SPECS))
 
 
-def flat(tree):
+def flat(tree) -> Any:
     return flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(tree), sep="/", keep_empty_nodes=True)
 
 
@@ -167,5 +169,5 @@ def test_what_is_no_tree_of_the_parameters_is_refused_as_third_argument(name, tx
 def test_a_whole_model_may_be_passed_for_its_parameters(decay):
     tx = mo.modular(0.1, mo.NormSpec(mo.RMS()), weight_decay=decay, weight_decay_mask=True)
     expected, _ = tx.update(ARRAYS, tx.init(ARRAYS), ARRAYS)
-    updates, _ = tx.update(ARRAYS, tx.init(ARRAYS), NET)
+    updates, _ = untyped(tx).update(ARRAYS, tx.init(ARRAYS), NET)
     assert eqx.tree_equal(updates, expected)

@@ -1,5 +1,7 @@
 """Whitened momentum: its formula step by step, its invariances, and what it leaves alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,12 @@ from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
 from modula_optax._orthonormal import orthonormalized
-from tests.cases import enable_x64, random_like
+from tests.cases import enable_x64, random_like, untyped
 
 SPECTRAL = mo.NormSpec(mo.Spectral())
 
 
-def gradients(shape, steps, seed=0, dtype=np.float64):
+def gradients(shape, steps, seed=0, dtype: Any = np.float64):
     """Of two parts with a spectrum each, as those of layers are: what is learned of them is not isotropic."""
     rng = np.random.default_rng(seed)
     *batch, rows, columns = shape
@@ -90,7 +92,7 @@ def test_heads_taps_groups_and_layers_are_whitened_each_by_itself():
     specs = {name: mo.NormSpec(mo.Spectral(), axes) for name, (_, axes, _) in layouts.items()}
     with enable_x64(True):
         grads = {name: np.random.default_rng(0).standard_normal((12, *shape)) for name, (shape, *_) in layouts.items()}
-        tx = mo.scale_by_whitened_momentum(specs, every=4)
+        tx = untyped(mo.scale_by_whitened_momentum(specs, every=4))
         step = lambda state, g: tx.update(g, state)[::-1]  # noqa: E731
         first = jax.tree.map(lambda g: g[0], grads)
         ours = jax.jit(lambda grads: jax.lax.scan(step, tx.init(first), grads)[1])(jax.tree.map(jnp.asarray, grads))
@@ -171,7 +173,7 @@ def test_parameters_of_other_norms_have_plain_momentum(norm):
 def test_what_is_learned_is_in_float32_whatever_the_weights(dtype):
     grads = jnp.asarray(gradients((6, 6), 20), dtype)
     tx = mo.scale_by_whitened_momentum(SPECTRAL, every=3, accumulator_dtype=jnp.float32)
-    state = tx.init(grads[0])
+    state = untyped(tx.init(grads[0]))
     assert {x.dtype for x in jax.tree.leaves(state.metrics)} == {jnp.dtype("float32")}
     precise = updates_of(tx, grads.astype(jnp.float32))
     np.testing.assert_allclose(
@@ -192,13 +194,10 @@ def test_derivatives_are_those_of_differences():
     """Through averages, bases and roots: nothing is taken for a constant."""
     with enable_x64(True):
         grads = jnp.asarray(gradients((4, 5), 6))
-        tx = mo.scale_by_whitened_momentum(SPECTRAL, every=2)
+        tx = untyped(mo.scale_by_whitened_momentum(SPECTRAL, every=2))
 
         def last(scale):
-            state = tx.init(grads[0])
-            for g in grads * scale:
-                u, state = tx.update(g, state)
-            return u
+            return jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], tx.init(grads[0]), grads * scale)[1][-1]
 
         scale, direction = jnp.ones((6, 4, 5)), random_like(jax.random.key(3), (6, 4, 5), jnp.float64)
         last = jax.jit(last)
@@ -243,7 +242,7 @@ TREE = {name: mo.NormSpec(mo.RMS() if len(shape) == 1 else mo.Spectral()) for na
 )
 def test_eight_devices_learn_what_one_learns_and_keep_it_where_it_is(layout, kind):
     specs = [TREE] * 2
-    tx = optax.chain(mo.scale_by_whitened_momentum(specs, every=2), mo.dualize(specs))
+    tx = untyped(optax.chain(mo.scale_by_whitened_momentum(specs, every=2), mo.dualize(specs)))
     rng = np.random.default_rng(0)
     draw = lambda: {name: rng.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}  # noqa: E731
     grads = [[draw(), draw()] for _ in range(5)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweeps.referee import FEWEST, reaches
+from sweeps.run import Hyper
 from sweeps.store import entries_of
 
 REPORTED_FROM = 100  # seeds below choose numbers
@@ -94,6 +95,13 @@ def best(choices: Sequence[Found]) -> Found:
     return min(means(choices), key=lambda pair: pair[0])[1]
 
 
+def chosen(name: str, choices: Sequence[Found]) -> Found:
+    """The best of a contender: where it has the defaults of this package, of its learning rate alone."""
+    usual = Hyper(0.0)._asdict()
+    others = () if name in OWN else ("weight_decay", "b1")
+    return best([found for found in choices if all(found.numbers[key] == usual[key] for key in others)])
+
+
 def tables(runs: Runs, target: str = "muon") -> list[str]:
     """Tables of all settings, as lines of Markdown.
 
@@ -105,7 +113,9 @@ def tables(runs: Runs, target: str = "muon") -> list[str]:
     for where, contenders in sorted(runs.items()):
         lines += [where.title, ""]
         lines += ["| | best numbers | choosing: n, mean | reporting: n, mean, sigma | |", "|---|---|---|---|---|"]
-        rows = {name: best(choices) for name, choices in contenders.items() if any(c.chosen_by for c in choices)}
+        rows = {
+            name: chosen(name, choices) for name, choices in contenders.items() if any(c.chosen_by for c in choices)
+        }
         for name, found in sorted(rows.items(), key=lambda row: statistics.fmean(row[1].chosen_by.values())):
             cells = [summary(found.chosen_by), summary(found.reported), verdict(found, rows.get(target))]
             lines.append(f"| {name} | {numbers_of(name, found)} | {' | '.join(cells)} |")
@@ -160,10 +170,24 @@ def _others(found: Found) -> tuple[float, ...]:
 
 def changes(contenders: Mapping[str, Sequence[Found]], base: str = "modular") -> dict[str, tuple[float, int]]:
     """What each contender costs beside the defaults, both at their best: mean over seeds in common, and how many."""
-    ours = best(contenders[base]).losses
+    ours = chosen(base, contenders[base]).losses
     costs = {}
     for name, choices in contenders.items():
-        theirs = best(choices).losses
+        theirs = chosen(name, choices).losses
         if name != base and (shared := set(ours) & set(theirs)):
             costs[name] = (statistics.fmean(theirs[seed] - ours[seed] for seed in shared), len(shared))
     return costs
+
+
+def varied(name: str, choices: Sequence[Found], field: str) -> dict[float, tuple[float, int]]:
+    """What another value of one number costs beside the best choice, all else as there: mean over seeds in common."""
+    found = chosen(name, choices)
+    costs = {}
+    for other in choices:
+        shared = set(found.losses) & set(other.losses)
+        if shared and all(other.numbers[key] == found.numbers[key] for key in HYPER if key != field):
+            costs[other.numbers[field]] = (
+                statistics.fmean(other.losses[seed] - found.losses[seed] for seed in shared),
+                len(shared),
+            )
+    return dict(sorted(costs.items()))

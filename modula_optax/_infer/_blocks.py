@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._values import Dim, Dims, Label, Labels, labels_of, size_of
@@ -67,6 +67,17 @@ class Pieces:
     def tiles(self, label: Label, size: int) -> tuple[int, ...]:
         """Sizes of the pieces of an axis that was seen as so many entries; none if they overlap or leave gaps."""
         return _tiles(((piece.start, piece.stop) for piece in self._pieces_of(label) if piece.size == size), size)
+
+    def unpacked(self) -> Iterator[Label]:
+        """Axes of which every entry was taken by itself."""
+        for label, pieces in self._pieces.items():
+            for size in {piece.size for piece in pieces}:
+                if self.is_unpacked(label, size):
+                    yield label
+
+    def is_unpacked(self, label: Label, size: int) -> bool:
+        """Whether every entry was taken by itself of an axis that was seen as so many."""
+        return self.tiles(label, size) == (1,) * size
 
     def equal(self, label: Label, size: int) -> int:
         """How many pieces of one length an axis was cut into where it was seen as so many entries; 1 if it was not."""

@@ -20,6 +20,7 @@ from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
 from modula_optax._infer._matrix import find_matrix
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Use
+from modula_optax._infer._values import Label
 from modula_optax._infer._vector import find_vector
 from modula_optax._jaxpr import is_backward
 
@@ -46,7 +47,8 @@ def classify(
     for use in uses:
         of_param[use.param].append(use)
     chosen = [_strongest(mine, reached) for mine in of_param]
-    told = [_telling(shape, mine) for shape, mine in zip(shapes, chosen, strict=True)]
+    forwards = [_forward(mine, alive) for mine, alive in zip(of_param, chosen, strict=True)]
+    told = [_telling(shape, mine) for shape, mine in zip(shapes, forwards, strict=True)]
     order = {id(use): n for n, use in enumerate(uses)}
     met = sorted((i for i, mine in enumerate(chosen) if mine and i not in known), key=lambda i: order[id(chosen[i][0])])
     findings = dict(known)
@@ -55,8 +57,7 @@ def classify(
         unclear = UnclearError("reaches the output without meeting any data")
         findings[i] = unclear.finding() if alive else Finding("unused")
     for i in (i for i in met if not _is_vector(told[i])):
-        dead = [use for use in of_param[i] if level_of(use, reached) == DEAD]
-        find = functools.partial(_find_matrix, shapes[i], told[i], dead, evidence)
+        find = functools.partial(_find_matrix, shapes[i], told[i], evidence)
         findings[i] = _placed(find, chosen[i], reached)
     # what a vector is depends on what made the axes that it meets: matrices, and vectors that were met before it
     for i in (i for i in met if _is_vector(told[i])):
@@ -90,6 +91,19 @@ def _strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
     return [use for use in uses if level_of(use, reached) != DEAD]
 
 
+def _forward(uses: Sequence[Use], alive: list[Use]) -> list[Use]:
+    """The uses on the way forward, where a gradient is taken inside the model: on the way back, layers are reversed.
+
+    The way forward need not reach the output: of forces, it was computed before.
+    """
+    if not any(is_backward(use.op) for use in alive):
+        return alive
+    for some in (alive, [use for use in uses if use.kind is not UseKind.STATISTIC]):
+        if forward := [use for use in some if not is_backward(use.op)]:
+            return forward
+    return alive
+
+
 def _telling(shape: tuple[int, ...], uses: list[Use]) -> list[Use]:
     """The uses that say what a parameter is."""
     uses = [_of_table(shape, use) for use in _with_data(uses)]
@@ -116,18 +130,20 @@ def _find_vector(
     raise _mixed(uses)
 
 
-def _find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use], evidence: Evidence) -> Finding:
+def _find_matrix(shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence) -> Finding:
     kinds = _kinds(uses)
     if UseKind.OTHER in kinds:
-        raise UnclearError(min(use.reason for use in uses if use.kind is UseKind.OTHER))
+        others = [use for use in uses if use.kind is UseKind.OTHER]
+        is_product = all(use.part.made is Made.PRODUCT for use in others)
+        raise product() if is_product else UnclearError(min(use.reason for use in others))
     if UseKind.STATISTIC in kinds:
         raise UnclearError("only a statistic of it is used")
     if kinds == {UseKind.LOOKUP}:
         return agreed([find_lookup(shape, use, evidence) for use in uses])
     if kinds <= {UseKind.LINEAR, UseKind.CONV}:
-        return find_matrix(shape, uses, dead, evidence)
+        return find_matrix(shape, uses, evidence)
     if kinds == {UseKind.LOOKUP, UseKind.LINEAR}:
-        return _find_tied(shape, uses, dead, evidence)
+        return _find_tied(shape, uses, evidence)
     raise product() if any(use.part.made is Made.PRODUCT for use in uses) else _mixed(uses)
 
 
@@ -136,18 +152,28 @@ def _mixed(uses: Sequence[Use]) -> UnclearError:
 
 
 def _with_data(uses: list[Use]) -> list[Use]:
-    """What a matrix does to data says more than its products with other parameters, as with learned first slots.
+    """What a parameter does to data says more than its products with others, as with learned first slots.
 
-    It also says more than its rows alone, which are derivatives along coordinates, and than a product of data with it
-    entry by entry, of which a length is taken to divide by.
+    What a matrix does also says more than its rows alone, or constant mixtures of them, which are derivatives along
+    coordinates, and than a product of data with it entry by entry, of which a length is taken to divide by.
     """
-    if not any(use.part.made is Made.WHOLE and use.kind in (UseKind.LINEAR, UseKind.CONV) for use in uses):
-        return uses
-    return [use for use in uses if use.part.made is not Made.PRODUCT and not (_is_of_rows(use) or _is_of_matrix(use))]
+    whole = [use for use in uses if use.part.made is Made.WHOLE]
+    is_layer = any(use.kind in (UseKind.LINEAR, UseKind.CONV) for use in whole)
+    # several vectors that are multiplied into data may be a state that gates let through
+    is_vector = any(use.kind is UseKind.ADD or (use.kind is UseKind.MUL and not _is_of_matrix(use)) for use in whole)
+    apart = [use for use in uses if not _is_of_product(use)] if is_layer or is_vector else uses
+    if not is_layer:
+        return apart
+    return [use for use in apart if not (_is_of_rows(use) or _is_of_matrix(use))]
+
+
+def _is_of_product(use: Use) -> bool:
+    made = use.part.made
+    return made in (Made.PRODUCT, Made.SEVERAL) or (made is Made.ADDEND and use.kind is UseKind.OTHER)
 
 
 def _is_of_rows(use: Use) -> bool:
-    return use.kind in (UseKind.ADD, UseKind.MUL) and any(piece.role is Axis.LOOKED for piece in use.axes)
+    return use.kind in (UseKind.ADD, UseKind.MUL) and any(x.role in (Axis.LOOKED, Axis.MIXED) for x in use.axes)
 
 
 def _is_of_matrix(use: Use) -> bool:
@@ -177,9 +203,9 @@ def _without_entries(uses: list[Use]) -> list[Use]:
     return added if added and len(added) + len(entries) == len(uses) else uses
 
 
-def _find_tied(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use], evidence: Evidence) -> Finding:
+def _find_tied(shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence) -> Finding:
     table = agreed([find_lookup(shape, use, evidence) for use in uses if use.kind is UseKind.LOOKUP])
-    matrix = find_matrix(shape, [use for use in uses if use.kind is UseKind.LINEAR], dead, evidence)
+    matrix = find_matrix(shape, [use for use in uses if use.kind is UseKind.LINEAR], evidence)
     if {frozenset(table.fan_in), frozenset(table.fan_out)} != {frozenset(matrix.fan_in), frozenset(matrix.fan_out)}:
         raise UnclearError("it is looked up and multiplied along different axes")
     return dataclasses.replace(table, role="tied", confidence=least(table.confidence, matrix.confidence))
@@ -200,7 +226,8 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     """An embedding: the axis looked up is its rows, what is left its columns."""
     roles = roles_by_axis(use)
     rows = tuple(axis for axis in range(len(shape)) if Axis.LOOKED in roles.get(axis, ()))
-    batch = {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
+    members = {axis for axis in range(len(shape)) if evidence.is_member(Label(use.param, axis))}
+    batch = members | {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
     if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
         # looked up by what looks up matrices: the biases of the same experts
@@ -209,7 +236,7 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
 
 
 def _place(finding: Finding, uses: Sequence[Use], reached: Mapping[int, Reach]) -> str:
-    if any(use.kind is UseKind.LINEAR and is_backward(use.op) for use in uses):
+    if any(use.kind in (UseKind.LINEAR, UseKind.CONV) and is_backward(use.op) for use in uses):
         # on the way back of a gradient inside the model the first layer comes last
         return "hidden"
     after = frozenset().union(*(reached.get(use.op.outs[0], Reach()).matrices for use in uses))

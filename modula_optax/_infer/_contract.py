@@ -6,7 +6,7 @@ from typing import NamedTuple
 from modula_optax._infer._lookup import is_undecided, settle, settle_apart
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, axes_of, note_gates
+from modula_optax._infer._trace import AxisUse, Meeting, Trace, axes_of, note_gates
 from modula_optax._infer._values import (
     ONE,
     ONE_HOT,
@@ -104,6 +104,8 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
     if pairs.contracted[0]:
         for one, other, own in ((left, right, pairs), (right, left, pairs.swapped())):
             trace.heads.met(one.dims, other.dims, zip(*own.batched, strict=True), own.contracted[0])
+            free = (i for i in range(len(one.dims)) if i not in own.contracted[0] + own.batched[0])
+            trace.meetings.append(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)

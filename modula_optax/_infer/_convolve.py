@@ -3,7 +3,7 @@
 from modula_optax._infer._lookup import settle
 from modula_optax._infer._terms import Axis, Clue, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of
-from modula_optax._infer._values import Dim, Value, labels_of, plain, resize, unmarked
+from modula_optax._infer._values import NONE, Dim, Value, labels_of, plain, resize, unmarked
 from modula_optax._jaxpr import Op
 
 
@@ -32,10 +32,14 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
     """Records a use of every part of a kernel; returns how many groups are left within an atom."""
     left = groups
     numbers = op.params["dimension_numbers"]
+    channels = labels_of(image.dims[numbers.lhs_spec[1]])
     for label in labels_of(kernel.dims[numbers.rhs_spec[1]]) if groups == 1 else ():
         trace.heads.taken(label, image.dims[numbers.lhs_spec[1]])
     for part in kernel.parts:
-        axes = [AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part)]
+        axes = [
+            AxisUse(axis, roles[i], factor.size, i, channels if roles[i] is Axis.IN else NONE)
+            for i, axis, factor in axes_of(kernel, part)
+        ]
         axes, left = _split_off_batch(axes, groups)
         trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, deep=image.deep, weak=image.is_constant)
     _note_inputs(trace, image.dims[numbers.lhs_spec[1]], groups, groups // left)

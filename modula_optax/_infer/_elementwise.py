@@ -39,6 +39,8 @@ def _unary(trace: Trace, op: Op, value: Value) -> Value:
     value = settle(trace, op, value)
     if op.name == "exp":
         trace.exponentials.add(op.outs[0])
+    if op.ins[0] in trace.joined:
+        trace.joined[op.outs[0]] = trace.joined[op.ins[0]]
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
     return value._replace(parts=parts, dims=unmarked(value.dims), normaliser=None)
 
@@ -114,8 +116,10 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         # a parameter's axis of one entry counts, too: what lacks it is added to something larger
         covered_a, covered_b = _covered(a, params_a, least=1), _covered(b, params_b, least=1)
         everything = covered_a | covered_b
-        parts_a = parts_a if covered_a == everything else _demoted(parts_a, Made.ADDEND)
-        parts_b = parts_b if covered_b == everything else _demoted(parts_b, Made.ADDEND)
+        # a vector has no two factors: what is added to a product that is one is not all of it
+        of_product = len(everything) < 2 and any(part.made is Made.PRODUCT for part in (*parts_a, *parts_b))
+        parts_a = parts_a if covered_a == everything and not of_product else _demoted(parts_a, Made.ADDEND)
+        parts_b = parts_b if covered_b == everything and not of_product else _demoted(parts_b, Made.ADDEND)
     elif kind is UseKind.MUL and covered_b < covered_a:
         parts_b = _demoted(parts_b, Made.FACTOR)
     elif kind is UseKind.MUL and covered_a < covered_b:

@@ -87,6 +87,14 @@ class Evidence:
             self.has(column, Clue.MATRIX_COLUMN) for column in columns
         )
 
+    def is_member(self, label: Label) -> bool:
+        """Whether each entry along an axis meets a matrix of its own, as those of the members of an ensemble do."""
+        return self.has(label, Clue.BATCHED) and not self.has(label, Clue.CONTRACTED)
+
+    def entries(self, label: Label) -> int:
+        """How long an axis of a parameter is."""
+        return self._shapes[label.param][label.axis]
+
     def has(self, label: Label, *clues: Clue) -> bool:
         """Whether one of these was seen of an axis."""
         seen = any(label in self._observed.get(clue, ()) for clue in clues)

@@ -100,13 +100,14 @@ def _capped(matrices: frozenset[int]) -> frozenset[int]:
 
 
 def count_consumers(block: Block, found: Mapping[int, Reach]) -> Counter[int]:
-    """How many operations that reach the output read each value."""
+    """How many operations that reach the output read each value; of a value that does not, how many there are."""
     counts: Counter[int] = Counter()
     for op in block:
         if isinstance(op, Loop):
             counts += count_consumers(op.body, found)
             counts.update(c.start for c in op.carries)
             counts.update(c.end for c in op.carries)
-        elif any(out in found for out in op.outs):
-            counts.update(op.ins)
+        else:
+            is_alive = any(out in found for out in op.outs)
+            counts.update(i for i in op.ins if is_alive or i not in found)
     return counts

@@ -20,12 +20,13 @@ from modula_optax._infer._classify import classify
 from modula_optax._infer._depth import depth_of
 from modula_optax._infer._finding import Evidence, Finding, UnclearError
 from modula_optax._infer._flow import count_consumers, reach
+from modula_optax._infer._gated import join_gated
 from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_tied, refuse_unknown, warn
 from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
 from modula_optax._infer._split import as_splits, split_up
-from modula_optax._infer._terms import UseKind
+from modula_optax._infer._terms import Clue, UseKind
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._infer._values import params_in
 from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
@@ -168,12 +169,14 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
     consumers = count_consumers(program.block, reach(program))
     shapes = [leaf.shape for leaf in model.leaves]
 
-    def read(latents: frozenset[int]) -> tuple[list[Finding], Trace]:
+    def read(latents: Mapping[int, bool]) -> tuple[list[Finding], Trace]:
         trace = run(program, consumers, parameters, inputs, latents)
         join_shifted(program, trace)
+        join_gated(program, trace)
+        trace.note(trace.pieces.unpacked(), Clue.UNPACKED)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)
-        known = {i: find_latents(shapes[i], i, evidence) for i in latents}
+        known = {i: find_latents(shapes[i], i, met, evidence, trace) for i, met in latents.items()}
         return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
 
     findings, trace = with_latents(read)

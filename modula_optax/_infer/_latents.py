@@ -5,46 +5,88 @@ say which. If `A` are vectors, then the program makes sense with `A` taken for d
 axis of `A` goes into matrices, and the other stays, as tokens do, through a softmax over something else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modula_optax._infer._finding import EVIDENCE, GUESS, Evidence, Finding, product
-from modula_optax._infer._terms import Clue, Unclear
+from modula_optax._infer._terms import Axis, Clue, Made, Unclear, UseKind
 from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import Label
+from modula_optax._infer._values import Label, Labels
+
+_ENTRYWISE = (UseKind.ADD, UseKind.MUL)
 
 Reading = tuple[list[Finding], Trace]
 
 
-def with_latents(read: Callable[[frozenset[int]], Reading]) -> Reading:
+def with_latents(read: Callable[[Mapping[int, bool]], Reading]) -> Reading:
     """What `read` finds, with those parameters taken for latents that let it find more.
 
     Args:
-      read: the findings and the trace, given the numbers of the parameters that are taken for latents.
+      read: the findings and the trace, given the numbers of the parameters that are taken for latents, and whether data
+        meet them entry by entry, too.
     """
-    latents: frozenset[int] = frozenset()
+    latents: dict[int, bool] = {}
     found = read(latents)
-    candidates = [i for i, finding in enumerate(found[0]) if finding.unclear is Unclear.PRODUCT]
-    for i in candidates:
-        if found[0][i].unclear is not Unclear.PRODUCT:
+    met = {use.param for use in found[1].uses if use.part.made is Made.WHOLE and use.kind in _ENTRYWISE}
+    candidates = {i: _partners(i, finding) for i, finding in enumerate(found[0]) if _is_of_product(finding)}
+    for i in sorted(set().union(*candidates.values())):
+        if not any(i in together and _is_of_product(found[0][j]) for j, together in candidates.items()):
             continue
-        attempt = read(latents | {i})
+        attempt = read(latents | {i: i in met})
         # a low-rank head has a softmax over its outputs, too, but then neither of its factors is known
         latent = attempt[0][i]
         proven = latent.role != "unknown" and (latent.confidence != GUESS or _unknown(found) == 1)
         if proven and _unknown(attempt) < _unknown(found):
-            latents, found = latents | {i}, attempt
+            latents, found = latents | {i: i in met}, attempt
     return found
+
+
+def _is_of_product(finding: Finding) -> bool:
+    """Whether a role is unclear because data met the parameter in a product with others."""
+    made = finding.use.part.made if finding.use else None
+    return finding.unclear is Unclear.PRODUCT or (finding.role == "unknown" and made is Made.PRODUCT)
+
+
+def _partners(param: int, finding: Finding) -> set[int]:
+    """The parameters of a product."""
+    return {param, *(finding.use.partners if finding.use else ())}
 
 
 def _unknown(reading: Reading) -> int:
     return sum(finding.role == "unknown" for finding in reading[0])
 
 
-def find_latents(shape: tuple[int, ...], param: int, evidence: Evidence) -> Finding:
-    """A table of learned vectors, by what became of its axes."""
+def find_latents(shape: tuple[int, ...], param: int, met: bool, evidence: Evidence, trace: Trace) -> Finding:
+    """A table of learned vectors, by what became of its axes, and by whether data `met` it entry by entry, too."""
     columns = tuple(axis for axis in range(len(shape)) if evidence.has(Label(param, axis), Clue.CONTRACTED))
     rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
     if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
         return product().finding()
-    confidence = EVIDENCE if evidence.has(Label(param, rows[0]), Clue.ATTENDING) else GUESS
-    return Finding("positional", rows, columns, confidence=confidence, place="hidden")
+    row = Label(param, rows[0])
+    proven = met or _attends(row, {Label(param, i) for i in columns}, evidence, trace)
+    return Finding("positional", rows, columns, confidence=EVIDENCE if proven else GUESS, place="hidden")
+
+
+def _attends(row: Label, columns: set[Label], evidence: Evidence, trace: Trace) -> bool:
+    """Whether vectors become queries or keys, by one layer at most, as they are without data.
+
+    As queries they meet keys, which a layer made for that alone: scores of what other matrices take, too, may be those
+    of a matrix in two factors. As keys they compete, and a mean is taken of values that another layer made of them.
+    """
+    pieces = [(use.param, x) for use in trace.uses if use.kind in (UseKind.LINEAR, UseKind.CONV) for x in use.axes]
+    made = {Label(param, piece.axis) for param, piece in pieces if piece.role is Axis.OUT}
+    taken = [(param, piece.labels) for param, piece in pieces if piece.role is Axis.IN]
+    makers = {param for param, labels in taken if labels & columns}
+    meetings = [
+        meeting
+        for meeting in trace.meetings
+        if row in meeting.kept and any(label in columns or label.param in makers for label in meeting.summed)
+    ]
+
+    def are_keys(keys: Labels, queries: Labels) -> bool:
+        # heads are a batch of queries and keys, and then inputs of a matrix, which are named by both
+        elsewhere = any(labels & keys and not labels & queries for _, labels in taken)
+        return bool(keys) and keys <= made and not elsewhere
+
+    are_queries = any(are_keys(meeting.others, meeting.summed) for meeting in meetings)
+    have_values = len(makers) > 1 and any(row in meeting.summed & meeting.others for meeting in trace.meetings)
+    return (evidence.has(row, Clue.ATTENDING) and are_queries) or (evidence.has(row, Clue.COMPETING) and have_values)

@@ -20,34 +20,17 @@ from modula_optax._infer._finding import (
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._trace import AxisUse, Use
 from modula_optax._infer._values import Label
-from modula_optax._jaxpr import is_backward
 
 
-def find_matrix(shape: tuple[int, ...], uses: Sequence[Use], dead: Sequence[Use], evidence: Evidence) -> Finding:
+def find_matrix(shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence) -> Finding:
     """A linear layer or a convolution, from all that it is used for."""
     findings = [_find_one(shape, use, evidence) for use in uses]
     forward = [f for f in findings if not _same_axes(f, _reversed(findings[0]))]
-    if len(forward) < len(findings):
-        others = [use for use, f in zip(uses, findings, strict=True) if not _same_axes(f, findings[0])]
-        if all(is_backward(use.op) for use in others):
-            return agreed(forward)
-        # an autoencoder with tied weights: the first use says which way is forward
-        notes = ("used in both directions: the first one counts",)
-        return dataclasses.replace(agreed(forward), confidence=GUESS, notes=notes)
-    found = agreed(findings)
-    # forces from the gradient of an energy: only the way back is alive, the way forward was computed before; a gradient
-    # that is thrown away says nothing
-    for use in dead:
-        if (
-            use.kind is UseKind.LINEAR
-            and uses[0].kind is UseKind.LINEAR
-            and is_backward(uses[0].op)
-            and not is_backward(use.op)
-        ):
-            original = _find_one(shape, use, evidence)
-            if _same_axes(found, _reversed(original)):
-                return dataclasses.replace(original, confidence=EVIDENCE, use=uses[0])
-    return found
+    if len(forward) == len(findings):
+        return agreed(findings)
+    # an autoencoder with tied weights: the first use says which way is forward
+    notes = ("used in both directions: the first one counts",)
+    return dataclasses.replace(agreed(forward), confidence=GUESS, notes=notes)
 
 
 def _same_axes(a: Finding, b: Finding) -> bool:
@@ -180,7 +163,7 @@ def _kept_role(piece: AxisUse | None, contracted: int, label: Label, evidence: E
         return Axis.BATCH, EVIDENCE
     if not leading:
         return Axis.OUT, CERTAIN
-    return (Axis.OUT, EVIDENCE) if evidence.has(label, Clue.MERGED) else (Axis.BATCH, GUESS)
+    return (Axis.OUT, EVIDENCE) if evidence.has(label, Clue.MERGED, Clue.UNPACKED) else (Axis.BATCH, GUESS)
 
 
 def _completed(use: Use, evidence: Evidence) -> dict[int, set[Axis]]:

@@ -1,6 +1,5 @@
 """Rules of the primitives that move entries of an array around, whatever the array is."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._blocks import folded
@@ -9,7 +8,6 @@ from modula_optax._infer._trace import Trace, operand_of, record_content
 from modula_optax._infer._values import (
     COUNTING,
     NONE,
-    ONE,
     Dim,
     Dims,
     Factor,
@@ -36,17 +34,19 @@ def keep(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
             trace.products[out] = trace.products[before]
         if before in trace.exponentials:
             trace.exponentials.add(out)
+        if before in trace.joined:
+            trace.joined[out] = trace.joined[before]
     kept = zip(ins[-count:], op.outs, strict=True)
-    return tuple(v._replace(dims=_resized(v.dims, trace.shape(out))) for v, out in kept)
+    return tuple(v._replace(dims=resized_dims(v.dims, trace.shape(out))) for v, out in kept)
 
 
-def _resized(dims: Dims, shape: Sequence[int]) -> Dims:
+def resized_dims(dims: Dims, shape: Sequence[int]) -> Dims:
     return tuple(map(resize, dims, shape)) if len(dims) == len(shape) else plain(shape)
 
 
 def resized(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Axes stay, sizes change: pooling, padding, strided slices, shards."""
-    return ins[0]._replace(dims=_resized(ins[0].dims, trace.shape(op.outs[0])), uniform=False)
+    return ins[0]._replace(dims=resized_dims(ins[0].dims, trace.shape(op.outs[0])), uniform=False)
 
 
 def reshaped(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -96,29 +96,17 @@ def iota(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     return Value(tuple(dims))
 
 
-def static_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    shape = trace.shape(op.outs[0])
-    for dim, start, stop in zip(ins[0].dims, op.params["start_indices"], op.params["limit_indices"], strict=True):
-        trace.pieces.cut(dim, start, stop)
-    selected = [i for i, dim in enumerate(ins[0].dims) if shape[i] == 1 < size_of(dim)]
-    return select_axes(ins[0], selected, Axis.PICKED)._replace(dims=_without(ins[0].dims, selected, shape))
-
-
 def select_axes(value: Value, selected: Sequence[int], role: Axis) -> Value:
     """One entry of these axes is taken: the parameters lose them, and remember how."""
     return value.losing(value.along(selected), role)
-
-
-def _without(dims: Dims, selected: Sequence[int], shape: Sequence[int]) -> Dims:
-    return tuple(
-        ONE if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(dims, shape, strict=True))
-    )
 
 
 def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     axis = op.params["dimension"]
     trace.pieces.rejoined([v.dims[axis] for v in ins])
     activations = [v for v in ins if v.is_activation]
+    if len(activations) == len(ins):
+        trace.joined[op.outs[0]] = axis, tuple(v.dims[axis] for v in ins)
     if activations:
         for value in ins:
             if value.is_weight:
@@ -176,7 +164,7 @@ def _reconciled(a: Part, b: Part) -> Part:
         # a gain in the scale of a standardised weight, and in the shift by its mean
         return a._replace(made=Made.FACTOR, fixed=a.fixed | b.fixed, reparameterised=True)
     proper = [part for part in (a, b) if part.made is not Made.STATISTIC]
-    return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a.otherwise("used in several ways")
+    return proper[0]._replace(reparameterised=True) if len(proper) == 1 else a._replace(made=Made.SEVERAL)
 
 
 def random_bits(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -206,20 +194,12 @@ def stack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     return concatenate(trace, op._replace(params=Params("concatenate", {"dimension": axis})), tuple(lifted))
 
 
-def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
-    axis = op.params["axis"]
-    for i in range(len(op.outs)):
-        trace.pieces.cut(ins[0].dims[axis], i, i + 1)
-    value = select_axes(ins[0], [axis], Axis.PICKED)
-    return (value._replace(dims=(*value.dims[:axis], *value.dims[axis + 1 :])),) * len(op.outs)
-
-
 def same_axes(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
     """Transforms of activations along their axes: sorting, Fourier. A parameter is not followed through them."""
     if any(v.is_weight for v in ins):
         return unknown_primitive(trace, op, ins)
     data, deep, dims = any(v.data for v in ins), any(v.deep for v in ins), ins[0].dims
-    found = [Value(_resized(dims, trace.shape(out)), data=data, deep=deep, looked_up_by=out) for out in op.outs]
+    found = [Value(resized_dims(dims, trace.shape(out)), data=data, deep=deep, looked_up_by=out) for out in op.outs]
     if op.name in ("top_k", "approx_top_k"):
         found[1] = found[1]._replace(chosen=data)
     return tuple(found)
@@ -232,10 +212,3 @@ def unknown_primitive(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Val
         return trace.forget(op, ins)
     parts = unite(part.otherwise(operand_of(op)) for v in ins for part in v.parts)
     return tuple(Value(plain(trace.shape(out)), parts=parts) for out in op.outs)
-
-
-def split(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
-    ends = (0, *itertools.accumulate(map(int, op.params["sizes"])))
-    for start, stop in itertools.pairwise(ends):
-        trace.pieces.cut(ins[0].dims[op.params["axis"]], start, stop)
-    return tuple(ins[0]._replace(dims=_resized(ins[0].dims, trace.shape(out))) for out in op.outs)

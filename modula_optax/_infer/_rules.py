@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from modula_optax._infer import _cut as cut
 from modula_optax._infer import _move as move
 from modula_optax._infer._contract import dot_general, ragged_dot
 from modula_optax._infer._convolve import convolution
@@ -43,13 +44,13 @@ _BY_NAME: dict[str, Rule] = {
     "rev": move.resized,
     "scan_slice": move.scan_slice,
     "scan_stack": move.scan_stack,
-    "slice": move.static_slice,
-    "split": move.split,
+    "slice": cut.static_slice,
+    "split": cut.split,
     "squeeze": move.squeeze,
     "stack": move.stack,
     "tile": move.tile,
     "transpose": move.transpose,
-    "unstack": move.unstack,
+    "unstack": cut.unstack,
 }
 
 

@@ -14,26 +14,27 @@ _SHIFTS = named(Kind.SHIFT, Kind.SAME) | {"dynamic_slice"}
 
 def join_shifted(program: Program, trace: Trace) -> None:
     """Makes uses of a convolution of the products that are one; of all others, nothing is known here."""
-    graph = _Graph.of(program.block)
+    graph = Graph.of(program.block)
     groups: dict[tuple[int, int, int], list[int]] = {}
     for i, use in enumerate(trace.uses):
-        found = _source(trace, graph, use) if _may_be_tap(use) else None
-        if found is not None:
-            groups.setdefault((use.param, found, _sum(graph, use.op)), []).append(i)
+        if _may_be_tap(use):
+            groups.setdefault((use.param, _source(trace, graph, use), _sum(graph, use.op)), []).append(i)
     for members in groups.values():
         uses = [trace.uses[i] for i in members]
-        taps = _taps(program, trace, graph, uses)
-        if taps and len({_operands(trace, use)[1] for use in uses}) > 1:
+        taps = picked_apart(program, trace, graph, uses)
+        if taps and len({operands(trace, use)[1] for use in uses}) > 1:
             for i, use in zip(members, uses, strict=True):
                 trace.uses[i] = _as_convolution(use, taps)
 
 
-class _Graph(NamedTuple):
+class Graph(NamedTuple):
+    """What computes each value of a program, and what reads it."""
+
     makers: dict[int, Op]
     readers: dict[int, list[Op]]
 
     @classmethod
-    def of(cls, block: Block) -> "_Graph":
+    def of(cls, block: Block) -> "Graph":
         readers: dict[int, list[Op]] = {}
         for op in operations(block):
             for position in set(op.ins):
@@ -47,36 +48,35 @@ def _may_be_tap(use: Use) -> bool:
     return is_product and roles == {Axis.PICKED, Axis.ALIGNED}
 
 
-def _operands(trace: Trace, use: Use) -> tuple[int, int]:
-    """Where the weight of a product is, and where the activation."""
+def operands(trace: Trace, use: Use) -> tuple[int, int]:
+    """Where the weight of a product or a contraction is, and where the activation."""
     a, b = use.op.ins
     return (a, b) if trace.values[a].is_weight else (b, a)
 
 
-def _source(trace: Trace, graph: _Graph, use: Use) -> int | None:
-    """What the activation is a shifted copy of, if it was not shifted along its channels."""
+def _source(trace: Trace, graph: Graph, use: Use) -> int:
+    """What the activation is a shifted copy of, but for shifts along its channels, and what it was joined with."""
     channels = {axis.position for axis in use.axes if axis.role is Axis.ALIGNED}
-    position = _operands(trace, use)[1]
+    position = operands(trace, use)[1]
     while (op := graph.makers.get(position)) is not None and op.name in _SHIFTS:
         sources = {i for i in op.ins if trace.values[i].is_activation and trace.shape(i)}
         if op.name == "concatenate":
             # a copy that is rolled consists of two slices of one array
             sources = {_sliced(graph, i) for i in sources}
-        if len(sources) != 1:
-            return None
-        position = sources.pop()
-        before, after = trace.shape(position), trace.shape(op.outs[0])
-        if any(before[i] != after[i] for i in channels) or op.params.get("dimension") in channels:
-            return None
+        source = sources.pop() if len(sources) == 1 else position
+        before, after = trace.shape(source), trace.shape(op.outs[0])
+        if source == position or any(before[i] != after[i] for i in channels) or op.params.get("dimension") in channels:
+            break
+        position = source
     return position
 
 
-def _sliced(graph: _Graph, position: int) -> int:
+def _sliced(graph: Graph, position: int) -> int:
     op = graph.makers.get(position)
     return op.ins[0] if op is not None and op.name in ("slice", "dynamic_slice") else position
 
 
-def _sum(graph: _Graph, op: Op) -> int:
+def _sum(graph: Graph, op: Op) -> int:
     """Where all that the product is added to has come together."""
     position = op.outs[0]
     while len(readers := graph.readers.get(position, [])) == 1 and readers[0].name in _SUMS:
@@ -84,8 +84,8 @@ def _sum(graph: _Graph, op: Op) -> int:
     return position
 
 
-def _taps(program: Program, trace: Trace, graph: _Graph, uses: Sequence[Use]) -> set[int]:
-    """The axes of which each product has an entry of its own; what was picked for all of them alike is none."""
+def picked_apart(program: Program, trace: Trace, graph: Graph, uses: Sequence[Use]) -> set[int]:
+    """The axes of which each use has an entry of its own; what was picked for all of them alike is none."""
     paths = [list(_path(trace, graph, use)) for use in uses]
     common = set(paths[0]).intersection(*paths[1:])
     meeting = next(position for position in paths[0] if position in common)
@@ -112,9 +112,9 @@ def _starts(program: Program, op: Op) -> tuple[int | None, ...]:
     return tuple(None if start is None else int(start) for start in constants)
 
 
-def _path(trace: Trace, graph: _Graph, use: Use) -> Iterator[int]:
+def _path(trace: Trace, graph: Graph, use: Use) -> Iterator[int]:
     """From the weight of a product back to the parameter, as long as it is one value."""
-    position = _operands(trace, use)[0]
+    position = operands(trace, use)[0]
     yield position
     while (op := graph.makers.get(position)) is not None:
         weights = {i for i in op.ins if trace.values[i].is_weight}

@@ -42,8 +42,10 @@ def _of_outputs(param: int, finding: Finding, shape: tuple[int, ...], trace: Tra
         if width == entries or entries % width:
             continue
         if width == 1:
-            # one entry is a head of several outputs, where other axes have these
-            rest = tuple(other for other in finding.fan_out if other != axis)
+            # one entry is a head of several outputs, where other axes have these; queries, keys and values of a head
+            # are matrices of their own
+            apart = {other for other in finding.fan_out if trace.pieces.is_unpacked(Label(param, other), shape[other])}
+            rest = tuple(other for other in finding.fan_out if other != axis and other not in apart)
             finding = dataclasses.replace(finding, fan_out=rest) if rest else finding
         elif axis == finding.fan_out[0]:
             width = trace.heads.cut(label, width, trace.pieces)

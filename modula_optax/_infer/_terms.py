@@ -33,6 +33,7 @@ class Made(enum.Enum):
     ADDEND = enum.auto()  # added to a larger one
     PRODUCT = enum.auto()  # contracted with another
     STATISTIC = enum.auto()  # reduced
+    SEVERAL = enum.auto()  # in several of these ways at once
     OTHERWISE = enum.auto()  # a reason says how
 
 
@@ -61,6 +62,7 @@ class Clue(enum.Enum):
     CONTRACTED = enum.auto()  # with another parameter
     CONTRACTED_WITH_OTHERS = enum.auto()  # by a matrix that contracts another axis, too
     BATCHED = enum.auto()  # against another parameter
+    UNPACKED = enum.auto()  # each entry was taken by itself, as queries, keys and values are
     MERGED = enum.auto()  # with another axis of the same parameter
     BIASED = enum.auto()  # a vector was added along it
     GATED = enum.auto()  # another layer gives one number for all its entries

@@ -35,6 +35,14 @@ class AxisUse(NamedTuple):
     labels: Labels = frozenset()
 
 
+class Meeting(NamedTuple):
+    """Vectors of two activations are multiplied: what the one keeps, its axes that are summed, those of the other."""
+
+    kept: Labels
+    summed: Labels
+    others: Labels
+
+
 class Use(NamedTuple):
     """A parameter meets data; `reason` says what is no kind of use."""
 
@@ -67,6 +75,9 @@ class Trace:
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []
+        self.meetings: list[Meeting] = []
+        # activations that were put one after the other: the axis, and that of each of them
+        self.joined: dict[int, tuple[int, tuple[Dim, ...]]] = {}
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
         # exponentials of activations, which are a softmax if their sum follows
@@ -136,6 +147,8 @@ def _use_of(part: Part, kind: UseKind, reason: str) -> tuple[UseKind, str]:
             return UseKind.OTHER, "a product of parameters"
         case (Made.ADDEND, _):
             return UseKind.OTHER, "added to a product of parameters"
+        case (Made.SEVERAL, _):
+            return UseKind.OTHER, "used in several ways"
         case _:
             return UseKind.OTHER, part.reason
 

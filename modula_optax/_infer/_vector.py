@@ -12,6 +12,7 @@ from modula_optax._infer._finding import (
     Finding,
     UnclearError,
     conflict,
+    least,
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, UseKind
@@ -84,17 +85,26 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     if rows:
         gone = {axis for axis in roles if roles[axis] & {Axis.PICKED, Axis.BATCH}}.union(rows)
         return Finding("embedding", rows, tuple(axis for axis in runs if axis not in gone), use=use)
-    if evidence.makes_matrix(use.param, axes(Along.FEATURES, Along.POSITIONS)):
+    # what joins data is one or several of theirs, as a class token is
+    apart = (axis for axis in axes(Along.FEATURES, Along.POSITIONS) if Axis.JOINED not in roles.get(axis, ()))
+    if evidence.makes_matrix(use.param, apart):
         raise UnclearError("what it starts, or is added to, is used as a matrix")
     features, positions = _apart(axes(Along.FEATURES), axes(Along.POSITIONS), use, evidence)
     if features and positions:
         return Finding("positional", positions, features, confidence=sureness, use=use)
     if features:
         return Finding("bias", (), features, confidence=sureness, use=use)
-    if len(positions) > 1:
-        # nothing tells the features of raw data from their positions: features come last by custom
-        return Finding("positional", positions[:-1], positions[-1:], confidence=GUESS, use=use)
-    return Finding("bias", (), positions or tuple(runs), confidence=GUESS if positions else CERTAIN, use=use)
+    if positions:
+        # of raw data, a matrix that follows takes the features; these come last by custom
+        order = {piece.axis: piece.position for piece in use.axes}
+        columns = (max(positions, key=lambda axis: order[axis]),)
+        rows = tuple(axis for axis in positions if axis not in columns)
+        taken = [axis for axis in positions if evidence.has(Label(use.param, axis), Clue.CONTRACTED)]
+        confidence = least(sureness, EVIDENCE) if taken == list(columns) else GUESS
+        return Finding("positional" if rows else "bias", rows, columns, confidence=confidence, use=use)
+    # members of an ensemble may have one output each
+    single = tuple(axis for axis in runs if shape[axis] == 1)
+    return Finding("bias", (), single or tuple(runs), use=use)
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
@@ -153,7 +163,9 @@ def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Ma
         raise UnclearError(f"axis {axis} was lost sight of on the way")
     if any(piece.role is Axis.JOINED for piece in proper):
         return _made_along(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or _is_member(axis, use, evidence):
+    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(
+        Label(use.param, axis)
+    ):
         return Along.BATCH
     if any(piece.role is Axis.EXPANDED for piece in proper):
         return Along.POSITIONS
@@ -162,31 +174,38 @@ def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Ma
     return _made_along(proper, use, evidence, findings)
 
 
-def _is_member(axis: int, use: Use, evidence: Evidence) -> bool:
-    """Data that each member of an ensemble has of its own meet a matrix of its own."""
-    label = Label(use.param, axis)
-    is_whole = all(piece.role is not Axis.EXPANDED for piece in use.axes)
-    return is_whole and evidence.has(label, Clue.BATCHED) and not evidence.has(label, Clue.CONTRACTED, Clue.MERGED)
-
-
 def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
     # a gain on rows or on columns of a matrix scales them whatever the matrix is for
-    is_gain = use.kind is UseKind.MUL and len({piece.axis for piece in use.axes if piece.size > 1}) == 1
+    is_vector = len({piece.axis for piece in use.axes if piece.size > 1}) == 1
+    is_gain = use.kind is UseKind.MUL and is_vector
     labels = frozenset().union(*(piece.labels for piece in pieces))
     found = set()
     for label in labels:
         maker = findings.get(label.param)
-        made_matrix = evidence.has(label, Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
-        if made_matrix and not is_gain and maker is not None and maker.role == "unknown":
+        if (
+            not is_gain
+            and maker is not None
+            and maker.role == "unknown"
+            and _is_matrix(label, pieces, is_vector, evidence)
+        ):
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
         if label.param != use.param and maker is not None:
             found.add(_along(maker, label, evidence))
     return next((along for along in (Along.FEATURES, Along.BATCH) if along in found), Along.POSITIONS)
 
 
+def _is_matrix(label: Label, pieces: Sequence[AxisUse], is_vector: bool, evidence: Evidence) -> bool:
+    """Whether what runs along an axis of a matrix that was made from data is no bias of the layer that this is."""
+    clues = [clue for clue in (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN) if evidence.has(label, clue)]
+    is_part = all(piece.size < evidence.entries(label) for piece in pieces)
+    return len(clues) == 2 and not is_part if is_vector else bool(clues)
+
+
 def _is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
     """Whether an axis of activations was only guessed to be a batch."""
     named = maker.fan_in + maker.fan_out + maker.taps
+    if evidence.is_member(label):
+        return False
     return _is_copied(maker, label, evidence) or (maker.confidence == GUESS and label.axis not in named)
 
 

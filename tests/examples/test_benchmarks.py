@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import fine_tuning
 import gpu
 import track
 
@@ -36,3 +37,19 @@ def test_the_track_tells_what_grew_and_nothing_else():
     before = {"date": "2026-01-01", "ratios": {"count": {"a": 1.0, "b": 1.0}, "seconds": {"c": 1.0}}}
     now = {"date": "2026-01-02", "ratios": {"count": {"a": 1.02, "b": 0.5, "new": 9.0}, "seconds": {"c": 1.1}}}
     assert track.worse(now, before) == ["a: 1.020, 1.000 on 2026-01-01"]
+
+
+def test_fine_tuning_measures_both_texts_before_and_after_at_every_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "NETWORK", fine_tuning.GPT(width=16, depth=1))
+    monkeypatch.setattr(fine_tuning, "GRIDS", {"mo.modular": (0.001, 0.05), "optax.adamw": (0.001,)})
+    results = tmp_path / "fine_tuning.json"
+    arguments = ["--steps", "20", "--pretraining", "40", "--seeds", "2", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", ["fine_tuning.py", *arguments])
+    fine_tuning.main()
+    losses = json.loads(results.read_text())["losses"]
+    new, old = (
+        {rate: after[text][0] for rate, after in losses["mo.modular"].items()} for text in ("new text", "old text")
+    )
+    assert losses["before"]["new text"][0] > new["0.001"] > new["0.05"]
+    assert losses["before"]["old text"][0] < old["0.05"]
+    assert set(losses["optax.adamw"]) == {"0.001"}

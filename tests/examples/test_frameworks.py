@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 
 import modula_optax as mo
+from tests.cases import untyped
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -82,12 +83,12 @@ class Linear(nj.Module):
         self.features = features
 
     def __call__(self, x):
-        make = lambda: jax.random.normal(nj.seed(), (x.shape[-1], self.features))  # noqa: E731
+        make = lambda: jax.random.normal(untyped(nj.seed()), (x.shape[-1], self.features))  # noqa: E731
         return x @ self.value("kernel", make)
 
 
 def test_ninjax_trains_the_keys_that_its_optimizer_is_given_and_only_these():
-    encoder, head = Linear(6, name="encoder"), Linear(2, name="head")
+    encoder, head = Linear(6, name="encoder"), Linear(2, name="head")  # pyright: ignore[reportCallIssue]
     # of full rank, or the direction would depend on rounding
     x, y = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(5, 4), (5, 2)]))
 
@@ -105,8 +106,8 @@ def test_ninjax_trains_the_keys_that_its_optimizer_is_given_and_only_these():
 
     # and with gradients taken by hand
     def by_hand(x, y):
-        _, params, grads = nj.grad(loss, ["head"])(x, y)
-        updates, _ = optimizer.opt.update(grads, optimizer.opt.init(params), params)
+        _, params, grads = untyped(nj.grad)(loss, ["head"])(x, y)
+        updates, _ = untyped(optimizer.opt).update(grads, untyped(optimizer.opt).init(params), params)
         nj.context().update(optax.apply_updates(params, updates))
 
     again, _ = jax.jit(nj.pure(by_hand))(state, x, y)

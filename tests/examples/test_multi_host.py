@@ -66,7 +66,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 def wait_for_group(process: subprocess.Popen) -> list[int]:
     while len(pids := children(process)) < 2:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.05)
     return pids
 

@@ -18,12 +18,13 @@ from sweeps.entrants import PANEL, warmed_up  # noqa: E402
 from sweeps.networks import GPT, ResNet  # noqa: E402
 from sweeps.panel import SETTINGS, TASKS, ladder  # noqa: E402
 from sweeps.referee import reaches  # noqa: E402
-from sweeps.report import best, changes, gathered, grown, tables, valley  # noqa: E402
+from sweeps.report import best, changes, chosen, gathered, grown, tables, valley, varied  # noqa: E402
 from sweeps.run import Curve, Hyper, Run, Setting  # noqa: E402
 from sweeps.store import Store  # noqa: E402
 from sweeps.whole import specs_of, task_of, train  # noqa: E402
 
 import modula_optax as mo  # noqa: E402
+from tests.cases import untyped  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,7 @@ def test_ladders_take_twenty_bytes_for_each_weight():
 
 
 def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero():
-    rate = warmed_up(1.0, 100)
+    rate = untyped(warmed_up(1.0, 100))
     assert [round(float(rate(step)), 2) for step in (0, 5, 100)] == [0.2, 1.0, 0.0]
 
 
@@ -163,9 +164,9 @@ def test_seeds_are_numbers_and_ranges():
     assert command.seeds_of(["0", "100-103"]) == [0, 100, 101, 102, 103]
 
 
-def entry(optimizer, rate, seed, loss, **where):
+def entry(optimizer, rate, seed, loss, numbers=(), **where):
     setting = Setting(**({"width": 64, "depth": 4, "steps": 1000, "batch": 16, "task": "usual gpt"} | where))
-    record = Run(setting, optimizer, Hyper(rate), seed).record()
+    record = Run(setting, optimizer, Hyper(rate, **dict(numbers)), seed).record()
     return record | {"data": "sotu", "losses": [5.0, loss]}
 
 
@@ -184,9 +185,9 @@ def test_numbers_are_chosen_by_some_seeds_and_reported_with_others():
         ]
     )
     (contenders,) = found.values()
-    chosen = best(contenders["modular"])
-    assert chosen.numbers["learning_rate"] == 0.05
-    assert (chosen.chosen_by, chosen.reported) == ({0: 1.30, 1: 1.40}, {})
+    found = best(contenders["modular"])
+    assert found.numbers["learning_rate"] == 0.05
+    assert (found.chosen_by, found.reported) == ({0: 1.30, 1: 1.40}, {})
     assert valley(contenders["modular"]) == {0.05: 1.30, 0.10: 1.31, 0.20: float("inf")}
 
 
@@ -209,6 +210,20 @@ def test_a_change_is_worth_what_it_adds_to_the_loss_of_the_same_seeds():
         ]
     ).values()
     assert changes(contenders) == {"bias 1": (0.25, 2)}
+
+
+def test_of_the_defaults_the_rate_alone_is_chosen_and_others_are_tuned_in_all_of_their_numbers():
+    (contenders,) = gathered(
+        [
+            entry(name, 0.05, seed, loss + seed, {"b1": b1})
+            for name in ("modular", "muon")
+            for b1, loss in ((0.8, 1.2), (0.9, 1.5))
+            for seed in (0, 1)
+        ]
+    ).values()
+    assert {name: chosen(name, contenders[name]).numbers["b1"] for name in contenders} == {"modular": 0.9, "muon": 0.8}
+    costs = varied("modular", contenders["modular"], "b1")
+    assert {b1: (round(cost, 6), seeds) for b1, (cost, seeds) in costs.items()} == {0.8: (-0.3, 2), 0.9: (0.0, 2)}
 
 
 def test_the_tables_say_who_is_below_the_target():

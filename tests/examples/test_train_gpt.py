@@ -29,6 +29,7 @@ from gpt.errors import UserError  # noqa: E402
 from gpt.model import GPT, predict  # noqa: E402
 from gpt.results import Result, summary  # noqa: E402
 from gpt.sampling import readable  # noqa: E402
+from tests.cases import untyped  # noqa: E402
 
 # most of what a tiny run does is to compile
 RUN_KEYS = {"learning_rate", "steps", "train_loss", "validation_loss", "seconds_per_step", "steps_to_adamw_loss"}
@@ -223,7 +224,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_stays(tiny, tmp_path, 
     data.write_bytes(data.read_bytes()[:-20])
     assert_refused(capsys, [*tiny, "--optimizer=adamw", "--resume"], "2 is damaged", "go on from", "adamw/1")
     shutil.rmtree(newest(store.directory))
-    state, _ = store.restore({"x": jnp.zeros(1000)})
+    state, _ = untyped(store.restore({"x": jnp.zeros(1000)}))
     np.testing.assert_array_equal(state["x"], jnp.arange(1000.0))
 
 
@@ -429,7 +430,7 @@ def test_inference_finds_what_the_layers_of_the_model_are():
 def test_steps_to_adamw_loss_is_the_first_evaluation_below_it():
     def result(*losses):
         steps = [(10 * i, loss) for i, loss in enumerate(losses, 1)]
-        return Result(0.1, training.Record(list(losses), steps, 1.0))
+        return Result(0.1, training.Record(list(losses), steps, seconds=1.0))
 
     results = {
         "modular": result(3.0, 2.0, 1.0),

@@ -36,7 +36,7 @@ def zoo_model(*, truth: dict[str, str]):
 
     def register(build):
         name = f"{build.__module__.rsplit('.', 1)[-1]}.{build.__name__}"
-        ZOO[name] = functools.cache(lambda: ZooModel(name, *build(), truth))
+        ZOO[name] = functools.cache(lambda: ZooModel(name, *build(), truth=truth))
         return build
 
     return register

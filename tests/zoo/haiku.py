@@ -101,7 +101,7 @@ def rnn_static_unroll():
 def layer_stack():
     def f(x):
         x = hk.Linear(6)(x)
-        x = hk.experimental.layer_stack(4)(lambda y: y + jnp.tanh(hk.Linear(6)(y)))(x)
+        x = hk.experimental.layer_stack(4)(lambda y: y + jnp.tanh(hk.Linear(6)(y)))(x)  # pyright: ignore[reportPrivateImportUsage]
         return hk.Linear(3)(x)
 
     return built(f, array(5, 4))

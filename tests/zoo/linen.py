@@ -183,7 +183,7 @@ def gpt_loss():
     apply, params, inputs = built(GPT(), tokens(2, 9))
 
     def loss(p, idx):
-        logits = apply(p, idx)[:, :-1]
+        logits = apply(p, idx)[:, :-1]  # pyright: ignore[reportCallIssue, reportArgumentType]
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), idx[:, 1:, None], axis=-1).mean()
 
     return loss, params, inputs
@@ -200,7 +200,7 @@ class ScanGPT(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=3,
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         )
         x, _ = block(name="blocks")(x, mask)
         return nn.Dense(11, use_bias=False, name="head")(nn.RMSNorm()(x))
@@ -336,7 +336,7 @@ class RNNs(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(3)(nn.RNN(self.cell(6))(nn.Dense(5)(x))[:, -1])
+        return nn.Dense(3)(nn.RNN(self.cell(6))(nn.Dense(5)(x))[:, -1])  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 @zoo_model(truth=DENSE)
@@ -423,7 +423,12 @@ def ensemble_vmap():
             return nn.Dense(3)(nn.relu(nn.Dense(7)(x)))
 
     members = nn.vmap(
-        Member, in_axes=None, out_axes=0, axis_size=4, variable_axes={"params": 0}, split_rngs={"params": True}
+        Member,
+        in_axes=None,  # pyright: ignore[reportArgumentType]
+        out_axes=0,
+        axis_size=4,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},  # pyright: ignore[reportArgumentType]
     )
     return built(members(), array(5, 6))
 
@@ -462,7 +467,7 @@ def conv_lstm():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(3)(nn.RNN(nn.ConvLSTMCell(6, (3, 3)))(x).mean((1, 2, 3)))
+            return nn.Dense(3)(nn.RNN(nn.ConvLSTMCell(6, (3, 3)))(x).mean((1, 2, 3)))  # pyright: ignore[reportAttributeAccessIssue]
 
     return built(Net(), array(2, 4, 8, 8, 3))
 

@@ -49,7 +49,7 @@ def built(make, *inputs):
     truth={r".*embed": "embedding 0 > 1", r".*kernel": "linear 0 > 1", r".*bias": "bias > 0", r".*n\d": "gain > 0"}
 )
 def residual_mlp():
-    return built(lambda: Net(name="model"), tokens(3, 5))
+    return built(lambda: Net(name="model"), tokens(3, 5))  # pyright: ignore[reportCallIssue]
 
 
 class WorldModel(nj.Module):
@@ -71,4 +71,4 @@ class WorldModel(nj.Module):
 
 @zoo_model(truth={r".*kernel": "linear 0 > 1", r".*bias": "bias > 0"})
 def world_model():
-    return built(lambda: WorldModel(name="model"), array(3, 5, 4))
+    return built(lambda: WorldModel(name="model"), array(3, 5, 4))  # pyright: ignore[reportCallIssue]

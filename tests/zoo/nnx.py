@@ -59,7 +59,7 @@ class GPT(nnx.Module):
         x = self.wte(idx) + self.wpe(jnp.arange(idx.shape[1]))
         for block in self.blocks:
             x = block(x)
-        return self.wte.attend(x) if self.tied else self.head(x)
+        return self.wte.attend(x) if self.tied else self.head(x)  # pyright: ignore[reportOptionalCall]
 
 
 @zoo_model(truth={r".*embedding": "embedding 0 > 1"} | ATTENTION | DENSE)
@@ -129,7 +129,7 @@ class LSTMNet(nnx.Module):
         self.head = nnx.Linear(6, 3, rngs=rngs)
 
     def __call__(self, x):
-        return self.head(self.rnn(x)[:, -1])
+        return self.head(self.rnn(x)[:, -1])  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 @zoo_model(truth=DENSE)

@@ -79,7 +79,7 @@ def gpt_fori_loop():
     return apply, shapes(**params), (tokens(2, 7),)
 
 
-@zoo_model(truth={"q": "linear 0 > 1 2", "kv": "linear 1 > 2 3", "o": "linear 0 1 > 2", "qb": "bias > 0 1"})
+@zoo_model(truth={"q": "linear 0 > 1 2", "kv": "linear 1 > 0 2 3", "o": "linear 0 1 > 2", "qb": "bias > 0 1"})
 def grouped_query_attention():
     def apply(p, x):
         q = jnp.einsum("btd,dnh->btnh", x, p["q"]) + p["qb"]

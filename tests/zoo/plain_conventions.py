@@ -261,9 +261,8 @@ LEVANTER = {
     "embeddings": "tied 0 > 1",
     r"ln_f": "gain > 0",
     r".*(ln|norm)\w*": "gain > 1",
-    # queries, keys and values are taken apart by the first axis: a matrix each, where Levanter's Muon takes one of all
-    r".*attn/c_attn/weight": "linear 4 > 2 3",
-    r".*attn/c_attn/bias": "bias > 2 3",
+    r".*attn/c_attn/weight": "linear 4 > 1 2 3",
+    r".*attn/c_attn/bias": "bias > 1 2 3",
     r".*c_proj/weight": "linear 2 3 > 1",
     r".*c_proj/bias": "bias > 1",
     r".*(q_proj)/weight": "linear 4 > 1 2 3",

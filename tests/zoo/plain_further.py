@@ -56,7 +56,7 @@ def tokens_of_numbers():
     return apply, params, (array(3, 2),)
 
 
-@zoo_model(truth={"w0": "gain > 0 1", "w1": "linear 1 > 2", "w2": "linear 1 >", "b.": "bias > 1", "b": "bias >"})
+@zoo_model(truth={"w0": "gain > 1", "w1": "linear 1 > 2", "w2": "linear 1 >", "b.": "bias > 1", "b": "bias >"})
 def additive_model():
     """A network for each column of a table of numbers."""
 

@@ -1,0 +1,63 @@
+"""Gated units whose kernels are entries of one parameter, picked one by one: together they are one layer."""
+
+from collections.abc import Iterable, Sequence
+
+from modula_optax._infer._shifted import Graph, operands, picked_apart
+from modula_optax._infer._terms import Axis, Made, UseKind
+from modula_optax._infer._trace import Trace, Use
+from modula_optax._jaxpr import Kind, Program, named, operations
+
+_ENTRYWISE = named(
+    *(Kind.SAME, Kind.NEGATION, Kind.SUM, Kind.PRODUCT, Kind.EXTREME, Kind.SELECT, Kind.ENTRYWISE, Kind.STEP)
+)
+
+
+def join_gated(program: Program, trace: Trace) -> None:
+    """Makes outputs of the axis that kernels were picked along, where they take the same data and gate each other."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, use in enumerate(trace.uses):
+        if _is_picked(use):
+            groups.setdefault((use.param, operands(trace, use)[1]), []).append(i)
+    groups = {key: members for key, members in groups.items() if len(members) > 1}
+    if not groups:
+        return
+    graph = Graph.of(program.block)
+    gated = _gated(program, trace, {trace.uses[i].op.outs[0] for members in groups.values() for i in members})
+    for (param, _), members in groups.items():
+        uses = [trace.uses[i] for i in members]
+        along = picked_apart(program, trace, graph, uses)
+        whole = len(along) == 1 and trace.shape(trace.parameters[param])[min(along)] == len(members)
+        if whole and all(use.op.outs[0] in gated for use in uses):
+            for i, use in zip(members, uses, strict=True):
+                trace.uses[i] = _as_outputs(use, min(along))
+
+
+def _is_picked(use: Use) -> bool:
+    is_layer = use.kind is UseKind.LINEAR and use.part.made is Made.WHOLE and len(use.op.ins) == 2
+    return is_layer and any(piece.role is Axis.PICKED for piece in use.axes)
+
+
+def _gated(program: Program, trace: Trace, outputs: Iterable[int]) -> set[int]:
+    """Those of some outputs that another one of them is multiplied with, entry by entry."""
+    origins = {position: frozenset([position]) for position in outputs}
+    found: set[int] = set()
+    for op in operations(program.block):
+        if op.name not in _ENTRYWISE or op.outs[0] in origins:
+            continue
+        of_operands = [origins[i] for i in op.ins if i in origins and trace.shape(i) == trace.shape(op.outs[0])]
+        if of_operands:
+            origins[op.outs[0]] = frozenset().union(*of_operands)
+        if op.name == "mul" and len(of_operands) == 2:
+            found |= _apart(of_operands)
+    return found
+
+
+def _apart(pair: Sequence[frozenset[int]]) -> frozenset[int]:
+    """What differs between two sets, if each has something that the other has not."""
+    one, other = pair
+    return one ^ other if one - other and other - one else frozenset()
+
+
+def _as_outputs(use: Use, axis: int) -> Use:
+    axes = (piece._replace(role=Axis.OUT) if piece.axis == axis else piece for piece in use.axes)
+    return use._replace(axes=tuple(axes))
