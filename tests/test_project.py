@@ -74,9 +74,9 @@ def test_weights_stay_on_the_sphere_through_many_steps(key):
 
 def test_a_constraint_holds_few_matrices_at_a_time():
     spec = mo.NormSpec(mo.Spectral(), constraint=mo.SoftCap())
-    weights = [jax.ShapeDtypeStruct((256, 1024), jnp.float32)] * 24
+    weights: Any = [jax.ShapeDtypeStruct((256, 1024), jnp.float32)] * 24
     tx = mo.keep_params_projected(spec, learning_rate=0.1)
-    memory = jax.jit(tx.update).lower(weights, tx.init(weights), weights).compile().memory_analysis()
+    memory: Any = jax.jit(tx.update).lower(weights, tx.init(weights), weights).compile().memory_analysis()
     assert memory.temp_size_in_bytes < memory.output_size_in_bytes / 2
 
 
