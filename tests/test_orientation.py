@@ -111,11 +111,11 @@ def movements(
     def measure(params, inputs, steps):
         flat, treedef = flatten_with_paths(params)
 
-        def moved(steps):
-            by = {path: from_canonical(step, untyped(specs[path].axes), shapes[path]) for path, step in steps.items()}
-            return values(treedef.unflatten([x + by[p].astype(x.dtype) if p in by else x for p, x in flat]), inputs)
+        def after(x, path, step):
+            return x + from_canonical(step, untyped(specs[path].axes), x.shape).astype(x.dtype)
 
-        shapes = {path: x.shape for path, x in flat}
+        def moved(steps):
+            return values(treedef.unflatten([after(x, p, steps[p]) if p in steps else x for p, x in flat]), inputs)
 
         both = jax.tree.map(lambda d: jnp.concatenate([STEP * d, -STEP * d]), steps)
         return [y.astype(jnp.float32).reshape(2, GRID, GRID, -1) for y in jax.vmap(moved)(both)]
