@@ -5,8 +5,9 @@ from typing import Any
 
 from jaxtyping import Array
 
-from modula_optax._align import Leaf, atoms, restored
+from modula_optax._align import Leaf
 from modula_optax._canonical import Stack
+from modula_optax._layout import atoms, restored
 from modula_optax._match import Leaves
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._specs import NormSpec

@@ -7,11 +7,11 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from modula_optax._align import are_settled, atoms, restored
 from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
+from modula_optax._layout import are_settled, atoms, restored
 from modula_optax._match import Leaves, matching
 from modula_optax._members import over_members
 from modula_optax._mesh import automatic, devices_along, shardings_of, warn_of_idle_mesh

@@ -9,8 +9,9 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from modula_optax._align import Leaf, canonical, restored
+from modula_optax._align import Leaf
 from modula_optax._arguments import in_words
+from modula_optax._layout import canonical, restored
 from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec

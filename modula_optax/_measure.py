@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Scalar
 
-from modula_optax._align import atoms, atoms_shape
 from modula_optax._canonical import Stack
+from modula_optax._layout import atoms, atoms_shape
 from modula_optax._linalg import one_where_zero, working_dtype
 from modula_optax._mesh import varying_alike
 from modula_optax._norms import Norm

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from modula_optax._align import Leaf, canonical
+from modula_optax._align import Leaf
+from modula_optax._layout import canonical
 from modula_optax._paths import is_absent
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec

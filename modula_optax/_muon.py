@@ -10,12 +10,13 @@ import optax
 from jaxtyping import DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
-from modula_optax._align import Leaf, resolve_axes
+from modula_optax._align import Leaf
 from modula_optax._arguments import check_numbers, check_rate, in_words
 from modula_optax._axes import Axes, normalize_axes
 from modula_optax._decay import decayed
 from modula_optax._dualize import dualize
 from modula_optax._fallback import with_fallback
+from modula_optax._layout import resolve_axes
 from modula_optax._match import matching
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape

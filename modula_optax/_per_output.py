@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from modula_optax._align import Leaf, atoms, is_abstract
+from modula_optax._align import Leaf, is_abstract
 from modula_optax._atomwise import leaves_of, map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import guarded
+from modula_optax._layout import atoms
 from modula_optax._linalg import length, one_where_zero
 from modula_optax._match import matching
 from modula_optax._mesh import replicated, varying_alike

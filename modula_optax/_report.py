@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from modula_optax._align import Leaf, resolve_axes
+from modula_optax._align import Leaf
+from modula_optax._layout import resolve_axes
 from modula_optax._paths import is_absent
 from modula_optax._registry import resolve
 

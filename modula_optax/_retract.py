@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modula_optax._align import atoms, restored
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Constraint, Step
+from modula_optax._layout import atoms, restored
 from modula_optax._members import over_members
 from modula_optax._mesh import automatic, replicated, shardings_of, varying_alike
 from modula_optax._norms import Norm

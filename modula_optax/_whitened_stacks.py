@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
-from modula_optax._align import Leaf, atoms, restored
+from modula_optax._align import Leaf
+from modula_optax._layout import atoms, restored
 from modula_optax._linalg import working_dtype
 from modula_optax._mesh import batched_over
 from modula_optax._metric import Matrices, Metric, first_metric
