@@ -232,18 +232,19 @@ def _costs(base_name: str, names: Lines) -> Lines:
     return table(["change of the loss (seeds)", *tried], rows)
 
 
-VARIED = {"learning_rate": "learning rate", "b1": "momentum", "weight_decay": "weight decay"}
+VARIED = {"learning_rate": "learning rate", "b1": "momentum", "b2": "b2", "weight_decay": "weight decay"}
 
 
 def numbers_varied() -> Lines:
     """What another learning rate, momentum or decay costs beside those that were chosen, one changed at a time."""
     rows = []
-    for task in TASKS:
-        for name in ("modular", "whitened", "muon"):
-            tried = runs().get(base(task), {}).get(name, ())
-            for field, words in VARIED.items() if tried else ():
-                costs = varied(name, tried, field)
+    for where, contenders in sorted(runs().items(), key=lambda item: (list(TASKS).index(item[0].task), item[0])):
+        # of other sizes, valleys of learning rates have tables of their own
+        fields = list(VARIED)[0 if where == base(where.task) else 1 :]
+        for name in (name for name in ("modular", "whitened", "muon", "adamw") if name in contenders):
+            for field in fields:
+                costs = varied(name, contenders[name], field)
                 if len(costs) > 2:
                     cells = ", ".join(f"{value:g}: {cost:+.4f} ({n})" for value, (cost, n) in costs.items())
-                    rows.append([f"{TASKS[task]}", NAMES[name], words, cells])
+                    rows.append([title(where), NAMES[name], VARIED[field], cells])
     return table(["task", "optimizer", "number", "value: change of the loss (seeds)"], rows)
