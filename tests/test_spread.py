@@ -62,6 +62,7 @@ def collectives(compiled, outside_loops=False):
     return Counter(found)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_eight_devices_give_what_one_gives_where_it_came_from(layout, kind, key):
@@ -163,6 +164,7 @@ def test_only_the_axes_asked_for_are_spread_over(key):
             mo.dualize([SPECS] * 2, mesh_axes=("tensor",)).update(placed, tx.init(placed))
 
 
+@pytest.mark.optimized
 def test_inside_shard_map_every_device_does_what_it_holds(key):
     g = random_like(key, (8, 16, 24))
     tx = untyped(mo.dualize(mo.NormSpec(mo.Spectral())))
@@ -217,6 +219,7 @@ KEPT = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("layout", "kind"), [("fully sharded", AxisType.Auto), ("both", AxisType.Explicit)])
 def test_constraints_are_kept_on_eight_devices_as_on_one(layout, kind, key):
     specs = [KEPT] * 2
@@ -264,6 +267,7 @@ def test_a_device_needs_less_than_a_quarter_of_what_the_matrices_take_and_gives_
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, alone)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("layout", ["replicated", "fully sharded"])
 def test_in_bfloat16_half_the_bytes_are_exchanged_and_no_direction_is_too_long(layout, key):
     shape = (64, 256)
