@@ -89,7 +89,7 @@ def monitor(
         if any(map(is_abstract, weights.values())):
             # shapes have no directions yet: power iterations begin with the first update
             weights = {path: jnp.zeros(x.shape, x.dtype) for path, x in weights.items()}
-        return _state(inner_state, measured, *_begin(measured, weights))
+        return _state(inner_state, measured, *_begin(measured, _axes(weights), weights))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         if params is None:
@@ -159,14 +159,17 @@ def _normed(leaves: Leaves, *trees: Any) -> tuple[Measured, list[dict[str, Array
     return specs, [{path: by_path[path] for path, _ in specs} for by_path in arrays]
 
 
-# compiled once for all states of the same parameters, also outside of `jit`
-@partial(jax.jit, static_argnums=0)
-def _begin(specs: Measured, weights: dict[str, Array]) -> tuple[dict[str, dict[str, Scalar]], Directions]:
+# compiled once for all states of the same parameters, also outside of `jit`; axes are found before: what is compiled by
+# itself does not know of a `vmap` around
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin(
+    specs: Measured, axes: tuple[str, ...], weights: dict[str, Array]
+) -> tuple[dict[str, dict[str, Scalar]], Directions]:
     """Measurements of nothing yet, and where power iterations start."""
     # every measurement is a number, and under `shard_map` varies as its weight does
     zeros = {path: jnp.zeros_like(w, jnp.float32, shape=()) for path, w in weights.items()}
     nothing = {path: dict.fromkeys(names, zeros[path]) for path, names in names_measured(specs, weights).items()}
-    return nothing, replicated(partial(first_directions, specs, _axes(weights)))(weights)
+    return nothing, replicated(partial(first_directions, specs, axes))(weights)
 
 
 def _axes(weights: dict[str, Array]) -> tuple[str, ...]:

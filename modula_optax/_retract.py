@@ -86,6 +86,8 @@ def retract(
             items = []
             for path in paths:
                 w, u = before[path], changes.get(path)
+                if u is not None:
+                    w, u = (x.astype(jnp.promote_types(w.dtype, u.dtype)) for x in (w, u))
                 now = (u if by_turns else w if u is None else w + u), known.get(path, ())
                 step = _step(w, rates, specs[path].target, members)
                 items.append((now, step, w) if by_turns else (now, step))
