@@ -62,10 +62,13 @@ def test_reversing_the_axes_of_every_parameter_reverses_what_is_found(name):
             assert mirrored.axes.groups == spec.axes.groups
 
 
-# Fourier transforms and complex numbers have no half precision, rotary angles in single precision do not mix with it
+# Fourier transforms, decompositions and complex numbers have no half precision, rotary angles in single precision do
+# not mix with it
 IN_SINGLE_PRECISION = (
     "plain.fourier_neural_operator",
     "plain.fourier_of_a_parameter",
+    "plain_derivatives.lagrangian",
+    "plain_derivatives.volume_of_a_flow",
     "plain_further.discretised_state_space",
     "plain_nets.diagonal_state_space",
     "plain_nets.llama",
