@@ -176,6 +176,16 @@ def modula_gpt() -> Lines:
     return table(["mean", "highest", "seeds"], rows)
 
 
+def demo() -> Lines:
+    """Losses of the demo, seed by seed."""
+    losses, rates = load("demo")["losses"], load("demo")["learning_rates"]
+    rows = [
+        [panel_tables.NAMES[name], f"{rates[name]:g}", *(f"{loss:.3f}" for loss in by_seed.values())]
+        for name, by_seed in losses.items()
+    ]
+    return table(["", "learning rate", *(f"seed {seed}" for seed in losses["modular"])], rows) + measured("demo")
+
+
 def questions() -> Lines:
     """What is left of Adam's lead over SGD, the more is normalized."""
     rows = [
@@ -226,6 +236,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "weight erasure": weight_erasure,
     "questions": questions,
     "fine tuning": fine_tuning,
+    "demo": demo,
     "modula gpt": modula_gpt,
     "real models": real_models,
 }
