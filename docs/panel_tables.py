@@ -35,6 +35,7 @@ TASKS = {
     "clean gpt": "GPT without biases and gains",
     "tied gpt": "GPT whose table is its head",
     "grouped gpt": "GPT with grouped queries and gated MLP",
+    "large heads gpt": "GPT with heads of 64",
     "recurrent": "recurrent cell",
     "mlp": "MLP with biases",
     "resnet": "CNN with BatchNorm",

@@ -204,6 +204,7 @@ PANEL: dict[str, Entrant] = {
     "head 4": Entrant(modular, masses(head=4.0)),
     "head 16": Entrant(modular, masses(head=16.0)),
     "spectral head": Entrant(modular, partial(mo.infer_specs, head=mo.Spectral())),
+    "heads apart": Entrant(modular, partial(mo.infer_specs, split="heads")),
     "no narrowing": Entrant(modular, without_narrowing),
     # a convolution's taps as if all saw the same, and as further inputs of one matrix
     "conv, no taps": Entrant(modular, conv_masses(lambda taps, d_in, d_out: max(1.0, d_in / d_out) ** 0.5)),

@@ -26,6 +26,7 @@ class GPT:
       tied: whether the table is also the head.
       key_heads: heads of keys and values, fewer than those of queries; 0 for as many.
       gated: whether the MLP is gated.
+      head_size: of queries, keys and values.
     """
 
     width: int
@@ -37,17 +38,18 @@ class GPT:
     tied: bool = False
     key_heads: int = 0
     gated: bool = False
+    head_size: int = HEAD_SIZE
 
     @property
     def heads(self) -> int:
         """Of the queries."""
-        return self.width // HEAD_SIZE
+        return self.width // self.head_size
 
     def init(self, key: jax.Array) -> Any:
         """Parameters as people start them: linear layers at 1 over the root of their fan-in, tables at unit RMS."""
         keys = iter(jax.random.split(key, 16))
         d, small = self.width, 1 / math.sqrt(2 * self.depth) if self.scaled_start else 1.0
-        grouped = (self.key_heads or self.heads) * HEAD_SIZE
+        grouped = (self.key_heads or self.heads) * self.head_size
         hidden = 8 * d // 3 // 16 * 16 if self.gated else 4 * d
 
         def linear(d_in: int, d_out: int, scale: float = 1.0, stack: tuple[int, ...] = (self.depth,)) -> Any:
@@ -91,7 +93,7 @@ class GPT:
         """Attention, then MLP, each added to the stream."""
         y = normalized(p["attention_norm"], x)
         query, key, value = (
-            dense(p[name], y).reshape(*y.shape[:-1], -1, HEAD_SIZE) for name in ("query", "key", "value")
+            dense(p[name], y).reshape(*y.shape[:-1], -1, self.head_size) for name in ("query", "key", "value")
         )
         if not self.learned_positions:
             query, key = rotated(rms(query)), rotated(rms(key))

@@ -124,6 +124,11 @@ def grouped_gpt(s: Setting, data: Path | None) -> Task:
     return of_bytes(network, s, data)
 
 
+def large_heads_gpt(s: Setting, data: Path | None) -> Task:
+    """The clean one with heads as large as those of people's networks."""
+    return of_bytes(GPT(s.width, s.depth, s.context, head_size=64), s, data)
+
+
 def recurrent(s: Setting, data: Path | None) -> Task:
     """A gated recurrent cell."""
     return of_bytes(Recurrent(s.width), s, data)
@@ -150,6 +155,7 @@ TASKS: dict[str, Callable[[Setting, Path | None], Task]] = {
     "usual gpt": usual_gpt,
     "tied gpt": tied_gpt,
     "grouped gpt": grouped_gpt,
+    "large heads gpt": large_heads_gpt,
     "recurrent": recurrent,
     "mlp": perceptron,
     "resnet": resnet,
@@ -164,6 +170,7 @@ SETTINGS: dict[str, Setting] = {
     "usual gpt": Setting(64, 4, task="usual gpt", **_TEXT),
     "tied gpt": Setting(128, 2, task="tied gpt", **_TEXT),
     "grouped gpt": Setting(128, 2, task="grouped gpt", **_TEXT),
+    "large heads gpt": Setting(128, 2, task="large heads gpt", **_TEXT),
     "recurrent": Setting(128, 1, task="recurrent", **_TEXT),
     "mlp": Setting(64, 2, task="mlp", **_DIGITS),
     "resnet": Setting(16, 1, task="resnet", **_DIGITS),
