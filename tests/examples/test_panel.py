@@ -85,6 +85,7 @@ def test_every_task_has_the_roles_that_it_is_there_for(task):
         "usual gpt": {"embedding", "linear", "bias", "gain", "positional"},
         "tied gpt": {"tied", "linear"},
         "grouped gpt": {"embedding", "linear"},
+        "large heads gpt": {"embedding", "linear"},
         "recurrent": {"embedding", "linear", "bias"},
         "mlp": {"linear", "bias"},
         "resnet": {"conv", "linear", "bias", "gain"},
