@@ -69,16 +69,16 @@ def names_measured(specs: Measured, weights: Arrays) -> dict[str, tuple[str, ...
 def first_directions(specs: Measured, axes: tuple[str, ...], weights: Arrays) -> Directions:
     """Where power iterations start: at leading singular vectors of weights, at random for updates."""
     directions: Directions = {path: {} for path, _ in specs}
-    for family in _families(specs, weights):
+    families = _families(specs, weights)
+    for family in families:
         n, taps, *matrix = family.shape
         start = random_rows(n * taps, 1, min(matrix), family.dtype).reshape(n, taps, -1)
         directions |= {path: dict.fromkeys(family.followed, start) for path, _ in family.members}
     weights, directions = varying_alike((weights, directions))
-    for family in _families(specs, weights):
-        if family.followed:
-            start = {"weight": family.rows(directions)["weight"]}
-            _, rows = _seen(leading_rows, (), dict, family, axes, [weights], start)
-            _note(directions, family, rows)
+    for family in (family for family in families if family.followed):
+        start = {"weight": family.rows(directions)["weight"]}
+        _, rows = _seen(leading_rows, (), dict, family, axes, [weights], start)
+        _note(directions, family, rows)
     return directions
 
 
