@@ -16,7 +16,7 @@ from sweeps.report import (
     Runs,
     Where,
     changes,
-    chosen,
+    chosen_of,
     grown,
     numbers_of,
     read,
@@ -57,6 +57,11 @@ def runs() -> Runs:
     return read(RESULTS)
 
 
+def in_order() -> list[tuple[Where, dict[str, list[Found]]]]:
+    """The same by task, in the order of `TASKS`."""
+    return sorted(runs().items(), key=lambda item: (list(TASKS).index(item[0].task), item[0]))
+
+
 def base(task: str) -> Where:
     """Where a task is trained unless something else is said."""
     setting = dataclasses.asdict(SETTINGS[task])
@@ -88,13 +93,8 @@ def note() -> Lines:
 
 def reported() -> Iterator[tuple[Where, dict[str, Found]]]:
     """Settings with runs for reporting, and of each contender those at the numbers that other seeds chose."""
-    for where, contenders in sorted(runs().items(), key=lambda item: (list(TASKS).index(item[0].task), item[0])):
-        found = {
-            name: chosen(name, choices)
-            for name, choices in contenders.items()
-            if any(choice.chosen_by for choice in choices)
-        }
-        rows = {name: choice for name, choice in found.items() if len(choice.reported) > 1}
+    for where, contenders in in_order():
+        rows = {name: choice for name, choice in chosen_of(contenders).items() if len(choice.reported) > 1}
         if rows:
             yield where, rows
 
@@ -116,11 +116,16 @@ def headline() -> Lines:
 def panel() -> Lines:
     """Every setting that was reported, every contender: what was chosen, what it came to, and the referee's verdict."""
     rows = [
-        [title(where), NAMES.get(name, name), summary(choice.reported), verdict(choice, found.get("muon")), tuned]
+        [
+            title(where),
+            NAMES.get(name, name),
+            summary(choice.reported),
+            verdict(choice, found.get("muon")),
+            numbers_of(name, choice),
+        ]
         for where, found in reported()
         for name, choice in found.items()
         if name in (*NAMES, *OWN)
-        for tuned in [numbers_of(name, choice)]
     ]
     return table(["task", "optimizer", "runs: loss", "beside Muon", "chosen"], rows) + note()
 
@@ -162,7 +167,7 @@ def deepest(losses: dict[float, float]) -> float:
 def transfer(field: str) -> Lines:
     """Best learning rates as one size grows, and what it costs to keep that of the first."""
     rows = []
-    for name in ("modular", "whitened", "muon", "adamw"):
+    for name in NAMES:
         for where, valleys in valleys_over(field, name):
             bests = {size: deepest(losses) for size, losses in valleys.items()}
             first = next(iter(bests.values()))
@@ -239,10 +244,10 @@ VARIED = {"learning_rate": "learning rate", "b1": "momentum", "b2": "b2", "weigh
 def numbers_varied() -> Lines:
     """What another learning rate, momentum or decay costs beside those that were chosen, one changed at a time."""
     rows = []
-    for where, contenders in sorted(runs().items(), key=lambda item: (list(TASKS).index(item[0].task), item[0])):
+    for where, contenders in in_order():
         # of other sizes, valleys of learning rates have tables of their own
         fields = list(VARIED)[0 if where == base(where.task) else 1 :]
-        for name in (name for name in ("modular", "whitened", "muon", "adamw") if name in contenders):
+        for name in (name for name in NAMES if name in contenders):
             for field in fields:
                 costs = varied(name, contenders[name], field)
                 if len(costs) > 2:

@@ -102,6 +102,13 @@ def chosen(name: str, choices: Sequence[Found]) -> Found:
     return best([found for found in choices if all(found.numbers[key] == usual[key] for key in others)])
 
 
+def chosen_of(contenders: Mapping[str, Sequence[Found]]) -> dict[str, Found]:
+    """The best of every contender that was tried with seeds that choose."""
+    return {
+        name: chosen(name, choices) for name, choices in contenders.items() if any(found.chosen_by for found in choices)
+    }
+
+
 def tables(runs: Runs, target: str = "muon") -> list[str]:
     """Tables of all settings, as lines of Markdown.
 
@@ -113,9 +120,7 @@ def tables(runs: Runs, target: str = "muon") -> list[str]:
     for where, contenders in sorted(runs.items()):
         lines += [where.title, ""]
         lines += ["| | best numbers | choosing: n, mean | reporting: n, mean, sigma | |", "|---|---|---|---|---|"]
-        rows = {
-            name: chosen(name, choices) for name, choices in contenders.items() if any(c.chosen_by for c in choices)
-        }
+        rows = chosen_of(contenders)
         for name, found in sorted(rows.items(), key=lambda row: statistics.fmean(row[1].chosen_by.values())):
             cells = [summary(found.chosen_by), summary(found.reported), verdict(found, rows.get(target))]
             lines.append(f"| {name} | {numbers_of(name, found)} | {' | '.join(cells)} |")
@@ -169,25 +174,26 @@ def _others(found: Found) -> tuple[float, ...]:
 
 
 def changes(contenders: Mapping[str, Sequence[Found]], base: str = "modular") -> dict[str, tuple[float, int]]:
-    """What each contender costs beside the defaults, both at their best: mean over seeds in common, and how many."""
-    ours = chosen(base, contenders[base]).losses
-    costs = {}
-    for name, choices in contenders.items():
-        theirs = chosen(name, choices).losses
-        if name != base and (shared := set(ours) & set(theirs)):
-            costs[name] = (statistics.fmean(theirs[seed] - ours[seed] for seed in shared), len(shared))
-    return costs
+    """What each contender costs beside the defaults, both at their best."""
+    ours = chosen(base, contenders[base])
+    costs = {name: cost(chosen(name, choices), ours) for name, choices in contenders.items() if name != base}
+    return {name: found for name, found in costs.items() if found is not None}
 
 
 def varied(name: str, choices: Sequence[Found], field: str) -> dict[float, tuple[float, int]]:
-    """What another value of one number costs beside the best choice, all else as there: mean over seeds in common."""
+    """What another value of one number costs beside the best choice, all else as there."""
     found = chosen(name, choices)
-    costs = {}
-    for other in choices:
-        shared = set(found.losses) & set(other.losses)
-        if shared and all(other.numbers[key] == found.numbers[key] for key in HYPER if key != field):
-            costs[other.numbers[field]] = (
-                statistics.fmean(other.losses[seed] - found.losses[seed] for seed in shared),
-                len(shared),
-            )
-    return dict(sorted(costs.items()))
+    costs = {
+        other.numbers[field]: cost(other, found)
+        for other in choices
+        if all(other.numbers[key] == found.numbers[key] for key in HYPER if key != field)
+    }
+    return dict(sorted((value, of_value) for value, of_value in costs.items() if of_value is not None))
+
+
+def cost(one: Found, other: Found) -> tuple[float, int] | None:
+    """By how much the loss is higher, on average over the seeds in common, and how many these are."""
+    shared = set(one.losses) & set(other.losses)
+    if not shared:
+        return None
+    return statistics.fmean(one.losses[seed] - other.losses[seed] for seed in shared), len(shared)
