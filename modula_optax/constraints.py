@@ -21,6 +21,6 @@ from modula_optax._constraints import Step as Step
 from modula_optax._constraints import Stiefel as Stiefel
 from modula_optax._constraints import UnitRows as UnitRows
 from modula_optax._constraints import UnitSphere as UnitSphere
-from modula_optax._constraints._protocol import needs_matrices as needs_matrices
-from modula_optax._constraints._protocol import needs_spectral as needs_spectral
+from modula_optax._constraints._constraint import needs_matrices as needs_matrices
+from modula_optax._constraints._constraint import needs_spectral as needs_spectral
 from modula_optax._serialize import register as register

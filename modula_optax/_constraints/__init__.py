@@ -1,8 +1,8 @@
 """Constraints: where the weights of a parameter are put back after a step, and the steepest way along a set of them."""
 
-from modula_optax._constraints._protocol import Constraint as Constraint
-from modula_optax._constraints._protocol import Manifold as Manifold
-from modula_optax._constraints._protocol import Step as Step
+from modula_optax._constraints._constraint import Constraint as Constraint
+from modula_optax._constraints._constraint import Manifold as Manifold
+from modula_optax._constraints._constraint import Step as Step
 from modula_optax._constraints._spheres import UnitSphere as UnitSphere
 from modula_optax._constraints._spheres import UnitRows as UnitRows
 from modula_optax._constraints._spheres import Orthogonal as Orthogonal

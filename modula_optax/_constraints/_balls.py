@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._checks import as_count, as_positive, hold
-from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
+from modula_optax._constraints._constraint import Constraint, Step, needs_spectral
 from modula_optax._norms import Norm
 from modula_optax._power import leading_direction, power_iteration
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from modula_optax._canonical import PerTap, Stack, is_within, spectral_gain
 from modula_optax._cap import capped_and_inside
 from modula_optax._checks import as_positive, hold
-from modula_optax._constraints._protocol import Constraint, Step, needs_spectral
+from modula_optax._constraints._constraint import Constraint, Step, needs_spectral
 from modula_optax._linalg import gram_matrix, is_tall, length, matmul, on_smaller_side, one_where_zero, unit
 from modula_optax._norms import Norm
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._checks import as_count, as_positive, hold
-from modula_optax._constraints._protocol import (
+from modula_optax._constraints._constraint import (
     Constraint,
     Step,
     needs_matrices,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from modula_optax._canonical import ATOM, Stack, spectral_gain
 from modula_optax._cap import capped
 from modula_optax._checks import as_count, as_positive, hold
-from modula_optax._constraints._protocol import Manifold, Step
+from modula_optax._constraints._constraint import Manifold, Step
 from modula_optax._linalg import length, matmul, unit
 from modula_optax._norms import Norm, Spectral, orthogonalized
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
 from modula_optax._checks import as_count, as_positive, hold
-from modula_optax._constraints._protocol import Manifold, Step
+from modula_optax._constraints._constraint import Manifold, Step
 from modula_optax._linalg import length, one_where_zero
 from modula_optax._norms import Norm, Spectral, orthogonalized
 from modula_optax._power import leading_direction, power_iteration

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from modula_optax._canonical import Stack
-from modula_optax._constraints._protocol import Constraint, Step, needs_matrices
+from modula_optax._constraints._constraint import Constraint, Step, needs_matrices
 from modula_optax._linalg import unit
 from modula_optax._norms import Norm, Spectral
 

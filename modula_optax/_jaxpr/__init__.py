@@ -20,5 +20,6 @@ from modula_optax._jaxpr._program import Program as Program
 from modula_optax._jaxpr._program import flatten as flatten
 from modula_optax._jaxpr._program import operations as operations
 from modula_optax._jaxpr._program import producers_of as producers_of
+from modula_optax._jaxpr._softmax import softmax_of as softmax_of
 from modula_optax._jaxpr._source import is_backward as is_backward
 from modula_optax._jaxpr._source import source as source

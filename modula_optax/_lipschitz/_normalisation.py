@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modula_optax._jaxpr import Op
+from modula_optax._jaxpr import Op, softmax_of
 from modula_optax._lipschitz._states import Bound, NoRuleError, State, over, scaled
 from modula_optax._lipschitz._view import View
 
@@ -16,17 +16,13 @@ def softmax(view: View, op: Op) -> State | None:
     The Jacobian is diag(p) - p pᵀ; of a score that moves by e, within [-1, 1], it makes the mean deviation of e from
     its mean under p, which is at most the standard deviation, and that at most 1.
     """
-    if op.name != "div":
+    found = softmax_of(op, view.producer, view.unbroadcast)
+    if found is None or not view.is_constant_along(op.ins[1], found.axes):
         return None
-    exponential, total = view.producer(op.ins[0]), view.producers.get(view.unbroadcast(op.ins[1]))
-    if exponential is None or exponential.name != "exp" or total is None or total.name != "reduce_sum":
+    scores = view.bound(_unshifted(view, found.scores, found.axes))
+    if scores is None or not _faces(view.shape(op.ins[1]), view.shape(op.ins[0]), found.axes):
         return None
-    axes = total.params["axes"]
-    same = view.origin(total.ins[0]) == exponential.outs[0] and view.is_constant_along(op.ins[1], axes)
-    scores = view.bound(_unshifted(view, exponential.ins[0], axes))
-    if not same or scores is None or not _faces(view.shape(op.ins[1]), view.shape(op.ins[0]), axes):
-        return None
-    return Bound(frozenset(), 1.0, scores.lipschitz, summed=frozenset(axes))
+    return Bound(frozenset(), 1.0, scores.lipschitz, summed=frozenset(found.axes))
 
 
 def _unshifted(view: View, position: int, axes: tuple[int, ...]) -> int:
@@ -44,12 +40,13 @@ class _Vector(NamedTuple):
 
 
 class _Squares(NamedTuple):
-    """coefficient * (sum of squares of a vector over axes) + epsilon."""
+    """coefficient * (sum of squares of a vector over axes) + epsilon; and what its inverse root is multiplied by."""
 
     vector: _Vector
     axes: tuple[int, ...]
     coefficient: float = 1.0
     epsilon: float = 0.0
+    gain: float = 1.0
 
 
 def normalised(view: View, op: Op) -> State | None:
@@ -61,10 +58,9 @@ def normalised(view: View, op: Op) -> State | None:
     if op.name not in ("mul", "div"):
         return None
     for vector, divisor in (op.ins, op.ins[::-1]) if op.name == "mul" else (op.ins,):
-        found = _inverse_root(view, divisor) if op.name == "mul" else _root(view, divisor)
-        if found is None:
+        squares = _inverse_root(view, divisor) if op.name == "mul" else _root(view, divisor)
+        if squares is None:
             continue
-        squares, gain = found
         x = _vector(view, vector)
         if x != squares.vector or x.mean_over not in (None, squares.axes) or not _fits(view, squares, divisor):
             continue
@@ -73,8 +69,8 @@ def normalised(view: View, op: Op) -> State | None:
             continue
         if squares.epsilon <= 0:
             raise NoRuleError("normalises by a length that can be zero; it is Lipschitz only with an epsilon inside")
-        shape, largest = view.shape(x.position), gain / math.sqrt(squares.coefficient)
-        bound = scaled(over(bound, squares.axes, shape), gain / math.sqrt(squares.epsilon))
+        shape, largest = view.shape(x.position), squares.gain / math.sqrt(squares.coefficient)
+        bound = scaled(over(bound, squares.axes, shape), squares.gain / math.sqrt(squares.epsilon))
         return Bound(bound.features, min(bound.size, largest), bound.lipschitz)
     return None
 
@@ -105,37 +101,29 @@ def _repeats_along(view: View, position: int, axes: tuple[int, ...]) -> bool:
     return view.is_constant_along(position, axes)
 
 
-def _inverse_root(view: View, position: int) -> tuple[_Squares, float] | None:
-    """Gain / sqrt(squares)."""
-    op = view.producers.get(view.unbroadcast(position))
-    if op is None:
+def _inverse_root(view: View, position: int) -> _Squares | None:
+    """The squares of gain / sqrt(squares)."""
+    op = view.unbroadcast(position)
+    if op is None or op.name not in ("rsqrt", "mul", "div"):
         return None
     if op.name == "rsqrt":
-        squares = _squares(view, op.ins[0])
-        return None if squares is None else (squares, 1.0)
-    if op.name in ("mul", "div"):
-        constants = [view.known(i) for i in op.ins]
-        if op.name == "div" and constants[0] is not None:
-            found = _root(view, op.ins[1])
-            return None if found is None else (found[0], _largest(constants[0]))
-        moving = [i for i, constant in zip(op.ins, constants, strict=True) if constant is None]
-        gain = next((constant for constant in constants if constant is not None), None)
-        if op.name == "mul" and len(moving) == 1 and gain is not None:
-            found = _inverse_root(view, moving[0])
-            return None if found is None else (found[0], found[1] * _largest(gain))
-    return None
+        return _squares(view, op.ins[0])
+    left, right = op.ins
+    if op.name == "mul" and view.known(left) is None:
+        left, right = right, left
+    gain = view.known(left)
+    found = _root(view, right) if op.name == "div" else _inverse_root(view, right)
+    return None if gain is None or found is None else found._replace(gain=found.gain * _largest(gain))
 
 
-def _root(view: View, position: int) -> tuple[_Squares, float] | None:
-    op = view.producers.get(view.unbroadcast(position))
-    if op is None or op.name != "sqrt":
-        return None
-    squares = _squares(view, op.ins[0])
-    return None if squares is None else (squares, 1.0)
+def _root(view: View, position: int) -> _Squares | None:
+    """The squares of sqrt(squares)."""
+    op = view.unbroadcast(position)
+    return _squares(view, op.ins[0]) if op is not None and op.name == "sqrt" else None
 
 
 def _squares(view: View, position: int) -> _Squares | None:
-    op = view.producers.get(view.unbroadcast(position))
+    op = view.unbroadcast(position)
     if op is None:
         return None
     if op.name == "reduce_sum":
@@ -204,11 +192,10 @@ def _vector(view: View, position: int) -> _Vector:
 
 def _mean(view: View, position: int) -> tuple[int, tuple[int, ...]] | None:
     """What a value is the mean of, and over which axes."""
-    op = view.producers.get(view.unbroadcast(position))
-    if op is None or op.name not in ("div", "mul"):
+    op = view.unbroadcast(position)
+    if op is None or op.name != "div":
         return None
-    divisor = view.known(op.ins[1]) if op.name == "div" else None
-    total = view.producers.get(view.unbroadcast(op.ins[0]))
+    divisor, total = view.known(op.ins[1]), view.unbroadcast(op.ins[0])
     if divisor is None or total is None or total.name != "reduce_sum":
         return None
     shape, axes = view.shape(total.ins[0]), tuple(total.params["axes"])

@@ -54,12 +54,12 @@ class View:
         other = self.known(op.ins[1]) if op.name in _SUMS else None
         return other is not None and not np.any(other)
 
-    def unbroadcast(self, position: int) -> int:
-        """Where a value was before it was repeated along axes, or given axes of size 1."""
-        position = self.origin(position)
-        while (op := self.producers.get(position)) is not None and self._only_repeats(op):
-            position = self.origin(op.ins[0])
-        return position
+    def unbroadcast(self, position: int) -> Op | None:
+        """What computed a value before it was repeated along axes, or given axes of size 1."""
+        op = self.producer(position)
+        while op is not None and self._only_repeats(op):
+            op = self.producer(op.ins[0])
+        return op
 
     def _only_repeats(self, op: Op) -> bool:
         if op.name in ("reshape", "squeeze"):

@@ -4,7 +4,7 @@ Arrays here are canonical, `[*batch, taps, fan_in, fan_out]`, in float32 or floa
 an atom. Paths, trees and half precision are the business of the files that follow.
 """
 
-from modula_optax._norms._protocol import Norm as Norm
+from modula_optax._norms._norm import Norm as Norm
 from modula_optax._norms._orthogonal import orthogonalized as orthogonalized
 from modula_optax._norms._matrices import Spectral as Spectral
 from modula_optax._norms._matrices import SpectralNormalized as SpectralNormalized

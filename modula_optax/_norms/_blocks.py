@@ -9,7 +9,7 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._canonical import Canonical, PerAtom
 from modula_optax._checks import hold
-from modula_optax._norms._protocol import Norm
+from modula_optax._norms._norm import Norm
 
 
 @dataclasses.dataclass(frozen=True)

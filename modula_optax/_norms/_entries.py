@@ -10,7 +10,7 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 from modula_optax._axes import Axes
 from modula_optax._canonical import ATOM, Canonical, PerAtom, inputs
 from modula_optax._linalg import largest_entry, length, unit
-from modula_optax._norms._protocol import Norm
+from modula_optax._norms._norm import Norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from modula_optax._canonical import Canonical, PerAtom, singular_values, spectra
 from modula_optax._checks import as_count, brief_repr, hold
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._linalg import Gram, between, length, one_where_zero, unit
+from modula_optax._norms._norm import Norm
 from modula_optax._norms._orthogonal import orthogonalized, orthogonalized_anew
-from modula_optax._norms._protocol import Norm
 from modula_optax._polar import polar_of_stack, resolve_products
 from modula_optax._power import leading_direction, power_iteration
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from modula_optax._canonical import Canonical, PerAtom, inputs
 from modula_optax._linalg import length, unit
-from modula_optax._norms._protocol import Norm
+from modula_optax._norms._norm import Norm
 
 
 @dataclasses.dataclass(frozen=True)

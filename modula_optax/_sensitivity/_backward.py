@@ -79,8 +79,7 @@ class _Backward:
             raise UnsoundError(self.origins.unfamiliar[op.name])
         if out in self.statistics.softmaxes:
             # from l-infinity to l1; what is exponentiated counts, its maximum and the normaliser do not
-            exponential = self.regions.producers[op.ins[0]]
-            _add(found, exponential.ins[0], after)
+            _add(found, self.statistics.softmaxes[out].scores, after)
             return
         region = self.regions.region(out)
         if region.root != out and (region.joined or not region.is_linear):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from modula_optax._jaxpr import Kind, Op, Program, named, operations
+from modula_optax._jaxpr import Kind, Op, Program, named, operations, softmax_of
 from modula_optax._sensitivity._origins import Origin
 from modula_optax._sensitivity._regions import REARRANGING
 
@@ -15,33 +15,19 @@ class Statistics:
 
     def __init__(self, program: Program, values: Mapping[int, Origin], producers: Mapping[int, Op]):
         self.values, self.producers = values, producers
-        divisions = (op for op in operations(program.block) if op.name == "div")
-        self.softmaxes = {op.outs[0] for op in divisions if self._is_softmax(op)}
+        found = ((op, softmax_of(op, self._arranged, self._arranged)) for op in operations(program.block))
+        self.softmaxes = {op.outs[0]: softmax for op, softmax in found if softmax is not None}
 
-    def _is_softmax(self, op: Op) -> bool:
-        numerator, total = op.ins
-        producer = self.producers.get(numerator)
-        if producer is None or producer.name != "exp":
-            return False
-        summed = self._before_reshaping(total)
-        return (
-            summed is not None
-            and summed.name == "reduce_sum"
-            and self._origin(summed.ins[0]) == self._origin(numerator)
-        )
-
-    def _before_reshaping(self, position: int) -> Op | None:
+    def _arranged(self, position: int) -> Op | None:
+        """What computed a value before its entries were moved or repeated."""
         op = self.producers.get(position)
         while op is not None and op.name in REARRANGING and len(op.ins) == 1:
             op = self.producers.get(op.ins[0])
         return op
 
-    def _origin(self, position: int) -> int:
-        op = self._before_reshaping(position)
-        return op.outs[0] if op is not None else position
-
     def is_distribution(self, position: int) -> bool:
-        return self._origin(position) in self.softmaxes
+        op = self._arranged(position)
+        return op is not None and op.outs[0] in self.softmaxes
 
     def is_statistic(self, op: Op, i: int) -> bool:
         """Whether an operand is a mean or a length that a normalisation subtracts or divides by."""
