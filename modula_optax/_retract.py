@@ -1,7 +1,6 @@
 """Retraction of many parameters: together where they share norm and constraint, over the members of an ensemble."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -73,32 +72,33 @@ def retract(
     """
 
     def put_back(params: Arrays, updates: Arrays, memory: Memory | None, rates: Array) -> tuple[Arrays, Memory]:
-        specs, kept = dict(held), {}
-        # the difference of the low-precision sum would lose the step: add and subtract in float32
+        specs, kept, remembered = dict(held), {}, {}
         before, changes = (
             {path: atoms(tree[path], spec, members) for path, spec in held if tree} for tree in (params, updates)
         )
-        known = _first_memory(held, before) if memory is None else _known(held, before, _merged(memory, members))
+        known = _first_memory(held, before) if memory is None else _known(held, before, _flat(memory, members))
+        # the difference of the low-precision sum would lose the step: add and subtract in float32
+        for path, u in changes.items():
+            dtype = jnp.promote_types(before[path].dtype, u.dtype)
+            before[path], changes[path] = before[path].astype(dtype), u.astype(dtype)
         for (norm, constraint), paths in _groups(held).items():
-            costly, retraction = constraint.is_expensive(norm), _retraction(norm, constraint)
+            costly = constraint.is_expensive(norm)
             # devices are sent the sums alone; on one, none is made of all parameters at a time
             by_turns = bool(updates) and costly and not axes
             items = []
             for path in paths:
                 w, u = before[path], changes.get(path)
-                if u is not None:
-                    w, u = (x.astype(jnp.promote_types(w.dtype, u.dtype)) for x in (w, u))
-                now = (u if by_turns else w if u is None else w + u), known.get(path, ())
+                now = w if u is None else u if by_turns else w + u
                 step = _step(w, rates, specs[path].target, members)
-                items.append((now, step, w) if by_turns else (now, step))
-            function = _moved_by(retraction) if by_turns else retraction
-            results = apply_alike(function, items, axes=axes if costly else (), in_turns=costly)
-            for path, (w, of_w) in zip(paths, results, strict=True):
-                kept[path] = (w - before[path] if updates and not by_turns else w), of_w
+                items.append(((now, known.get(path, ())), step, *([w] if by_turns else [])))
+            put = partial(_put_back, norm, constraint)
+            results = apply_alike(put, items, axes=axes if costly else (), in_turns=costly)
+            for path, (x, remembered[path]) in zip(paths, results, strict=True):
+                kept[path] = x - before[path] if updates and not by_turns else x
         like = updates or params
         return (
-            {path: restored(kept[path][0], spec, like[path], members=members) for path, spec in held},
-            {path: _apart(kept[path][1], params[path].shape[:members]) for path in (memory or {})},
+            {path: restored(kept[path], spec, like[path], members=members) for path, spec in held},
+            {path: _by_member(remembered[path], params[path].shape[:members]) for path in (memory or {})},
         )
 
     return automatic(
@@ -106,22 +106,15 @@ def retract(
     )
 
 
-def _retraction(norm: Norm, constraint: Constraint) -> Callable[..., tuple[Stack, Any]]:
-    def put_back(held: tuple[Stack, Any], step: Step) -> tuple[Stack, Any]:
-        return constraint.retract(norm, *held, step)
-
-    return put_back
-
-
-def _moved_by(put_back: Callable[..., tuple[Stack, Any]]) -> Callable[..., tuple[Stack, Any]]:
-    """From changes of weights to those that lead into the set."""
-
-    def move(held: tuple[Stack, Any], step: Step, w: Stack) -> tuple[Stack, Any]:
-        u, memory = held
-        after, memory = put_back((w + u, memory), step)
-        return after - w, memory
-
-    return move
+def _put_back(
+    norm: Norm, constraint: Constraint, now: tuple[Stack, Any], step: Step, before: Stack | None = None
+) -> tuple[Stack, Any]:
+    """Weights in the set, and what to remember; of changes to the weights `before`, those that lead there."""
+    x, memory = now
+    if before is None:
+        return constraint.retract(norm, x, memory, step)
+    after, memory = constraint.retract(norm, before + x, memory, step)
+    return after - before, memory
 
 
 def _known(held: Held, weights: Stacks, memory: Memory) -> Memory:
@@ -156,12 +149,13 @@ def _step(w: Stack, rates: Float[Array, "*members 2"], target: float, members: i
     return Step(of_atoms[:, 0], of_atoms[:, 1], jnp.full(len(w), target, w.dtype))
 
 
-def _merged(memory: Memory, members: int) -> Memory:
+def _flat(memory: Memory, members: int) -> Memory:
     """Memory of all members along one axis."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[members + 1 :]), memory)
 
 
-def _apart(memory: Any, members: tuple[int, ...]) -> Any:
+def _by_member(memory: Any, members: tuple[int, ...]) -> Any:
+    """Memory with the axes of its members again."""
     return jax.tree.map(lambda x: x.reshape(*members, -1, *x.shape[1:]), memory)
 
 
