@@ -5,7 +5,6 @@ from typing import Any
 
 from jaxtyping import Array
 
-from modula_optax._align import Leaf
 from modula_optax._canonical import Stack
 from modula_optax._layout import atoms, restored
 from modula_optax._match import Leaves
@@ -53,11 +52,6 @@ def map_atoms(
     like = shardings_of(({i: leaf.value for i, leaf in chosen.items()}, before))
     changed, after = automatic(apply, arrays, before, shardings=like) if chosen else ({}, before)
     return treedef.unflatten([changed.get(i, u) for i, u in enumerate(flat[0])]), after
-
-
-def leaves_of(match: Callable[[Any], Leaves], selects: Callable[[NormSpec], bool], tree: Any) -> list[Leaf]:
-    """The parameters whose specs are selected."""
-    return [leaf for leaf in match(tree).entries if selects(leaf.spec)]
 
 
 def refuse_without(params: Any, name: str) -> None:

@@ -8,16 +8,15 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, is_abstract
-from modula_optax._atomwise import leaves_of, map_atoms
+from modula_optax._atomwise import map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import guarded
 from modula_optax._layout import atoms
 from modula_optax._linalg import length, one_where_zero
 from modula_optax._match import matching
 from modula_optax._mesh import replicated, varying_alike
-from modula_optax._norms import Frobenius, Spectral, SpectralNormalized
 from modula_optax._paths import is_absent
-from modula_optax._specs import NormSpec
+from modula_optax._whitened_stacks import takes_operators
 
 
 class OutputMomentsState(NamedTuple):
@@ -71,7 +70,7 @@ def scale_by_output_moments(
             moments = jax.eval_shape(lambda w: atoms(w, leaf.spec)[:, :1, :1], like)
             return jnp.zeros(moments.shape, moments.dtype)
 
-        leaves = leaves_of(match, _has_outputs, params)
+        leaves = [leaf for leaf in match(params).entries if takes_operators(leaf.spec)]
         moments = replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})()
         # inside `shard_map` they vary over devices as updates do
         arrays = [leaf.value for leaf in leaves if not is_abstract(leaf.value)]
@@ -90,11 +89,7 @@ def scale_by_output_moments(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        updates, moments = map_atoms(scaled, match, _has_outputs, updates, memory=state.moments)
+        updates, moments = map_atoms(scaled, match, takes_operators, updates, memory=state.moments)
         return updates, OutputMomentsState(moments)
 
     return guarded(init, update)
-
-
-def _has_outputs(spec: NormSpec) -> bool:
-    return isinstance(spec.norm, Spectral | SpectralNormalized | Frobenius)

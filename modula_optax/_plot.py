@@ -2,6 +2,7 @@
 
 import io
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,7 +78,7 @@ def plot_norms(
         axes = figure.add_subplot(rows, columns, i + 1, title=title, xlabel="step")
         for group, points in curves[metric].items():
             steps = sorted(points)
-            low, middle, high = zip(*(_spread(points[step]) for step in steps), strict=True)
+            low, middle, high = ([of(points[step]) for step in steps] for of in (min, statistics.median, max))
             axes.plot(steps, middle, color=colors[group], linestyle=styles[group], linewidth=1.6, label=group)
             axes.fill_between(steps, low, high, color=colors[group], alpha=0.15, linewidth=0)
         # zeros, as of biases before their first step, have no logarithm
@@ -134,11 +135,3 @@ def _curves(by_step: Mapping[int, Measurements], paths: str = ".*") -> dict[str,
             if pattern.fullmatch(path):
                 curves[metric][re.sub(r"\d+", "*", path)][step].append(value)
     return curves
-
-
-def _spread(values: list[float]) -> tuple[float, float, float]:
-    """Lowest, median and highest."""
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    middle = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-    return ordered[0], middle, ordered[-1]

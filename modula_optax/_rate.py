@@ -5,10 +5,11 @@ import warnings
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from modula_optax._checks import is_traced
 
 SMALL = 2e-3
 FIRST = 1000  # values of a schedule that are looked at
@@ -46,6 +47,6 @@ def _highest(learning_rate: optax.ScalarOrSchedule) -> float | None:
     except (TypeError, ValueError):
         # one that asks for the number of the step in Python
         rates = [learning_rate(step) for step in range(FIRST)]
-    if any(isinstance(rate, jax.core.Tracer) for rate in jax.tree.leaves(rates)):
+    if any(map(is_traced, jax.tree.leaves(rates))):
         return None
     return float(np.max(np.asarray(rates, np.float64)))

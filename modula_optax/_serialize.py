@@ -9,7 +9,7 @@ from modula_optax._axes import Axes
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import flatten_with_paths, is_absent, listing
+from modula_optax._paths import flatten_with_paths, is_absent, listing, nested, prefixes
 from modula_optax._specs import NormSpec
 
 _VERSION = 1
@@ -94,7 +94,10 @@ def specs_from_json(text: str, params: Any = None) -> Any:
     """
     entries = _read(text)
     if params is None:
-        return _nested({path: _spec(path, entry) for path, entry in entries.items()})
+        for path in entries:
+            if below := next((parent for parent in prefixes(path)[1:-1] if parent in entries), None):
+                raise ValueError(f"{path}: its parent {below} is a spec, too.")
+        return nested({path: _spec(path, entry) for path, entry in entries.items()}, ())
     flat, treedef = flatten_parameters(params)
     paths = {path for path, leaf in flat if not is_absent(leaf)}
     lines = [f"{path}: has no spec in the text" for path in sorted(paths - entries.keys())]
@@ -103,22 +106,6 @@ def specs_from_json(text: str, params: Any = None) -> Any:
         advice = "The model has changed since the specs were saved: infer them again."
         raise ValueError(listing("path differs", "paths differ", lines, advice))
     return treedef.unflatten([leaf if is_absent(leaf) else _spec(path, entries[path]) for path, leaf in flat])
-
-
-def _nested(specs: dict[str, NormSpec]) -> Any:
-    """Dictionaries that have these paths; the only spec itself if its path is empty."""
-    if "" in specs:
-        return specs[""]
-    tree: dict[str, Any] = {}
-    for path, spec in specs.items():
-        *parents, name = path.split("/")
-        node = tree
-        for depth, parent in enumerate(parents):
-            node = node.setdefault(parent, {})
-            if isinstance(node, NormSpec):
-                raise ValueError(f"{path}: its parent {'/'.join(parents[: depth + 1])} is a spec, too.")
-        node[name] = spec
-    return tree
 
 
 def _read(text: str) -> dict[str, Any]:

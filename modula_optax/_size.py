@@ -14,7 +14,7 @@ from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
 from modula_optax._guard import guarded
 from modula_optax._linalg import length, one_where_zero, unit, working_dtype
-from modula_optax._match import Leaves, matching
+from modula_optax._match import matching
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
 
@@ -54,20 +54,13 @@ def floor_relative_update(
     floor = as_positive("floor", floor)
     per_output = None if per_output is None else as_positive("per_output", per_output)
 
-    match = matching(specs)
-
-    def lengthened(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
+    def lengthened(u: Stack, w: Stack) -> Stack:
         if per_output is not None:
             by_output = _at_least(u, w, per_output, _INPUTS)
             u = by_output * _ratio(u, by_output, ATOM)
-        return _at_least(u, w, floor, ATOM), None
+        return _at_least(u, w, floor, ATOM)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        del extra_args
-        refuse_without(params, "floor_relative_update")
-        return map_atoms(lengthened, match, _has_norm, updates, params)[0], state
-
-    return guarded(_checked(match), update)
+    return _atomwise("floor_relative_update", lengthened, specs, _has_norm)
 
 
 def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformationExtraArgs:
@@ -102,21 +95,14 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
     if strength > 1:
         raise ValueError(f"strength must be at most 1, which takes all growth; got {strength!r}.")
 
-    match = matching(specs)
-
-    def braked(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
+    def braked(u: Stack, w: Stack) -> Stack:
         normal, size = unit(w, ATOM), length(w, ATOM)[:, None, None, None]
         along = jnp.sum(u * normal, axis=ATOM, keepdims=True)
         grown = jnp.maximum(size + along - strength * jnp.maximum(along, 0.0), 0.0)
         after = grown * unit(u - along * normal + grown * normal, ATOM)
-        return jnp.where(size > 0.0, after - w, u), None
+        return jnp.where(size > 0.0, after - w, u)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        del extra_args
-        refuse_without(params, "brake_growth")
-        return map_atoms(braked, match, _has_norm, updates, params)[0], state
-
-    return guarded(_checked(match), update)
+    return _atomwise("brake_growth", braked, specs, _has_norm)
 
 
 def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) -> optax.GradientTransformationExtraArgs:
@@ -142,18 +128,12 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
     References:
       Chen et al., Cautious Weight Decay, arXiv:2510.12402.
     """
-    match = matching(specs)
 
-    def decayed(u: Stack, w: Stack, _: Any) -> tuple[Stack, None]:
+    def decayed(u: Stack, w: Stack) -> Stack:
         # signs, since the product of small numbers is 0
-        return u + jnp.where(jnp.sign(u) * jnp.sign(w) > 0.0, jnp.asarray(weight_decay, w.dtype) * w, 0.0), None
+        return u + jnp.where(jnp.sign(u) * jnp.sign(w) > 0.0, jnp.asarray(weight_decay, w.dtype) * w, 0.0)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        del extra_args
-        refuse_without(params, "add_cautious_decay")
-        return map_atoms(decayed, match, is_hidden_matrix, updates, params)[0], state
-
-    return guarded(_checked(match), update)
+    return _atomwise("add_cautious_decay", decayed, specs, is_hidden_matrix)
 
 
 class FixedLengthsState(NamedTuple):
@@ -221,11 +201,20 @@ def _ratio(x: Stack, y: Stack, axes: tuple[int, ...]) -> Array:
     return over / one_where_zero(under)
 
 
-def _checked(match: Callable[[Any], Leaves]) -> Callable[[Any], optax.EmptyState]:
-    """An `init` that refuses specs that do not fit; there is nothing to remember."""
+def _atomwise(
+    name: str, function: Callable[[Stack, Stack], Stack], specs: Any, selects: Callable[[NormSpec], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """The link of this name that makes `function(u, w)` of updates and weights, and remembers nothing."""
+    match = matching(specs)
 
     def init(params: optax.Params) -> optax.EmptyState:
+        # refuses specs that do not fit
         match(params)
         return optax.EmptyState()
 
-    return init
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        del extra_args
+        refuse_without(params, name)
+        return map_atoms(lambda u, w, _: (function(u, w), None), match, selects, updates, params)[0], state
+
+    return guarded(init, update)
