@@ -12,7 +12,16 @@ from modula_optax._axes import batch_axes
 from modula_optax._layout import atoms_shape, resolve_axes
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, pattern_of, prefixes
+from modula_optax._paths import (
+    Owners,
+    describe,
+    flatten_with_paths,
+    is_absent,
+    listing,
+    owners_among,
+    pattern_of,
+    prefixes,
+)
 from modula_optax._specs import NormSpec
 
 
@@ -39,11 +48,11 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     """
     flat, treedef = flatten_parameters(tree)
     by_path = {path: spec for path, spec in flatten_with_paths(specs)[0] if not is_absent(spec)}
-    owners = [next((p for p in prefixes(path) if p in by_path), None) for path, _ in flat]
-    _refuse_other_paths(flat, by_path, owners)
+    owners = owners_among(by_path, flat)
+    _refuse_other_paths(dict(flat), owners)
     leaves = [
         Leaf(path, value, _ABSENT if is_absent(value) or owner is None else by_path[owner])
-        for (path, value), owner in zip(flat, owners, strict=True)
+        for (path, value), owner in zip(flat, owners.of.values(), strict=True)
     ]
     problems = [
         f"{describe(leaf.path, leaf.value)}: {problem}"
@@ -55,21 +64,14 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     return leaves, treedef
 
 
-def _refuse_other_paths(flat: list[tuple[str, Any]], by_path: dict[str, Any], owners: list[str | None]) -> None:
+def _refuse_other_paths(leaves: dict[str, Any], owners: Owners) -> None:
     """Refuses parameters without a spec and specs without a parameter, in one message."""
-    missing = [
-        (path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None and not is_absent(leaf)
-    ]
-    absent = {path for path, leaf in flat if is_absent(leaf)}
-    extra = sorted(path for path in by_path.keys() - set(owners) if absent.isdisjoint(prefixes(path)))
-    parts = []
-    if missing:
-        lines = [describe(path, leaf) for path, leaf in missing]
-        parts.append(listing("parameter has no spec", "parameters have no spec", lines))
-    if extra:
-        parts.append(listing("spec names no parameter", "specs name no parameter", extra))
-    if parts:
-        raise ValueError("\n".join([*parts, _advice([path for path, _ in missing], extra)]))
+    kinds = (
+        ("parameter has no spec", "parameters have no spec", [describe(path, leaves[path]) for path in owners.missing]),
+        ("spec names no parameter", "specs name no parameter", owners.extra),
+    )
+    if parts := [listing(*kind) for kind in kinds if kind[-1]]:
+        raise ValueError("\n".join([*parts, _advice(owners.missing, owners.extra)]))
 
 
 def _advice(missing: list[str], extra: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Weight decay: which parameters it is of, and the link that adds it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from modula_optax._checks import is_number, is_traced
 from modula_optax._norms import Embedding, RowL2, Sign
-from modula_optax._paths import flatten_with_paths, is_absent, listing, prefixes
+from modula_optax._paths import flatten_with_paths, is_absent, listing, owners_among
 from modula_optax._specs import NormSpec
 
 # What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass
@@ -53,7 +54,7 @@ def decaying(weight_decay: optax.ScalarOrSchedule, mask: Any, specs: Any, params
     elif mask is None:
         chosen = {path: is_hidden_matrix(spec) for path, spec in present.items()}
     else:
-        marks = _of_user(mask, params, [path for path, _ in flat], set(present))
+        marks = _of_user(mask, params, flat)
         chosen = {path: marks[path] and spec.is_normed for path, spec in present.items()}
     # of a masked tree nobody knows what the mask hides
     is_whole = not any(isinstance(spec, optax.MaskedNode) for _, spec in flat)
@@ -69,8 +70,8 @@ def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
     return bool(np.float32(known) == np.float32(value))
 
 
-def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dict[str, bool]:
-    """What a user's mask says of the paths that are present."""
+def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[str, bool]:
+    """What a user's mask says of these paths."""
     # a tree that is shaped like an Equinox module can be called too, but is no leaf
     if jax.tree_util.all_leaves([mask]) and callable(mask):
         mask = mask(params)
@@ -79,27 +80,18 @@ def _of_user(mask: Any, params: Any, paths: list[str], present: set[str]) -> dic
     if wrong:
         one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
         raise ValueError(listing(one, many, wrong, "Write True for what decays and False for what does not."))
-    owners = {path: next((p for p in prefixes(path) if p in marks), None) for path in paths}
-    absent = set(paths) - present
-    parts = []
-    if missing := [path for path in paths if path in present and owners[path] is None]:
-        parts.append(
-            listing("parameter is not in weight_decay_mask", "parameters are not in weight_decay_mask", missing)
-        )
-    unused = marks.keys() - set(owners.values())
-    if idle := sorted(path for path in unused if absent.isdisjoint(prefixes(path))):
-        parts.append(
-            listing(
-                "entry of weight_decay_mask is no parameter", "entries of weight_decay_mask are no parameters", idle
-            )
-        )
-    if parts:
+    owners = owners_among(marks, flat)
+    kinds = (
+        ("parameter is not in weight_decay_mask", "parameters are not in weight_decay_mask", owners.missing),
+        ("entry of weight_decay_mask is no parameter", "entries of weight_decay_mask are no parameters", owners.extra),
+    )
+    if parts := [listing(*kind) for kind in kinds if kind[-1]]:
         advice = (
             "A mask is a tree of booleans of the structure of the parameters or a prefix of it, or a function that\n"
             "makes one, such as weight_decay_mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)."
         )
         raise ValueError("\n".join([*parts, advice]))
-    return {path: bool(marks[owner]) for path, owner in owners.items() if owner is not None and path in present}
+    return {path: bool(marks[owner]) for path, owner in owners.of.items() if owner is not None}
 
 
 def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[str]) -> None:

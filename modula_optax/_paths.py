@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, KeyPath, SequenceKey
@@ -67,6 +67,26 @@ def prefixes(path: str) -> list[str]:
     """The path, then its parents up to the root."""
     keys = path.split("/")
     return [*("/".join(keys[:n]) for n in range(len(keys), 0, -1)), ""]
+
+
+class Owners(NamedTuple):
+    """The owner of every path, its nearest prefix among given ones; paths that have none; owners of nothing."""
+
+    of: dict[str, str | None]
+    missing: list[str]
+    extra: list[str]
+
+
+def owners_among(given: Collection[str], flat: Sequence[tuple[str, Any]]) -> Owners:
+    """Which of the given paths is whose; what is absent needs no owner, and what is above or below it may be one."""
+    of = {path: next((p for p in prefixes(path) if p in given), None) for path, _ in flat}
+    absent = {path for path, leaf in flat if is_absent(leaf)}
+    unused = set(given) - set(of.values())
+    return Owners(
+        of,
+        missing=[path for path, owner in of.items() if owner is None and path not in absent],
+        extra=sorted(path for path in unused if absent.isdisjoint(prefixes(path))),
+    )
 
 
 def nested(values: Mapping[str, Any], paths: Collection[str]) -> Any:
