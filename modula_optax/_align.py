@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,14 +33,45 @@ class Leaf(NamedTuple):
     spec: NormSpec
 
 
+# paths and specs of some parameters; unlike their arrays they can be told apart before a program runs
+Named = tuple[tuple[str, NormSpec], ...]
+
+
+class Leaves(NamedTuple):
+    """The leaves of a tree beside their specs, in order; absent ones too."""
+
+    entries: tuple[Leaf, ...]
+    treedef: Any
+
+    @property
+    def present(self) -> list[Leaf]:
+        """Those that are not absent."""
+        return [leaf for leaf in self.entries if not is_absent(leaf.value)]
+
+    def where(self, holds: Callable[[NormSpec], bool]) -> Named:
+        """Those of whose specs something holds."""
+        return tuple((leaf.path, leaf.spec) for leaf in self.entries if holds(leaf.spec))
+
+    def by_path(self, tree: Any = None) -> dict[str, Any]:
+        """The leaves of the tree, or of another of its structure."""
+        values = (leaf.value for leaf in self.entries) if tree is None else self.treedef.flatten_up_to(tree)
+        return {leaf.path: value for leaf, value in zip(self.entries, values, strict=True)}
+
+    def of(self, named: Named, tree: Any = None) -> dict[str, Any]:
+        """The same of these parameters alone."""
+        values = self.by_path(tree)
+        return {path: values[path] for path, _ in named}
+
+    def rebuilt(self, changed: Mapping[str, Any]) -> Any:
+        """The tree, with other values under these paths."""
+        return self.treedef.unflatten([changed.get(leaf.path, leaf.value) for leaf in self.entries])
+
+
 _ABSENT = NormSpec(Unnormed())
 
 
-def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
+def align(specs: Any, tree: Any) -> Leaves:
     """Matches a spec tree, or a prefix of one, to a tree of arrays by path, and checks that every spec fits.
-
-    Returns:
-      The leaves in the order of `tree`, and its structure.
 
     Raises:
       ValueError: lists every parameter without a spec, every spec without a parameter, and every spec that does not
@@ -50,10 +81,10 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     by_path = {path: spec for path, spec in flatten_with_paths(specs)[0] if not is_absent(spec)}
     owners = owners_among(by_path, flat)
     _refuse_other_paths(dict(flat), owners)
-    leaves = [
+    leaves = tuple(
         Leaf(path, value, _ABSENT if is_absent(value) or owner is None else by_path[owner])
         for (path, value), owner in zip(flat, owners.of.values(), strict=True)
-    ]
+    )
     problems = [
         f"{describe(leaf.path, leaf.value)}: {problem}"
         for leaf in leaves
@@ -61,7 +92,7 @@ def align(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     ]
     if problems:
         raise ValueError(listing("parameter does not fit its spec", "parameters do not fit their specs", problems))
-    return leaves, treedef
+    return Leaves(leaves, treedef)
 
 
 def _refuse_other_paths(leaves: dict[str, Any], owners: Owners) -> None:
@@ -138,10 +169,8 @@ def is_abstract(value: Any) -> bool:
 
 def align_new(specs: Any, tree: Any) -> Any:
     """A tree of the specs just made for these parameters: checked, and each knowing how many layers it is of."""
-    leaves, treedef = align(specs, tree)
-    return treedef.unflatten(
-        [leaf.value if is_absent(leaf.value) else count_layers(leaf.spec, leaf.value.shape) for leaf in leaves]
-    )
+    leaves = align(specs, tree)
+    return leaves.rebuilt({leaf.path: count_layers(leaf.spec, leaf.value.shape) for leaf in leaves.present})
 
 
 def refuse_restacked(leaves: Sequence[Leaf]) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from jaxtyping import Array
 
+from modula_optax._align import Leaves
 from modula_optax._canonical import Stack
 from modula_optax._layout import atoms, restored
-from modula_optax._match import Leaves
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._specs import NormSpec
 
@@ -33,25 +33,23 @@ def map_atoms(
       *others: trees of its structure.
       memory: what is remembered; `None` where nothing is.
     """
-    entries, treedef = match(updates)
-    chosen = {i: leaf for i, leaf in enumerate(entries) if selects(leaf.spec)}
-    flat = [treedef.flatten_up_to(tree) for tree in (updates, *others)]
-    arrays = {i: tuple(tree[i] for tree in flat) for i in chosen}
+    leaves = match(updates)
+    chosen = leaves.where(selects)
+    trees = [leaves.of(chosen, tree) for tree in (updates, *others)]
     before = {} if memory is None else memory
 
-    def apply(arrays: dict[int, tuple[Array, ...]], memory: Memory) -> tuple[dict[int, Array], Memory]:
+    def apply(trees: list[dict[str, Array]], memory: Memory) -> tuple[dict[str, Array], Memory]:
         changed, after = {}, {}
-        for i, leaf in chosen.items():
-            stacks = [atoms(x, leaf.spec) for x in arrays[i]]
-            stack, remembered = function(*stacks, memory.get(leaf.path))
-            changed[i] = restored(stack, leaf.spec, leaf.value)
+        for path, spec in chosen:
+            stack, remembered = function(*(atoms(tree[path], spec) for tree in trees), memory.get(path))
+            changed[path] = restored(stack, spec, trees[0][path])
             if memory:
-                after[leaf.path] = remembered
+                after[path] = remembered
         return changed, after
 
-    like = shardings_of(({i: leaf.value for i, leaf in chosen.items()}, before))
-    changed, after = automatic(apply, arrays, before, shardings=like) if chosen else ({}, before)
-    return treedef.unflatten([changed.get(i, u) for i, u in enumerate(flat[0])]), after
+    like = shardings_of((trees[0], before))
+    changed, after = automatic(apply, trees, before, shardings=like) if chosen else ({}, before)
+    return leaves.rebuilt(changed), after
 
 
 def refuse_without(params: Any, name: str) -> None:

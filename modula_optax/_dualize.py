@@ -7,12 +7,13 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
+from modula_optax._align import Leaves, Named
 from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
 from modula_optax._layout import are_settled, atoms, restored
-from modula_optax._match import Leaves, matching
+from modula_optax._match import matching
 from modula_optax._members import over_members
 from modula_optax._mesh import automatic, devices_along, shardings_of, warn_of_idle_mesh
 from modula_optax._norms import Norm
@@ -77,16 +78,15 @@ def dualize(
         del extra_args
         leaves = match(updates)
         weights = _weights_on_manifolds(leaves, params)
-        normed = tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.is_normed)
-        gradients = {leaf.path: leaf.value for leaf in leaves.entries if leaf.spec.is_normed}
-        return leaves.rebuilt(_steepest((normed, exchange), mesh_axes, gradients, weights)), state
+        normed = leaves.where(lambda spec: spec.is_normed)
+        return leaves.rebuilt(_steepest((normed, exchange), mesh_axes, leaves.of(normed), weights)), state
 
     return guarded(init, update)
 
 
 @over_members
 def _steepest(
-    settings: tuple[tuple[tuple[str, NormSpec], ...], str | None],
+    settings: tuple[Named, str | None],
     axes: tuple[str, ...],
     members: int,
     gradients: dict[str, Array],
@@ -126,7 +126,7 @@ def _steepest(
     return automatic(directions, gradients, weights, shardings=shardings_of(gradients))
 
 
-def _groups(specs: tuple[tuple[str, NormSpec], ...]) -> dict[tuple[Norm, Manifold | None], list[tuple[str, NormSpec]]]:
+def _groups(specs: Named) -> dict[tuple[Norm, Manifold | None], list[tuple[str, NormSpec]]]:
     """Those that share a norm, and the manifold that they are held to, if any."""
     groups = defaultdict(list)
     for path, spec in specs:
@@ -150,11 +150,10 @@ _ROUNDING = 1 + 2**-8
 
 def _weights_on_manifolds(leaves: Leaves, params: Any) -> dict[str, Array]:
     """The parameters that are held to a manifold, by path."""
-    held = [leaf.path for leaf in leaves.entries if isinstance(leaf.spec.constraint, Manifold)]
+    held = leaves.where(lambda spec: isinstance(spec.constraint, Manifold))
     if held and params is None:
         raise ValueError(
             f"Directions along a manifold depend on the weights: pass them, tx.update(grads, state, params). "
-            f"Held to a manifold: {', '.join(held)}."
+            f"Held to a manifold: {', '.join(path for path, _ in held)}."
         )
-    weights = leaves.by_path(params) if held else {}
-    return {path: weights[path] for path in held}
+    return leaves.of(held, params) if held else {}

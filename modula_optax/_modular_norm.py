@@ -6,9 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from modula_optax._align import Leaf
 from modula_optax._layout import canonical
-from modula_optax._paths import is_absent
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 
@@ -31,14 +29,12 @@ def leaf_norms(tree: Any, specs: Any) -> Any:
       >>> leaf_norms({"w": 2.0 * jnp.eye(2)}, NormSpec(Spectral()))
       {'w': Array(2., dtype=float32)}
     """
-    leaves, treedef = resolve(specs, tree)
-
-    def measure(leaf: Leaf) -> Any:
-        if is_absent(leaf.value):
-            return leaf.value
-        return leaf.spec.norm.norm(canonical(leaf.value, leaf.spec)) if leaf.spec.is_normed else None
-
-    return treedef.unflatten([measure(leaf) for leaf in leaves])
+    leaves = resolve(specs, tree)
+    norms = {
+        leaf.path: leaf.spec.norm.norm(canonical(leaf.value, leaf.spec)) if leaf.spec.is_normed else None
+        for leaf in leaves.present
+    }
+    return leaves.rebuilt(norms)
 
 
 def modular_norm(tree: Any, specs: Any) -> Scalar:
@@ -102,7 +98,7 @@ def dual_norm(grads: Any, specs: Any) -> Scalar:
 
 
 def _per_leaf(tree: Any, specs: Any, measure: Callable[[Array, NormSpec], Scalar]) -> list[Scalar]:
-    leaves, _ = resolve(specs, tree)
+    leaves = resolve(specs, tree).present
     values = [measure(canonical(leaf.value, leaf.spec), leaf.spec) for leaf in leaves if leaf.spec.is_normed]
     widest = jnp.float64 if any(value.dtype == jnp.float64 for value in values) else jnp.float32
     return [value.astype(widest) for value in values]

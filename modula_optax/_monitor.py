@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Scalar
 
-from modula_optax._align import is_abstract
+from modula_optax._align import Leaves, is_abstract
 from modula_optax._arguments import check_specs, check_transformation
 from modula_optax._guard import guarded
-from modula_optax._match import Leaves, matching
+from modula_optax._match import matching
 from modula_optax._measure import Directions, Measured, first_directions, measure, names_measured
 from modula_optax._mesh import free_axes, replicated, unclaimed
 from modula_optax._paths import is_absent, listing, nested, path_string, unnested
@@ -154,9 +154,8 @@ def _state(inner: Any, specs: Measured, measured: Mapping[str, Any], onward: Map
 
 def _normed(leaves: Leaves, *trees: Any) -> tuple[Measured, list[dict[str, Array]]]:
     """Specs of the parameters that have a norm, and their arrays in each of the trees, by path."""
-    specs = tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.is_normed)
-    arrays = [leaves.by_path(tree) for tree in trees]
-    return specs, [{path: by_path[path] for path, _ in specs} for by_path in arrays]
+    specs = leaves.where(lambda spec: spec.is_normed)
+    return specs, [leaves.of(specs, tree) for tree in trees]
 
 
 # compiled once for all states of the same parameters, also outside of `jit`; axes are found before: what is compiled by

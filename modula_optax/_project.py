@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from modula_optax._align import is_abstract
+from modula_optax._align import Leaves, Named, is_abstract
 from modula_optax._arguments import check_rate, check_specs
 from modula_optax._guard import guarded
-from modula_optax._match import Leaves, matching
+from modula_optax._match import matching
 from modula_optax._paths import describe, listing, nested, unnested
-from modula_optax._retract import Arrays, Held, remember, retract
+from modula_optax._retract import remember, retract
+from modula_optax._specs import NormSpec
 
 
 def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) -> Any:
@@ -44,8 +45,8 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
     leaves = matching(specs)(params)
-    held = _held(leaves)
-    kept, _ = retract(held, mesh_axes, _of(held, leaves.by_path()), {}, None, jnp.zeros(2)) if held else ({}, {})
+    held = leaves.where(_is_held)
+    kept, _ = retract(held, mesh_axes, leaves.of(held), {}, None, jnp.zeros(2)) if held else ({}, {})
     return leaves.rebuilt(kept)
 
 
@@ -97,8 +98,8 @@ def keep_params_projected(
 
     def init(params: optax.Params) -> ProjectionState:
         leaves = match(params)
-        held = _held(leaves)
-        weights = _of(held, leaves.by_path())
+        held = leaves.where(_is_held)
+        weights = leaves.of(held)
         if not held:
             memory = {}
         elif any(map(is_abstract, weights.values())):
@@ -112,13 +113,13 @@ def keep_params_projected(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         leaves = match(updates)
-        held = _held(leaves)
+        held = leaves.where(_is_held)
         rate = extra_args.get("learning_rate", learning_rate)
         _refuse_unknowns(held, leaves, params, rate)
         count = optax.safe_increment(state.count)
         if not held:
             return updates, ProjectionState(count, state.memory)
-        weights, changes = (_of(held, leaves.by_path(tree)) for tree in (params, updates))
+        weights, changes = (leaves.of(held, tree) for tree in (params, updates))
         now = [_now(0.0 if r is None else r, state.count) for r in (rate, weight_decay)]
         rates = jnp.stack([jnp.asarray(r, jnp.result_type(float)) for r in now])
         memory = unnested(state.memory, dict(held))
@@ -128,19 +129,15 @@ def keep_params_projected(
     return guarded(init, update)
 
 
-def _held(leaves: Leaves) -> Held:
-    return tuple((leaf.path, leaf.spec) for leaf in leaves.entries if leaf.spec.constraint is not None)
-
-
-def _of(held: Held, arrays: Arrays) -> Arrays:
-    return {path: arrays[path] for path, _ in held}
+def _is_held(spec: NormSpec) -> bool:
+    return spec.constraint is not None
 
 
 def _now(rate: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     return rate(count) if callable(rate) else rate
 
 
-def _refuse_unknowns(held: Held, leaves: Leaves, params: Any, learning_rate: Any) -> None:
+def _refuse_unknowns(held: Named, leaves: Leaves, params: Any, learning_rate: Any) -> None:
     if held and params is None:
         first, _ = held[0]
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from modula_optax._align import Leaf, align, align_new, fitting, refuse_restacked
+from modula_optax._align import Leaves, align, align_new, fitting, refuse_restacked
 from modula_optax._arguments import check_specs
 from modula_optax._axes import Axes
 from modula_optax._checks import brief_repr
@@ -179,15 +179,12 @@ def _below(pattern: str) -> str:
     return f".*/({pattern})" if "|" in pattern else f".*/{pattern}"
 
 
-def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
+def resolve(specs: Any, tree: Any) -> Leaves:
     """Aligns whatever a user may give as `specs` with a tree of parameters or updates.
 
     Args:
       specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from a tree to a spec tree.
       tree: arrays (or `jax.ShapeDtypeStruct`); absent leaves are allowed.
-
-    Returns:
-      The leaves, each beside its spec, and the structure of `tree`.
 
     Raises:
       ValueError: what `NormRegistry.resolve` raises, and a structure or a shape that specs do not fit.
@@ -201,12 +198,12 @@ def resolve(specs: Any, tree: Any) -> tuple[list[Leaf], Any]:
     # a spec tree shaped like an Equinox module can be called too, but it is no leaf
     elif jax.tree_util.all_leaves([specs]) and not isinstance(specs, NormSpec) and callable(specs):
         specs = specs(tree)
-    leaves, treedef = align(specs, tree)
-    refuse_restacked(leaves)
-    return leaves, treedef
+    leaves = align(specs, tree)
+    refuse_restacked(leaves.entries)
+    return leaves
 
 
 def resolve_tree(specs: Any, tree: Any) -> Any:
     """Spec tree of the structure of `tree`, from whatever a user may give as `specs`."""
-    leaves, treedef = resolve(specs, tree)
-    return treedef.unflatten([leaf.value if is_absent(leaf.value) else leaf.spec for leaf in leaves])
+    leaves = resolve(specs, tree)
+    return leaves.rebuilt({leaf.path: leaf.spec for leaf in leaves.present})

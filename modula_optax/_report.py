@@ -11,7 +11,6 @@ from typing import Any
 
 from modula_optax._align import Leaf
 from modula_optax._layout import resolve_axes
-from modula_optax._paths import is_absent
 from modula_optax._registry import resolve
 
 _HEADER = ("path", "shape", "norm", "axes", "mass", "sensitivity", "target norm", "share")
@@ -121,7 +120,7 @@ def summarize(specs: Any, params: Any) -> Summary:
       path   shape  norm       axes            mass  sensitivity  target norm  share
       table  65x8   Embedding  in=(0) out=(1)  1     1            1            100.0%
     """
-    leaves = [leaf for leaf in resolve(specs, params)[0] if not is_absent(leaf.value)]
+    leaves = resolve(specs, params).present
     is_inferred = any(leaf.spec.role is not None for leaf in leaves)
     header = _HEADER + _INFERRED if is_inferred else _HEADER
     return Summary(*_without_constants([header, *_grouped(leaves, is_inferred)]))

@@ -8,27 +8,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from modula_optax._align import Named
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Constraint, Step
 from modula_optax._layout import atoms, restored
 from modula_optax._members import over_members
 from modula_optax._mesh import automatic, replicated, shardings_of, varying_alike
 from modula_optax._norms import Norm
-from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
 
 # by path
 Arrays = dict[str, Array]
 Stacks = dict[str, Stack]
 Memory = dict[str, Any]
-# paths of the parameters that have a constraint, and their specs
-Held = tuple[tuple[str, NormSpec], ...]
 
 
 # `jit`: compiled once for all optimizers that hold the same, and outside of it jax 0.7 finds no shardings for stacks
 # that are uneven over devices
 @partial(jax.jit, static_argnums=0)
-def remember(held: Held, weights: Arrays) -> Memory:
+def remember(held: Named, weights: Arrays) -> Memory:
     """What the constraints of weights remember of them at first; those that remember nothing have no entry."""
 
     def first(weights: Arrays) -> Memory:
@@ -38,7 +36,7 @@ def remember(held: Held, weights: Arrays) -> Memory:
     return replicated(first)(weights)
 
 
-def _first_memory(held: Held, weights: Stacks) -> Memory:
+def _first_memory(held: Named, weights: Stacks) -> Memory:
     first = {}
     for (norm, constraint), paths in _groups(held).items():
 
@@ -51,7 +49,7 @@ def _first_memory(held: Held, weights: Stacks) -> Memory:
 
 @over_members
 def retract(
-    held: Held,
+    held: Named,
     axes: tuple[str, ...],
     members: int,
     params: Arrays,
@@ -117,7 +115,7 @@ def _put_back(
     return after - before, memory
 
 
-def _known(held: Held, weights: Stacks, memory: Memory) -> Memory:
+def _known(held: Named, weights: Stacks, memory: Memory) -> Memory:
     """What is remembered, or what is remembered at first where that is nothing yet: the state was made of shapes."""
 
     def is_unknown(path: str) -> Array:
@@ -159,7 +157,7 @@ def _by_member(memory: Any, members: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda x: x.reshape(*members, -1, *x.shape[1:]), memory)
 
 
-def _groups(held: Held) -> dict[tuple[Norm, Constraint], list[str]]:
+def _groups(held: Named) -> dict[tuple[Norm, Constraint], list[str]]:
     """Paths of the parameters that share norm and constraint."""
     groups: dict[Any, list[str]] = defaultdict(list)
     for path, spec in held:
