@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
-from modula_optax._checks import as_count, as_positive, hold
-from modula_optax._constraints._constraint import Constraint, Step, needs_spectral
+from modula_optax._checks import as_positive, hold
+from modula_optax._constraints._constraint import Constraint, Step
+from modula_optax._constraints._leading import LeadingValue
 from modula_optax._norms import Norm
-from modula_optax._power import leading_direction, power_iteration
+from modula_optax._power import power_iteration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class NormBall(Constraint):
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectralNormalize(Constraint):
+class SpectralNormalize(LeadingValue):
     r"""Matrices of spectral norm at most `radius`, by power iteration, in few products with a vector.
 
     .. math:: W \mapsto W / \max(1, s_1 / r)
@@ -69,18 +70,6 @@ class SpectralNormalize(Constraint):
     References:
       Miyato et al., Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957.
     """
-
-    radius: float = 1.0
-    iterations: int = 2
-
-    def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
-
-    def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
-        return needs_spectral(self, norm)
-
-    def init(self, norm: Norm, w: Stack) -> Float[Array, "n taps fan_out"]:
-        return leading_direction(w)
 
     def retract(self, norm: Norm, w: Stack, memory: Array, step: Step) -> tuple[Stack, Array]:
         _, s, v = power_iteration(w, memory, self.iterations)

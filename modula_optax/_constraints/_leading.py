@@ -19,7 +19,24 @@ from modula_optax._power import leading_direction, power_iteration
 
 
 @dataclasses.dataclass(frozen=True)
-class Hammer(Constraint):
+class LeadingValue(Constraint):
+    """The largest singular value beside a radius, by power iteration from a vector that is remembered."""
+
+    radius: float = 1.0
+    iterations: int = 2
+
+    def __post_init__(self) -> None:
+        hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
+
+    def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
+        return needs_spectral(self, norm)
+
+    def init(self, norm: Norm, w: Stack) -> Float[Array, "n taps fan_out"]:
+        return leading_direction(w)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hammer(LeadingValue):
     r"""Sets the largest singular value to `radius`, by power iteration, and touches no other.
 
     .. math:: W \mapsto W + (r - s_1) \, u_1 v_1^\top
@@ -43,18 +60,6 @@ class Hammer(Constraint):
     References:
       Newhouse et al., Training Transformers with Enforced Lipschitz Constants, arXiv:2507.13338.
     """
-
-    radius: float = 1.0
-    iterations: int = 2
-
-    def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
-
-    def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
-        return needs_spectral(self, norm)
-
-    def init(self, norm: Norm, w: Stack) -> Float[Array, "n taps fan_out"]:
-        return leading_direction(w)
 
     def retract(self, norm: Norm, w: Stack, memory: Array, step: Step) -> tuple[Stack, Array]:
         u, s, v = power_iteration(w, memory, self.iterations)
