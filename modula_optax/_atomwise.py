@@ -50,9 +50,3 @@ def map_atoms(
     like = shardings_of((trees[0], before))
     changed, after = automatic(apply, trees, before, shardings=like) if chosen else ({}, before)
     return leaves.rebuilt(changed), after
-
-
-def refuse_without(params: Any, name: str) -> None:
-    """Refuses a call without the parameters."""
-    if params is None:
-        raise ValueError(f"{name} needs the parameters: call tx.update(grads, state, params).")

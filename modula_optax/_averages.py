@@ -8,8 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import is_abstract
-from modula_optax._atomwise import refuse_without
-from modula_optax._guard import guarded
+from modula_optax._guard import guarded, refuse_without
 from modula_optax._linalg import working_dtype
 
 

@@ -30,6 +30,16 @@ def guarded(init: Callable[..., Any], update: Callable[..., Any]) -> optax.Gradi
     return optax.GradientTransformationExtraArgs(init, guarded_update)
 
 
+def refuse_without(params: Any, name: str, purpose: str = "") -> None:
+    """Refuses a call of `update` without the parameters."""
+    if params is None:
+        raise ValueError(f"{name} needs the parameters{purpose}: call tx.update(grads, state, params).")
+
+
+# Optax asks placeholders without leaves which parts of a state are like parameters: this stands for one that is not
+UNLIKE_PARAMETERS = np.zeros(())
+
+
 def like_updates(params: Any, updates: Any) -> Any:
     """The parameters that the updates are of, in the structure of the updates.
 

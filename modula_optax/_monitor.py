@@ -13,7 +13,7 @@ from jaxtyping import Array, Scalar
 
 from modula_optax._align import Leaves, is_abstract
 from modula_optax._arguments import check_specs, check_transformation
-from modula_optax._guard import guarded
+from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._match import matching
 from modula_optax._measure import Directions, Measured, first_directions, measure, names_measured
 from modula_optax._mesh import free_axes, replicated, unclaimed
@@ -83,8 +83,7 @@ def monitor(
     def init(params: optax.Params) -> MonitorState:
         inner_state = inner.init(params)
         if is_absent(params):
-            # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
-            return MonitorState(inner_state, *[jnp.zeros(())] * 2)  # pyright: ignore[reportArgumentType]
+            return MonitorState(inner_state, UNLIKE_PARAMETERS, UNLIKE_PARAMETERS)  # pyright: ignore[reportArgumentType]
         measured, (weights,) = _normed(match(params), params)
         if any(map(is_abstract, weights.values())):
             # shapes have no directions yet: power iterations begin with the first update
@@ -92,8 +91,7 @@ def monitor(
         return _state(inner_state, measured, *_begin(measured, _axes(weights), weights))
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        if params is None:
-            raise ValueError("monitor needs the parameters, to measure them: call tx.update(grads, state, params).")
+        refuse_without(params, "monitor", ", to measure them")
         changed, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         if is_absent(updates):
             return changed, state._replace(inner_state=inner_state)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from modula_optax._align import Leaf, is_abstract
 from modula_optax._atomwise import map_atoms
 from modula_optax._canonical import ATOM, Stack
-from modula_optax._guard import guarded
+from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._layout import atoms
 from modula_optax._linalg import length, one_where_zero
 from modula_optax._match import matching
@@ -62,8 +62,7 @@ def scale_by_output_moments(
 
     def init(params: optax.Params) -> OutputMomentsState:
         if is_absent(params):
-            # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
-            return OutputMomentsState(jnp.zeros([]))
+            return OutputMomentsState(UNLIKE_PARAMETERS)
 
         def first(leaf: Leaf) -> jax.Array:
             like = jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from modula_optax._atomwise import map_atoms, refuse_without
+from modula_optax._atomwise import map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
-from modula_optax._guard import guarded
+from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._linalg import length, one_where_zero, unit, working_dtype
 from modula_optax._match import matching
 from modula_optax._paths import is_absent
@@ -170,8 +170,7 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
 
     def init(params: optax.Params) -> FixedLengthsState:
         if is_absent(params):
-            # Optax asks placeholders without leaves which parts of a state are like parameters: none of these
-            return FixedLengthsState(jnp.zeros([]))
+            return FixedLengthsState(UNLIKE_PARAMETERS)
         return FixedLengthsState(jax.tree.map(size, params))
 
     def kept(u: jax.Array, w: jax.Array, at_first: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from modula_optax._align import is_abstract
 from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._constraints import Manifold
-from modula_optax._guard import guarded
+from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._linalg import between, length, one_where_zero
 from modula_optax._match import matching
 from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike, warn_of_idle_mesh
@@ -153,8 +153,7 @@ def visiting(
 
     def init(params: optax.Params) -> WhitenedState:
         if is_absent(params):
-            # Optax asks placeholders without leaves which parts of a state are like parameters: none of a metric
-            return WhitenedState(momentum.init(params), jnp.zeros([]))
+            return WhitenedState(momentum.init(params), UNLIKE_PARAMETERS)
         if is_traced(max_size):
             raise ValueError(
                 "max_size decides the shapes of the state: write optax.inject_hyperparams(mo.whitened, "
