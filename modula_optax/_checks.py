@@ -14,11 +14,7 @@ import numpy as np
 
 
 def as_count(name: str, value: Any) -> int:
-    """A whole number of at least 1, of Python, NumPy or JAX.
-
-    Raises:
-      ValueError: it is none; names the argument.
-    """
+    """A whole number of at least 1, of Python, NumPy or JAX; what is none is refused by the name of the argument."""
     try:
         count = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -29,20 +25,12 @@ def as_count(name: str, value: Any) -> int:
 
 
 def as_positive(name: str, value: Any) -> float:
-    """A finite number above 0, such as a radius or a strength.
-
-    Raises:
-      ValueError: it is none; names the argument.
-    """
+    """A finite number above 0, such as a radius or a strength; else refused."""
     return _as_finite(name, value, "above 0", lambda number: number > 0)
 
 
 def as_mass(name: str, value: Any) -> float:
-    """A finite number of at least 0.
-
-    Raises:
-      ValueError: it is none; names the argument.
-    """
+    """A finite number of at least 0; else refused."""
     return _as_finite(name, value, "of at least 0", lambda number: number >= 0)
 
 

@@ -125,13 +125,10 @@ def _known(held: Named, weights: Stacks, memory: Memory) -> Memory:
     def completed() -> Memory:
         first = _first_memory(held, weights)
 
-        def choose(path: str) -> Any:
-            def pick(x: Array, fresh: Array) -> Array:
-                return jnp.where(is_unknown(path).reshape(-1, *[1] * (x.ndim - 1)), fresh, x)
+        def choose(unknown: Array, x: Array, fresh: Array) -> Array:
+            return jnp.where(unknown.reshape(-1, *[1] * (x.ndim - 1)), fresh, x)
 
-            return jax.tree.map(pick, memory[path], first[path])
-
-        return {path: choose(path) for path in memory}
+        return {path: jax.tree.map(partial(choose, is_unknown(path)), memory[path], first[path]) for path in memory}
 
     if not memory:
         return memory

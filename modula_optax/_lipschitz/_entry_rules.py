@@ -1,5 +1,6 @@
 """Rules of the primitives that move entries around, or work entry by entry."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -8,13 +9,12 @@ import numpy as np
 from modula_optax._jaxpr import Op, Slope
 from modula_optax._lipschitz._linear import without
 from modula_optax._lipschitz._states import (
-    Axes,
     Bound,
     Held,
     Known,
     NoRuleError,
     State,
-    as_bound,
+    alike,
     common,
     euclidean,
     length,
@@ -66,13 +66,8 @@ def reshape(view: View, op: Op, ins: Sequence[State]) -> Bound:
         raise NoRuleError("reorders what it reshapes")
     groups = _groups(before, after)
     where = {left[0]: right[0] for left, right in groups if len(left) == len(right) == 1}
-    if all(axis in where for axis in ins[0].summed):
-        summed, bound = (
-            frozenset(where[axis] for axis in ins[0].summed),
-            Bound(ins[0].features, ins[0].size, ins[0].lipschitz),
-        )
-    else:
-        summed, bound = frozenset(), euclidean(ins[0])
+    bound = ins[0] if ins[0].summed <= where.keys() else euclidean(ins[0])
+    summed, bound = frozenset(where[axis] for axis in bound.summed), dataclasses.replace(bound, summed=frozenset())
     for left, right in groups:
         if bound.features & set(left) and right:
             bound = over(bound, bound.features | set(left), before)
@@ -115,16 +110,13 @@ def split(view: View, op: Op, ins: Sequence[State]) -> tuple[Bound, ...]:
 
 
 def concatenate(view: View, op: Op, ins: Sequence[State]) -> Bound:
-    return _side_by_side(view, op, ins, op.params["dimension"])
-
-
-def _side_by_side(view: View, op: Op, ins: Sequence[State], axis: int) -> Bound:
     """Along a feature squares add up; along any other axis the largest counts."""
-    features = frozenset().union(*(euclidean(state).features for state in ins if isinstance(state, Bound)))
-    bounds = [as_bound(state, features, view.shape(i)) for state, i in zip(ins, op.ins, strict=True)]
-    if axis in features:
-        return _squares_add_up(bounds)
-    return Bound(features, max(b.size for b in bounds), max(b.lipschitz for b in bounds))
+    bounds = common(ins, map(view.shape, op.ins))
+    return _squares_add_up(bounds) if op.params["dimension"] in bounds[0].features else _largest(bounds)
+
+
+def _largest(bounds: Sequence[Bound]) -> Bound:
+    return Bound(bounds[0].features, max(b.size for b in bounds), max(b.lipschitz for b in bounds))
 
 
 def _squares_add_up(bounds: Sequence[Bound]) -> Bound:
@@ -141,7 +133,7 @@ def pad(view: View, op: Op, ins: Sequence[State]) -> Bound:
 
 def entries_of_several(view: View, op: Op, ins: Sequence[State]) -> Bound:
     """Each entry comes from one of the operands, or lies between them: squares add up, at most."""
-    return _squares_add_up(common(ins, view.shape(op.outs[0])))
+    return _squares_add_up(alike(ins, view.shape(op.outs[0])))
 
 
 def select(view: View, op: Op, ins: Sequence[State]) -> State:
@@ -156,20 +148,18 @@ def select(view: View, op: Op, ins: Sequence[State]) -> State:
     if len(moving) == 1 and not any(np.any(np.asarray(case)) for case in cases if isinstance(case, Known)):
         # entries become 0, as under a mask: no norm grows
         return moving[0]
-    return _squares_add_up(common(cases, view.shape(op.outs[0])))
+    return _squares_add_up(alike(cases, view.shape(op.outs[0])))
 
 
 def updated(view: View, op: Op, ins: Sequence[State]) -> Bound:
     """One array written into another, at a place that the input does not change."""
     if any(not isinstance(state, Held | Known) for state in ins[2:]):
         raise NoRuleError("writes to places that depend on activations")
-    features = frozenset().union(*(euclidean(state).features for state in ins[:2] if isinstance(state, Bound)))
-    bounds = [as_bound(state, features, view.shape(i)) for state, i in zip(ins[:2], op.ins[:2], strict=True)]
-    return _squares_add_up(bounds)
+    return _squares_add_up(common(ins[:2], map(view.shape, op.ins[:2])))
 
 
 def add(view: View, op: Op, ins: Sequence[State]) -> Bound:
-    a, b = common(ins, view.shape(op.outs[0]))
+    a, b = alike(ins, view.shape(op.outs[0]))
     return Bound(a.features, a.size + b.size, a.lipschitz + b.lipschitz)
 
 
@@ -179,7 +169,7 @@ def multiply(view: View, op: Op, ins: Sequence[State]) -> State:
             return scaled(other, float(np.max(np.abs(np.asarray(factor, np.float64)), initial=0.0)))
     a, b = euclidean(ins[0]), euclidean(ins[1])
     if not (a.features <= b.features or b.features <= a.features):
-        a, b = common((a, b), view.shape(op.outs[0]))
+        a, b = alike((a, b), view.shape(op.outs[0]))
     return product(a, b, a.features | b.features)
 
 
@@ -225,6 +215,5 @@ def stacked(states: Sequence[State], shape: Sequence[int]) -> State:
     """What the iterations of a scan leave behind, as one array; `shape` is that of one of them."""
     if all(isinstance(state, Known) for state in states):
         return np.stack(states)
-    bounds = common(states, shape)
-    features: Axes = frozenset(axis + 1 for axis in bounds[0].features)
-    return Bound(features, max(b.size for b in bounds), max(b.lipschitz for b in bounds))
+    bound = _largest(alike(states, shape))
+    return dataclasses.replace(bound, features=frozenset(axis + 1 for axis in bound.features))

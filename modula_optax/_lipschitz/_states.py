@@ -88,11 +88,15 @@ def as_bound(state: State, features: Axes, shape: Sequence[int]) -> Bound:
     return Bound(features, length(np.broadcast_to(state, shape), features), 0.0)
 
 
-def common(states: Iterable[State], shape: Sequence[int]) -> list[Bound]:
-    """Constants and bounds of one shape, all in the norm of all features that any of them has."""
-    states = list(states)
+def common(states: Sequence[State], shapes: Iterable[Sequence[int]]) -> list[Bound]:
+    """Constants and bounds of these shapes, all in the norm of all features that any of them has."""
     features = frozenset().union(*(euclidean(state).features for state in states if isinstance(state, Bound)))
-    return [as_bound(state, features, shape) for state in states]
+    return [as_bound(state, features, shape) for state, shape in zip(states, shapes, strict=True)]
+
+
+def alike(states: Sequence[State], shape: Sequence[int]) -> list[Bound]:
+    """The same of values that have one shape, or are broadcast to it."""
+    return common(states, [shape] * len(states))
 
 
 def product(a: Bound, b: Bound, features: Axes) -> Bound:

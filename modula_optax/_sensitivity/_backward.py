@@ -56,9 +56,7 @@ class _Backward:
         self.statistics = Statistics(program, self.values, self.regions.producers)
 
     def run(self) -> dict[int, float]:
-        found: dict[int, float] = {}
-        for position in self.program.outputs:
-            found[position] = 1.0
+        found = dict.fromkeys(self.program.outputs, 1.0)
         self._block(self.program.block, found)
         return found
 
@@ -117,9 +115,8 @@ class _Backward:
         raise UnsoundError(untold(f"{self._where(op)} has no rule", op.name))
 
     def _product(self, op: Op, i: int) -> float:
-        others = [operand for j, operand in enumerate(op.ins) if j != i]
-        if self.regions.is_constant(others[0]):
-            constant = self.regions.constant(others[0])
+        if self.regions.is_constant(op.ins[1 - i]):
+            constant = self.regions.constant(op.ins[1 - i])
             if constant is None:
                 raise UnsoundError(f"{self._where(op)} scales by a number that a loop changes")
             largest = float(abs(constant).max())
