@@ -26,8 +26,14 @@ Measured = tuple[tuple[str, NormSpec], ...]
 Arrays = dict[str, Array]
 # by path and by what is followed, weights or updates
 Directions = dict[str, dict[str, Array]]
-# of weights, gradients and updates, and of what is followed
-Look = Callable[..., tuple[Numbers, Followed]]
+
+
+class _Look(NamedTuple):
+    """What is found of atoms and of what is followed, under which names, and what is made of it for a parameter."""
+
+    of_atoms: Callable[..., tuple[Numbers, Followed]]
+    names: Sequence[str]
+    of_parameter: Callable[[Numbers], Any]
 
 
 class _Family(NamedTuple):
@@ -77,7 +83,7 @@ def first_directions(specs: Measured, axes: tuple[str, ...], weights: Arrays) ->
     weights, directions = varying_alike((weights, directions))
     for family in (family for family in families if family.followed):
         start = {"weight": family.rows(directions)["weight"]}
-        _, rows = _seen(leading_rows, (), dict, family, axes, [weights], start)
+        _, rows = _seen(_Look(leading_rows, (), dict), family, axes, [weights], start)
         _note(directions, family, rows)
     return directions
 
@@ -90,13 +96,13 @@ def measure(
     onward: Directions = {path: {} for path, _ in specs}
     keys, results = [], []
     for family in _families(specs, weights):
-        look = partial(numbers_of, family.norm)
-        found, rows = _seen(look, NUMBERS, _of_parameter, family, axes, trees, family.rows(directions))
+        look = _Look(partial(numbers_of, family.norm), NUMBERS, _of_parameter)
+        found, rows = _seen(look, family, axes, trees, family.rows(directions))
         _note(onward, family, rows)
         keys += [(path, name) for path, _ in family.members for name in family.names]
         results.append(found.ravel())
     measurements: dict[str, dict[str, Scalar]] = {path: {} for path, _ in specs}
-    for (path, name), number in zip(keys, _apart(jnp.concatenate(results)) if keys else [], strict=True):
+    for (path, name), number in zip(keys, _unstacked(jnp.concatenate(results)) if keys else [], strict=True):
         measurements[path][name] = number
     return measurements, onward
 
@@ -110,48 +116,38 @@ def _families(specs: Measured, weights: Arrays) -> list[_Family]:
 
 
 def _seen(
-    look: Look,
-    names: Sequence[str],
-    then: Callable[[Numbers], Any],
-    family: _Family,
-    axes: tuple[str, ...],
-    trees: Sequence[Arrays],
-    rows: Followed,
+    look: _Look, family: _Family, axes: tuple[str, ...], trees: Sequence[Arrays], rows: Followed
 ) -> tuple[Any, Followed]:
-    """What `then` makes of the numbers that `look` finds of a parameter, and rows, as arrays `[parameters, ...]`."""
+    """What is found of the parameters of a family, and rows, as arrays `[parameters, ...]`."""
 
-    def finished(found: tuple[Numbers, Followed]) -> tuple[Any, Followed]:
-        return then(found[0]), found[1]
+    def finished(numbers: Numbers, onward: Followed) -> tuple[Any, Followed]:
+        return look.of_parameter(numbers), onward
 
     if not axes:
         reads = [partial(family.read, member, *trees) for member in family.members]
-        return visit(lambda *arguments: finished(look(*arguments)), reads, rows)
+        return visit(lambda *arguments: finished(*look.of_atoms(*arguments)), reads, rows)
     if family.norm is None:
-        found = _seen_on_devices(look, names, family, axes, trees, rows)
+        found = _seen_on_devices(look, family, axes, trees, rows)
     else:
         # all at once: loops would have the exchanges of what is sharded in them
         each = zip(*(family.read(member, *trees) for member in family.members), strict=True)
-        found = look(*map(jnp.concatenate, each), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows))
+        found = look.of_atoms(*map(jnp.concatenate, each), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows))
         found = jax.tree.map(lambda x: x.reshape(len(family.members), -1, *x.shape[1:]), found)
-    return jax.vmap(finished)(found)
+    return jax.vmap(finished)(*found)
 
 
 def _seen_on_devices(
-    look: Look,
-    names: Sequence[str],
-    family: _Family,
-    axes: tuple[str, ...],
-    trees: Sequence[Arrays],
-    rows: Followed,
+    look: _Look, family: _Family, axes: tuple[str, ...], trees: Sequence[Arrays], rows: Followed
 ) -> tuple[Numbers, Followed]:
     """Each matrix on one of the devices along these axes, by one exchange there and one of numbers back."""
+    names = look.names
 
     def unpacked(known: Array) -> tuple[Numbers, Followed]:
         numbers = {name: known[..., i] for i, name in enumerate(names)}
         return numbers, dict(zip(rows, jnp.split(known[..., len(names) :], len(rows), axis=-1), strict=True))
 
     def here(known: Array, arrays: Array) -> Array:
-        numbers, onward = look(*jnp.unstack(arrays, axis=1), unpacked(known)[1])
+        numbers, onward = look.of_atoms(*jnp.unstack(arrays, axis=1), unpacked(known)[1])
         return jnp.concatenate(
             [*(numbers[name][..., None] for name in names), *(onward[what] for what in rows)], axis=-1
         )
@@ -176,11 +172,11 @@ def _of_parameter(numbers: Numbers) -> Float[Array, " names"]:
 def _note(directions: Directions, family: _Family, rows: Followed) -> None:
     """Notes the rows of every parameter under its path."""
     for what, x in rows.items():
-        for (path, _), piece in zip(family.members, _apart(x), strict=True):
+        for (path, _), piece in zip(family.members, _unstacked(x), strict=True):
             directions[path] = directions[path] | {what: piece}
 
 
-def _apart(x: Array) -> list[Array]:
+def _unstacked(x: Array) -> list[Array]:
     """Its rows; of what has no place yet, a mesh in force would have every one gathered, were it found at run time."""
     at_run_time = jax.sharding.get_abstract_mesh().empty
     return [piece.reshape(x.shape[1:]) for piece in cut(x, [1] * len(x), at_run_time)]

@@ -71,9 +71,6 @@ class RMS(Norm):
     def project(self, w: Canonical) -> Canonical:
         return self.dualize(w)
 
-    def default_axes(self, ndim: int) -> Axes:
-        return _one_vector(ndim)
-
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal(Norm):
@@ -105,9 +102,6 @@ class Diagonal(Norm):
     def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
         return jnp.ones(shape, dtype)
 
-    def default_axes(self, ndim: int) -> Axes:
-        return _one_vector(ndim)
-
 
 @dataclasses.dataclass(frozen=True)
 class Unnormed(Norm):
@@ -129,11 +123,7 @@ class Unnormed(Norm):
         return w
 
     def default_axes(self, ndim: int) -> Axes:
-        return _one_vector(ndim)
-
-
-def _one_vector(ndim: int) -> Axes:
-    return Axes(fan_in=(), fan_out=tuple(range(ndim)))
+        return Axes(fan_in=(), fan_out=tuple(range(ndim)))
 
 
 def _size(w: Canonical) -> int:

@@ -55,7 +55,9 @@ class Norm(Protocol):
         return None
 
     def default_axes(self, ndim: int) -> Axes:
-        """What `axes=None` means: here the last two axes, as `[fan_in, fan_out]`."""
+        """What `axes=None` means: the last two axes, as `[fan_in, fan_out]`, or for norms of vectors all of them."""
+        if self.takes_vectors:
+            return Axes(fan_in=(), fan_out=tuple(range(ndim)))
         if ndim < 2:
             raise ValueError("needs at least two axes, [fan_in, fan_out]")
         return Axes(fan_in=ndim - 2, fan_out=ndim - 1)
