@@ -64,7 +64,7 @@ def apply_alike(
             turns = -(-count_of(members) // size)
             size = -(-count_of(members) // turns)
             (stack,) = in_turns_of(function, size, [_joined(members, size * turns, _below)])
-            changed = _apart(stack, [length_of(item) for item in members])
+            changed = _pieces_below(stack, [length_of(item) for item in members])
         for i, result in zip(group, changed, strict=True):
             results[i] = result
     return results
@@ -96,7 +96,7 @@ def _over_devices(
         stacks = [travelling(stays, partial(once, done), stack) for stack in stacks]
         stacks, done = on_each_device(functions, stacks, axes, even, stays)
         for group, stack, is_even in zip(groups, stacks, even, strict=True):
-            pieces = _taken_from(stack, [length_of(items[i]) for i in group], devices if is_even else 1)
+            pieces = _pieces_beside(stack, [length_of(items[i]) for i in group], devices if is_even else 1)
             for i, piece in zip(group, pieces, strict=True):
                 results[i] = travelling(of_results, placed_like, piece, items[i][0])
     return results
@@ -142,7 +142,7 @@ def joined(items: Sequence[Item], total: int, axes: tuple[str, ...]) -> Item:
 
 def apart(stacks: Stacks, lengths: list[int], axes: tuple[str, ...]) -> list[Stacks]:
     """Inverse of `joined`."""
-    return _taken_from(stacks, lengths, 1) if axes else _apart(stacks, lengths)
+    return _pieces_beside(stacks, lengths, 1) if axes else _pieces_below(stacks, lengths)
 
 
 def _joined(items: Sequence[Item], total: int, join: Callable[..., Array]) -> Item:
@@ -170,8 +170,8 @@ def _beside(parts: int, arrays: Sequence[Array], missing: int) -> Array:
     return jnp.pad(jnp.concatenate(shares, axis=1), padding).reshape(-1, *arrays[0].shape[1:])
 
 
-def _taken_from(stacks: Stacks, lengths: list[int], parts: int) -> list[Stacks]:
-    """The items of what was joined in so many parts."""
+def _pieces_beside(stacks: Stacks, lengths: list[int], parts: int) -> list[Stacks]:
+    """The items of what was joined beside each other, in so many parts."""
     leaves, treedef = jax.tree.flatten(stacks)
     ends = list(itertools.accumulate(n // parts for n in lengths))
     shares = [x.reshape(parts, -1, *x.shape[1:]) for x in leaves]
@@ -183,8 +183,8 @@ def _taken_from(stacks: Stacks, lengths: list[int], parts: int) -> list[Stacks]:
     ]
 
 
-def _apart(stacks: Stacks, lengths: list[int]) -> list[Stacks]:
-    """The items of a joined one."""
+def _pieces_below(stacks: Stacks, lengths: list[int]) -> list[Stacks]:
+    """The items of what was joined below each other."""
     leaves, treedef = jax.tree.flatten(stacks)
     pieces = [cut(x, lengths, at_run_time=x.ndim > 2) for x in leaves]
     return [treedef.unflatten([piece[i] for piece in pieces]) for i in range(len(lengths))]
