@@ -45,11 +45,11 @@ class Leaves(NamedTuple):
 
     @property
     def present(self) -> list[Leaf]:
-        """Those that are not absent."""
+        """The leaves that are not absent."""
         return [leaf for leaf in self.entries if not is_absent(leaf.value)]
 
     def where(self, holds: Callable[[NormSpec], bool]) -> Named:
-        """Those of whose specs something holds."""
+        """Paths and specs of the leaves whose spec fulfils a condition."""
         return tuple((leaf.path, leaf.spec) for leaf in self.entries if holds(leaf.spec))
 
     def by_path(self, tree: Any = None) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Leaves(NamedTuple):
         return {leaf.path: value for leaf, value in zip(self.entries, values, strict=True)}
 
     def of(self, named: Named, tree: Any = None) -> dict[str, Any]:
-        """The same of these parameters alone."""
+        """The leaves of these parameters alone, in the tree or in another of its structure."""
         values = self.by_path(tree)
         return {path: values[path] for path, _ in named}
 
@@ -107,9 +107,9 @@ def _refuse_other_paths(leaves: dict[str, Any], owners: Owners) -> None:
 
 def _advice(missing: list[str], extra: list[str]) -> str:
     """What to do about paths that differ: one tree is a part of the other, or something was renamed."""
-    if top := _place(extra, missing):
+    if top := _top(extra, missing):
         return f"The specs are those of what stands under {top!r}: pass that part of the parameters alone."
-    if top := _place(missing, extra):
+    if top := _top(missing, extra):
         return (
             f"The specs are of a larger tree, which has these parameters under {top!r}: pass specs of that part alone."
         )
@@ -119,7 +119,7 @@ def _advice(missing: list[str], extra: list[str]) -> str:
     )
 
 
-def _place(part: list[str], whole: list[str]) -> str | None:
+def _top(part: list[str], whole: list[str]) -> str | None:
     """The path under which a tree of these paths has all paths of another."""
     tops = {top: None for path in whole for top in prefixes(path)[1:-1]} if part else {}
     return next((top for top in tops if {f"{top}/{path}" for path in part} <= set(whole)), None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from modula_optax._checks import as_count, hold
+from modula_optax._checks import as_count, set_fields
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -49,9 +49,9 @@ class Axes:
         groups: int = 1,
         in_groups: int = 1,
     ):
-        hold(self, fan_in=_as_tuple("fan_in", fan_in), fan_out=_as_tuple("fan_out", fan_out))
-        hold(self, taps=_as_tuple("taps", taps), groups=as_count("groups", groups))
-        hold(self, in_groups=as_count("in_groups", in_groups))
+        set_fields(self, fan_in=_as_tuple("fan_in", fan_in), fan_out=_as_tuple("fan_out", fan_out))
+        set_fields(self, taps=_as_tuple("taps", taps), groups=as_count("groups", groups))
+        set_fields(self, in_groups=as_count("in_groups", in_groups))
         named = self.taps + self.fan_in + self.fan_out
         repeated = sorted({i for i in named if named.count(i) > 1})
         if repeated:

@@ -41,7 +41,7 @@ def _as_finite(name: str, value: Any, kind: str, is_fit: Callable[[float], bool]
     return number
 
 
-def hold(instance: Any, **values: Any) -> None:
+def set_fields(instance: Any, **values: Any) -> None:
     """Sets fields of a frozen dataclass, from within its `__post_init__`, to what they were given as."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)

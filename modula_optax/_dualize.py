@@ -127,7 +127,7 @@ def _steepest(
 
 
 def _groups(specs: Named) -> dict[tuple[Norm, Manifold | None], list[tuple[str, NormSpec]]]:
-    """Those that share a norm, and the manifold that they are held to, if any."""
+    """The parameters that share a norm, and the manifold that they are held to, if any."""
     groups = defaultdict(list)
     for path, spec in specs:
         manifold = spec.constraint if isinstance(spec.constraint, Manifold) else None

@@ -74,7 +74,7 @@ def _followed(x: Stack, scale: Array, rows: Array) -> tuple[PerTap, Array]:
 
 
 def _image(times: Callable[[Rows], Rows], rows: Rows) -> tuple[Rows, Array]:
-    """Of unit rows the images, unit rows again, and how long they were."""
+    """The images of unit rows, as unit rows again, and how long they were."""
     image = times(rows)
     lengths = scaled_length(image)
     # what is zero or no number says nothing, and must not end the iteration for the steps to come

@@ -19,7 +19,6 @@ from modula_optax._stacks import apply_alike
 
 # by path
 Arrays = dict[str, Array]
-Stacks = dict[str, Stack]
 Memory = dict[str, Any]
 
 
@@ -36,7 +35,7 @@ def remember(held: Named, weights: Arrays) -> Memory:
     return replicated(first)(weights)
 
 
-def _first_memory(held: Named, weights: Stacks) -> Memory:
+def _first_memory(held: Named, weights: dict[str, Stack]) -> Memory:
     first = {}
     for (norm, constraint), paths in _groups(held).items():
 
@@ -115,7 +114,7 @@ def _put_back(
     return after - before, memory
 
 
-def _known(held: Named, weights: Stacks, memory: Memory) -> Memory:
+def _known(held: Named, weights: dict[str, Stack], memory: Memory) -> Memory:
     """What is remembered, or what is remembered at first where that is nothing yet: the state was made of shapes."""
 
     def is_unknown(path: str) -> Array:

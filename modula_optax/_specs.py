@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from modula_optax._axes import Axes
-from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, hold
+from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._deprecation import warn_deprecated
 from modula_optax._norms import Norm, Unnormed
@@ -104,8 +104,8 @@ class NormSpec:
             raise ValueError(f"blocks must be a tuple of sizes, such as (6, 6, 6); got {self.blocks!r}.")
         if not isinstance(self.why, str | None):
             raise ValueError(f"why must be a text, or None; got {self.why!r}.")
-        hold(self, mass=as_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
-        hold(self, layers=as_count("layers", self.layers))
+        set_fields(self, mass=as_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
+        set_fields(self, layers=as_count("layers", self.layers))
 
     __repr__ = brief_repr
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
-from modula_optax._checks import as_positive, hold
+from modula_optax._checks import as_positive, set_fields
 from modula_optax._constraints._constraint import Constraint, Step
 from modula_optax._constraints._leading import LeadingValue
 from modula_optax._norms import Norm
@@ -39,7 +39,7 @@ class NormBall(Constraint):
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius))
+        set_fields(self, radius=as_positive("radius", self.radius))
 
     def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         return _shrunk(w, norm.norm(w) / self.radius), memory

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from modula_optax._canonical import PerTap, Stack, is_within, spectral_gain
 from modula_optax._cap import capped_and_inside
-from modula_optax._checks import as_positive, hold
+from modula_optax._checks import as_positive, set_fields
 from modula_optax._constraints._constraint import Constraint, Step, needs_spectral
 from modula_optax._linalg import gram_matrix, is_tall, length, matmul, on_smaller_side, one_where_zero, unit
 from modula_optax._norms import Norm
@@ -43,7 +43,7 @@ class SpectralCap(Constraint):
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius))
+        set_fields(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
@@ -88,7 +88,7 @@ class SoftCap(Constraint):
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius))
+        set_fields(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
-from modula_optax._checks import as_count, as_positive, hold
+from modula_optax._checks import as_count, as_positive, set_fields
 from modula_optax._constraints._constraint import (
     Constraint,
     Step,
@@ -26,7 +26,7 @@ class LeadingValue(Constraint):
     iterations: int = 2
 
     def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
+        set_fields(self, radius=as_positive("radius", self.radius), iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_spectral(self, norm)
@@ -98,7 +98,9 @@ class SpectralDecay(Constraint):
     iterations: int = 2
 
     def __post_init__(self) -> None:
-        hold(self, strength=as_positive("strength", self.strength), iterations=as_count("iterations", self.iterations))
+        set_fields(
+            self, strength=as_positive("strength", self.strength), iterations=as_count("iterations", self.iterations)
+        )
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         return needs_matrices(self, norm)
@@ -141,7 +143,7 @@ class Regularize(Constraint):
     strength: float
 
     def __post_init__(self) -> None:
-        hold(self, strength=as_positive("strength", self.strength))
+        set_fields(self, strength=as_positive("strength", self.strength))
 
     def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         if norm.looks_up_rows:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from modula_optax._canonical import ATOM, Stack, spectral_gain
 from modula_optax._cap import capped
-from modula_optax._checks import as_count, as_positive, hold
+from modula_optax._checks import as_count, as_positive, set_fields
 from modula_optax._constraints._constraint import Manifold, Step
 from modula_optax._linalg import length, matmul, unit
 from modula_optax._norms import Norm, Spectral, orthogonalized
@@ -43,7 +43,7 @@ class Hypersphere(Manifold):
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        hold(self, radius=as_positive("radius", self.radius))
+        set_fields(self, radius=as_positive("radius", self.radius))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         if norm.round_along:
@@ -128,7 +128,7 @@ class Stiefel(Manifold):
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        hold(self, iterations=as_count("iterations", self.iterations))
+        set_fields(self, iterations=as_count("iterations", self.iterations))
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         _, fan_in, fan_out = shape
@@ -153,15 +153,15 @@ class Stiefel(Manifold):
 def _steepest_tangent(q: Stack, g: Stack, iterations: int) -> Stack:
     """The steepest direction of spectral norm one along the matrices with orthonormal columns, at `q`."""
     rows, columns = q.shape[-2:]
-    slope = math.sqrt(columns) * unit(_tangential(q, g), (-2, -1))
-    inner = orthogonalized(slope)
+    ascent = math.sqrt(columns) * unit(_tangential(q, g), (-2, -1))
+    inner = orthogonalized(ascent)
     if rows == columns:
         return inner
 
-    # A along the manifold = Z of norm one, with multipliers U; ascent along `slope` by 1 / ρ at each iteration
+    # A along the manifold = Z of norm one, with multipliers U; steps along `ascent` by 1 / ρ at each iteration
     def iterate(_: int, carry: tuple[Stack, Stack]) -> tuple[Stack, Stack]:
         z, u = carry
-        a = _tangential(q, z - u + slope / _RHO)
+        a = _tangential(q, z - u + ascent / _RHO)
         z = capped(a + u)
         return z, u + a - z
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._canonical import Stack, spectral_gain
-from modula_optax._checks import as_count, as_positive, hold
+from modula_optax._checks import as_count, as_positive, set_fields
 from modula_optax._constraints._constraint import Manifold, Step
 from modula_optax._linalg import length, one_where_zero
 from modula_optax._norms import Norm, Spectral, orthogonalized
@@ -50,7 +50,7 @@ class SpectralSphere(Manifold):
 
     def __post_init__(self) -> None:
         counts = {name: as_count(name, getattr(self, name)) for name in ("iterations", "halvings")}
-        hold(self, radius=as_positive("radius", self.radius), **counts)
+        set_fields(self, radius=as_positive("radius", self.radius), **counts)
 
     def misfit(self, norm: Norm, shape: tuple[int, int, int]) -> str | None:
         del shape

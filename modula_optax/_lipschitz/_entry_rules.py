@@ -10,7 +10,7 @@ from modula_optax._jaxpr import Op, Slope
 from modula_optax._lipschitz._linear import without
 from modula_optax._lipschitz._states import (
     Bound,
-    Held,
+    Fixed,
     Known,
     NoRuleError,
     State,
@@ -25,7 +25,7 @@ from modula_optax._lipschitz._states import (
 )
 from modula_optax._lipschitz._view import View
 
-Rule = Callable[[View, Op, Sequence[State]], "State | tuple[State, ...]"]
+Proof = Callable[[View, Op, Sequence[State]], "State | tuple[State, ...]"]
 
 
 def keep(view: View, op: Op, ins: Sequence[State]) -> tuple[State, ...]:
@@ -89,14 +89,14 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 
 def subset(view: View, op: Op, ins: Sequence[State]) -> Bound:
     """Some of the entries; those of a dynamic slice start where constants or integers of the input say."""
-    if any(not isinstance(state, Held | Known) for state in ins[1:]):
+    if any(not isinstance(state, Fixed | Known) for state in ins[1:]):
         raise NoRuleError("takes entries at places that depend on activations")
     return euclidean(ins[0])
 
 
 def gather(view: View, op: Op, ins: Sequence[State]) -> Bound:
     """Slices of activations: an axis that is indexed is no feature any more."""
-    if not isinstance(ins[0], Bound) or not isinstance(ins[1], Held | Known):
+    if not isinstance(ins[0], Bound) or not isinstance(ins[1], Fixed | Known):
         raise NoRuleError("takes entries at places that depend on activations")
     numbers, bound = op.params["dimension_numbers"], euclidean(ins[0])
     batching = tuple(getattr(numbers, "operand_batching_dims", ()))
@@ -140,10 +140,10 @@ def select(view: View, op: Op, ins: Sequence[State]) -> State:
     which, *cases = ins
     if isinstance(which, Known) and which.ndim == 0:
         return cases[int(which)]
-    if not isinstance(which, Held | Known):
+    if not isinstance(which, Fixed | Known):
         raise NoRuleError("selects by activations, and may jump")
     if not view.is_real(op.outs[0]):
-        return Held()
+        return Fixed()
     moving = [case for case in cases if isinstance(case, Bound)]
     if len(moving) == 1 and not any(np.any(np.asarray(case)) for case in cases if isinstance(case, Known)):
         # entries become 0, as under a mask: no norm grows
@@ -153,7 +153,7 @@ def select(view: View, op: Op, ins: Sequence[State]) -> State:
 
 def updated(view: View, op: Op, ins: Sequence[State]) -> Bound:
     """One array written into another, at a place that the input does not change."""
-    if any(not isinstance(state, Held | Known) for state in ins[2:]):
+    if any(not isinstance(state, Fixed | Known) for state in ins[2:]):
         raise NoRuleError("writes to places that depend on activations")
     return _squares_add_up(common(ins[:2], map(view.shape, op.ins[:2])))
 
@@ -193,8 +193,8 @@ def integer_power(view: View, op: Op, ins: Sequence[State]) -> Bound:
     return result
 
 
-def entrywise(slope: Slope) -> Rule:
-    """A rule for functions that work entry by entry."""
+def entrywise(slope: Slope) -> Proof:
+    """The proof for functions that work entry by entry."""
     return lambda view, op, ins: sloped(euclidean(ins[0]), slope, view.shape(op.outs[0]))
 
 
@@ -211,7 +211,7 @@ def scan_slice(view: View, op: Op, ins: Sequence[State]) -> State:
     return Bound(without(frozenset([0]), bound.features), bound.size, bound.lipschitz)
 
 
-def stacked(states: Sequence[State], shape: Sequence[int]) -> State:
+def of_iterations(states: Sequence[State], shape: Sequence[int]) -> State:
     """What the iterations of a scan leave behind, as one array; `shape` is that of one of them."""
     if all(isinstance(state, Known) for state in states):
         return np.stack(states)

@@ -8,11 +8,11 @@ import numpy as np
 from modula_optax._jax import UnfamiliarError, familiar
 from modula_optax._jaxpr import Block, Loop, Op, Program, apply, constant, source, untold
 from modula_optax._lipschitz._activations import activation
-from modula_optax._lipschitz._entry_rules import stacked
+from modula_optax._lipschitz._entry_rules import of_iterations
 from modula_optax._lipschitz._normalisation import normalised, softmax
-from modula_optax._lipschitz._proofs import rule_for
+from modula_optax._lipschitz._proofs import proof_for
 from modula_optax._lipschitz._rearrange import rearranged
-from modula_optax._lipschitz._states import Bound, Held, Known, NoRuleError, State, Unproven, length, proper
+from modula_optax._lipschitz._states import Bound, Fixed, Known, NoRuleError, State, Unproven, length, proper
 from modula_optax._lipschitz._view import View
 
 # computations of several operations that are Lipschitz although one of the operations is not, or more so than these are
@@ -58,7 +58,7 @@ class Interpreter:
         if op.name == "scan_stack":
             iterations = self._iterations.get(op.ins[0], [ins[0]] * self.view.shape(op.outs[0])[0])
             unproven = [state for state in iterations if isinstance(state, Unproven)]
-            return [unproven[0] if unproven else stacked(iterations, self.view.shape(op.ins[0]))]
+            return [unproven[0] if unproven else of_iterations(iterations, self.view.shape(op.ins[0]))]
         if op.name == "scan_slice" and isinstance(ins[0], Known):
             return [_as_known(ins[0][self.view.step])]
         if all(isinstance(state, Known) for state in ins) and op.name != "resize":
@@ -68,11 +68,11 @@ class Interpreter:
                 return self._moving(op, ins)
         except (NoRuleError, UnfamiliarError) as error:
             reason = error.reason if isinstance(error, UnfamiliarError) else error
-            if all(isinstance(state, Known | Held) or _is_still(state) for state in ins):
+            if all(isinstance(state, Known | Fixed) or _is_still(state) for state in ins):
                 # whatever the operation is, it makes the same of the same
-                return [Bound(frozenset(), math.inf, 0.0) if self.view.is_real(out) else Held() for out in op.outs]
-            place = source(*op.calls)
-            return [Unproven(f"{op.name}{' at ' + place if place else ''} {reason}")] * len(op.outs)
+                return [Bound(frozenset(), math.inf, 0.0) if self.view.is_real(out) else Fixed() for out in op.outs]
+            where = source(*op.calls)
+            return [Unproven(f"{op.name}{' at ' + where if where else ''} {reason}")] * len(op.outs)
 
     def _moving(self, op: Op, ins: Sequence[State]) -> Sequence[State]:
         for pattern in _PATTERNS:
@@ -82,9 +82,9 @@ class Interpreter:
         unproven = next((state for state in ins if isinstance(state, Unproven)), None)
         if unproven is not None:
             return [unproven] * len(op.outs)
-        if all(isinstance(state, Held | Known) for state in ins) and op.name != "select_n":
-            return [self._held(op, ins, out) for out in op.outs]
-        rule = rule_for(op.name)
+        if all(isinstance(state, Fixed | Known) for state in ins) and op.name != "select_n":
+            return [self._of_fixed(op, ins, out) for out in op.outs]
+        rule = proof_for(op.name)
         if rule is None or not all(self.view.is_real(out) for out in op.outs):
             raise NoRuleError(untold("has no proven rule", op.name))
         result = rule(self.view, op, ins)
@@ -94,10 +94,10 @@ class Interpreter:
                 raise NoRuleError("has no finite Lipschitz constant")
         return results
 
-    def _held(self, op: Op, ins: Sequence[State], out: int) -> State:
+    def _of_fixed(self, op: Op, ins: Sequence[State], out: int) -> State:
         """What is computed from integers of the input: integers, rows of a table, or other numbers."""
         if not self.view.is_real(out):
-            return Held()
+            return Fixed()
         if op.name in ("gather", "dynamic_slice") and isinstance(ins[0], np.ndarray):
             self.looked_up = True
             return self.lookups(out, _rows(op, ins[0]))

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from modula_optax._jaxpr import Model, flatten, trace_model
 from modula_optax._lipschitz._interpret import Interpreter
-from modula_optax._lipschitz._states import Bound, Held, State, Unproven, over
+from modula_optax._lipschitz._states import Bound, Fixed, State, Unproven, over
 from modula_optax._paths import describe, listing
 from modula_optax._specs import NormSpec
 
@@ -99,7 +99,7 @@ def lipschitz_bound(
     n_params = len(model.leaves)
     states: list[State] = [np.asarray(leaf) for leaf in model.leaves]
     for position, is_float in zip(program.inputs[n_params:], floats, strict=True):
-        states.append(moving(position) if is_float else Held())
+        states.append(moving(position) if is_float else Fixed())
     interpreter = Interpreter(program, looked_up)
     outputs = interpreter.run(states)
     if not any(floats) and not interpreter.looked_up:

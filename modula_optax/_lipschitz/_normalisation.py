@@ -11,7 +11,7 @@ from modula_optax._lipschitz._view import View
 
 
 def softmax(view: View, op: Op) -> State | None:
-    """From the largest change of a score to the sum of changes of probabilities: the constant is 1.
+    """The bound on a softmax, from the largest change of a score to the sum of changes of probabilities: it is 1.
 
     The Jacobian is diag(p) - p pᵀ; of a score that moves by e, within [-1, 1], it makes the mean deviation of e from
     its mean under p, which is at most the standard deviation, and that at most 1.

@@ -1,11 +1,11 @@
-"""The rules: what each primitive does to a bound, by its name, or as all of its kind."""
+"""The proofs: what each primitive does to a bound, by its name, or as all of its kind."""
 
 from modula_optax._jaxpr import PRIMITIVES, Kind, rule_of
 from modula_optax._lipschitz import _entry_rules as entries
 from modula_optax._lipschitz import _linear as linear
-from modula_optax._lipschitz._entry_rules import Rule, entrywise
+from modula_optax._lipschitz._entry_rules import Proof, entrywise
 
-_BY_KIND: dict[Kind, Rule] = {
+_BY_KIND: dict[Kind, Proof] = {
     Kind.CONVOLUTION: linear.convolution,
     Kind.EXTREME: entries.entries_of_several,
     Kind.NEGATION: entries.keep,
@@ -13,7 +13,7 @@ _BY_KIND: dict[Kind, Rule] = {
     Kind.SELECT: entries.select,
     Kind.SUM: entries.add,
 }
-_BY_NAME: dict[str, Rule] = {
+_BY_NAME: dict[str, Proof] = {
     "abs": entries.keep,
     "broadcast_in_dim": entries.broadcast_in_dim,
     "concatenate": entries.concatenate,
@@ -42,7 +42,7 @@ _BY_NAME: dict[str, Rule] = {
 }
 
 
-def rule_for(name: str) -> Rule | None:
+def proof_for(name: str) -> Proof | None:
     """What a primitive does to the bounds of its operands, if that is proven."""
     row = PRIMITIVES.get(name)
     return entrywise(row.slope) if row and row.slope else rule_of(name, _BY_NAME, _BY_KIND)

@@ -26,7 +26,7 @@ class Bound:
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class Fixed:
     """Integers and booleans of the input, and what is computed from them: unknown, but the same for both inputs."""
 
 
@@ -38,7 +38,7 @@ class Unproven:
 
 
 Known = np.ndarray | jax.Array  # random keys are no array of NumPy's
-State = Any  # Known | Bound | Held | Unproven
+State = Any  # Known | Bound | Fixed | Unproven
 
 
 class NoRuleError(Exception):

@@ -16,4 +16,4 @@ from modula_optax._norms._entries import Sign as Sign
 from modula_optax._norms._entries import RMS as RMS
 from modula_optax._norms._entries import Diagonal as Diagonal
 from modula_optax._norms._entries import Unnormed as Unnormed
-from modula_optax._norms._blocks import Blocks as Blocks
+from modula_optax._norms._blockwise import Blocks as Blocks

@@ -9,7 +9,7 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain, spectral_gain_of
-from modula_optax._checks import as_count, brief_repr, hold
+from modula_optax._checks import as_count, brief_repr, set_fields
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._linalg import Gram, between, length, one_where_zero, unit
 from modula_optax._norms._norm import Norm
@@ -60,13 +60,13 @@ class Spectral(Norm):
 
     def __post_init__(self) -> None:
         if self.steps is not None:
-            hold(self, steps=as_count("steps", self.steps))
+            set_fields(self, steps=as_count("steps", self.steps))
         polynomials = resolve_coefficients(self.coefficients, self.steps)
         resolve_scaling(self.scaling, self.coefficients)
         resolve_products(self.products, polynomials)
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
-            hold(self, coefficients=polynomials)
+            set_fields(self, coefficients=polynomials)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(singular_values(w), axis=(-2, -1)) / spectral_gain(w)
@@ -114,7 +114,7 @@ class SpectralNormalized(Norm):
     iterations: int = 16
 
     def __post_init__(self) -> None:
-        hold(self, iterations=as_count("iterations", self.iterations))
+        set_fields(self, iterations=as_count("iterations", self.iterations))
 
     def norm(self, w: Canonical) -> PerAtom:
         return Spectral().norm(w)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._canonical import Canonical, PerAtom
-from modula_optax._checks import hold
+from modula_optax._checks import set_fields
 from modula_optax._norms._norm import Norm
 
 
@@ -43,7 +43,7 @@ class Blocks(Norm):
         sizes = tuple(self.sizes)
         if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"sizes must be positive integers, such as (32, 8, 8); got {self.sizes!r}.")
-        hold(self, sizes=sizes, expensive=self.each.expensive)
+        set_fields(self, sizes=sizes, expensive=self.each.expensive)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(jnp.stack([self.each.norm(block) for block in self._cut(w)]), 0)
