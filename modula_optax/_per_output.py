@@ -11,8 +11,8 @@ from modula_optax._align import Leaf, is_abstract
 from modula_optax._atomwise import map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
-from modula_optax._layout import atoms
-from modula_optax._linalg import length, one_where_zero
+from modula_optax._layout import atoms_shape
+from modula_optax._linalg import length, one_where_zero, working_dtype
 from modula_optax._match import matching
 from modula_optax._mesh import replicated, varying_alike
 from modula_optax._paths import is_absent
@@ -65,9 +65,8 @@ def scale_by_output_moments(
             return OutputMomentsState(UNLIKE_PARAMETERS)
 
         def first(leaf: Leaf) -> jax.Array:
-            like = jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype)
-            moments = jax.eval_shape(lambda w: atoms(w, leaf.spec)[:, :1, :1], like)
-            return jnp.zeros(moments.shape, moments.dtype)
+            n, _, _, outputs = atoms_shape(leaf.spec, leaf.value.shape)
+            return jnp.zeros((n, 1, 1, outputs), working_dtype(leaf.value.dtype))
 
         leaves = [leaf for leaf in match(params).entries if takes_operators(leaf.spec)]
         moments = replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})()

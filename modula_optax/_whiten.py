@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
-from modula_optax._align import is_abstract
+from modula_optax._align import Leaves, is_abstract
 from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._constraints import Manifold
@@ -24,7 +24,7 @@ from modula_optax._norms import Norm, Unnormed, dualize_between
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
-from modula_optax._whitened_stacks import gathered, grouped, start, taken_apart, takes_operators
+from modula_optax._whitened_stacks import Group, gathered, grouped, start, taken_apart, takes_operators
 
 
 class WhitenedState(NamedTuple):
@@ -159,26 +159,26 @@ def visiting(
                 "max_size decides the shapes of the state: write optax.inject_hyperparams(mo.whitened, "
                 'static_args="max_size").'
             )
-        leaves, treedef = match(params)
-        groups, axes = grouped(leaves, follows), free_axes(mesh_axes)
-        metrics = {name: start(leaves, group, accumulator_dtype, max_size, axes) for name, group in groups.items()}
-        warn_of_idle_mesh(mesh_axes, (leaves[i].value for group in groups.values() for i in group.members))
+        leaves = match(params)
+        groups, axes = grouped(leaves.entries, follows), free_axes(mesh_axes)
+        metrics = {name: start(group, accumulator_dtype, max_size, axes) for name, group in groups.items()}
+        warn_of_idle_mesh(mesh_axes, _matrices(groups).values())
         # inside `shard_map` they vary over devices as what is learned of will
-        arrays = [leaf.value for leaf in leaves if not (is_absent(leaf.value) or is_abstract(leaf.value))]
-        others = _without([leaf.value for leaf in leaves], treedef, groups)
-        return WhitenedState(momentum.init(others), varying_alike((metrics, arrays))[0] if arrays else metrics)
+        arrays = [leaf.value for leaf in leaves.present if not is_abstract(leaf.value)]
+        others = momentum.init(_others(leaves, groups))
+        return WhitenedState(others, varying_alike((metrics, arrays))[0] if arrays else metrics)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        leaves, treedef = match(updates)
-        groups = grouped(leaves, follows)
-        others, after = momentum.update(_without([leaf.value for leaf in leaves], treedef, groups), state.momentum)
+        leaves = match(updates)
+        groups = grouped(leaves.entries, follows)
+        others, after = momentum.update(_others(leaves, groups), state.momentum)
         if not groups:
             return others, WhitenedState(after, state.metrics)
-        gradients = {i: leaves[i].value for group in groups.values() for i in group.members}
+        gradients = _matrices(groups)
         axes = unclaimed(free_axes(mesh_axes), next(iter(gradients.values())))
 
-        def visit(gradients: dict[int, Array], metrics: Any, numbers: Step) -> tuple[dict[int, Array], Any]:
+        def visit(gradients: dict[str, Array], metrics: Any, numbers: Step) -> tuple[dict[str, Array], Any]:
             by_norm = defaultdict(list)
             for name, group in groups.items():
                 by_norm[group.norm].append(name)
@@ -186,13 +186,13 @@ def visiting(
             for norm, names in by_norm.items():
                 items = []
                 for name in names:
-                    stack = gathered(leaves, groups[name], gradients, metrics[name], axes)
+                    stack = gathered(groups[name], gradients, metrics[name], axes)
                     items.append((Work(stack, metrics[name]), jax.tree.map(partial(jnp.full, len(stack)), numbers)))
                 results = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True, stays=_STAYS)
                 works |= dict(zip(names, results, strict=True))
-            pieces: dict[int, Array] = {}
+            pieces: dict[str, Array] = {}
             for name, work in works.items():
-                pieces |= taken_apart(leaves, groups[name], work.matrices, axes)
+                pieces |= taken_apart(groups[name], work.matrices, axes)
             return pieces, {name: works[name].metric for name in groups}
 
         count = jnp.asarray(after.count)
@@ -200,16 +200,19 @@ def visiting(
         numbers = jax.tree.map(jnp.asarray, Step(turn, b2, eps, averaging(b1, nesterov, count)))
         like = shardings_of((gradients, state.metrics))
         pieces, metrics = automatic(visit, gradients, state.metrics, numbers, shardings=like)
-        flat = treedef.flatten_up_to(others)
-        return treedef.unflatten([pieces.get(i, u) for i, u in enumerate(flat)]), WhitenedState(after, metrics)
+        return leaves.rebuilt(leaves.by_path(others) | pieces), WhitenedState(after, metrics)
 
     return guarded(init, update)
 
 
-def _without(values: Sequence[Any], treedef: Any, groups: dict[str, Any]) -> Any:
+def _matrices(groups: dict[str, Group]) -> dict[str, Any]:
+    """What is whitened, by path."""
+    return {leaf.path: leaf.value for group in groups.values() for leaf in group.members}
+
+
+def _others(leaves: Leaves, groups: dict[str, Group]) -> Any:
     """The tree without what is whitened."""
-    masked = {i for group in groups.values() for i in group.members}
-    return treedef.unflatten([optax.MaskedNode() if i in masked else x for i, x in enumerate(values)])
+    return leaves.rebuilt(dict.fromkeys(_matrices(groups), optax.MaskedNode()))
 
 
 class Work(NamedTuple):
