@@ -1,20 +1,26 @@
-"""The map of the package is of the package: every file stands in it."""
+"""The map of the package is of the package: every file stands in it, behind those that it depends on."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "modula_optax"
 MAP = (ROOT / "ARCHITECTURE.md").read_text()
+FIRST_COLUMN = re.findall(r"^\| (`_.*?) \|", MAP[MAP.index("## The tree") :], re.MULTILINE)
+ORDER = re.findall(r"`(_\w+)(?:\.py|/)`", "".join(FIRST_COLUMN))
+FILES = {path.stem: [path] if path.is_file() else sorted(path.rglob("*.py")) for path in PACKAGE.glob("_[!_]*")}
 
 
-def test_every_module_of_the_package_stands_on_the_map():
-    package = ROOT / "modula_optax"
-    modules = {path.name for path in package.glob("_*.py")} | {
-        f"{p.parent.name}/" for p in package.glob("_*/__init__.py")
-    }
-    tree = MAP[MAP.index("## The tree") : MAP.index("## Where to add")]
-    missing = modules - {"__init__.py"} - set(re.findall(r"`(_\w+(?:\.py|/))`", tree))
-    assert not missing
+def test_every_module_of_the_package_stands_on_the_map_once():
+    assert sorted(ORDER) == sorted(FILES)
+
+
+def test_a_module_depends_only_on_what_stands_before_it_on_the_map():
+    for name, files in FILES.items():
+        imported = re.findall(r"^\s*from modula_optax\.(\w+)", "".join(map(Path.read_text, files)), re.MULTILINE)
+        imported += re.findall(r"^from modula_optax import (.+)$", "".join(map(Path.read_text, files)), re.MULTILINE)
+        others = {other for line in imported for other in line.split(", ")} - {name}
+        assert all(ORDER.index(other) < ORDER.index(name) for other in others), name
 
 
 def test_the_map_is_two_pages():
