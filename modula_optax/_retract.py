@@ -90,8 +90,9 @@ def retract(
                 items.append(((now, known.get(path, ())), step, *([w] if by_turns else [])))
             put = partial(_put_back, norm, constraint)
             results = apply_alike(put, items, axes=axes if costly else (), in_turns=costly)
-            for path, (x, remembered[path]) in zip(paths, results, strict=True):
+            for path, (x, after) in zip(paths, results, strict=True):
                 kept[path] = x - before[path] if updates and not by_turns else x
+                remembered[path] = after
         like = updates or params
         return (
             {path: restored(kept[path], spec, like[path], members=members) for path, spec in held},
