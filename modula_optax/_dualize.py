@@ -79,13 +79,13 @@ def dualize(
         leaves = match(updates)
         weights = _weights_on_manifolds(leaves, params)
         normed = leaves.where(lambda spec: spec.is_normed)
-        return leaves.rebuilt(_steepest((normed, exchange), mesh_axes, leaves.of(normed), weights)), state
+        return leaves.rebuilt(_steepest_directions((normed, exchange), mesh_axes, leaves.of(normed), weights)), state
 
     return guarded(init, update)
 
 
 @over_members
-def _steepest(
+def _steepest_directions(
     settings: tuple[Named, str | None],
     axes: tuple[str, ...],
     members: int,

@@ -32,15 +32,8 @@ def steepest(
 ) -> optax.GradientTransformationExtraArgs:
     """The chain that aliases share: the links from gradients to steepest directions, then a step of these.
 
-    Args:
-      name: of the alias, for its warnings.
-      direction: those links, of resolved specs.
-      learning_rate: see `modular`, as for all that follow.
-      specs: of the parameters.
-      weight_decay: of those that decay.
-      weight_decay_mask: which they are.
-      fallback: for `Unnormed` parameters.
-      mesh_axes: to share out the work over.
+    `name` is the alias, for its warnings, and `direction` makes those links of resolved specs; all else is what
+    `modular` takes.
     """
 
     def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
