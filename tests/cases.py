@@ -109,6 +109,16 @@ def random_like(key, shape, dtype=jnp.float32):
     return jax.random.normal(key, shape, jnp.float32).astype(dtype)
 
 
+def normal(seed, *shape):
+    """Normal numbers in float64, made by NumPy so that nothing is compiled."""
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def kinds(tree):
+    """The shape and the dtype of every leaf."""
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+
+
 def lowered_for_accelerators(function, *arguments):
     """What their compilers would be given; refused if an operation in it is known to CPUs only."""
     return export.export(jax.jit(function), platforms=("cuda", "rocm", "tpu"))(*arguments)

@@ -7,11 +7,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import enable_x64, untyped
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape)
+from tests.cases import enable_x64, normal, untyped
 
 
 def test_the_average_is_that_of_the_last_parameters():

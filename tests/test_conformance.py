@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import enable_x64, lowered_for_accelerators, untyped
+from tests.cases import enable_x64, kinds, lowered_for_accelerators, untyped
 from tests.transformations import FACTORIES, GRADS, PARAMS, TRANSFORMATIONS, assert_close, parameters
 
 every_transformation = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
@@ -49,7 +49,6 @@ def test_jit_scan_and_donation_take_the_same_steps_and_compile_once(tx):
 def test_state_is_stable_and_can_be_made_of_shapes(tx):
     state = tx.init(PARAMS)
     _, after = tx.update(GRADS, state, PARAMS)
-    kinds = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
     assert kinds(after) == kinds(state)
     assert kinds(jax.eval_shape(tx.init, PARAMS)) == kinds(state)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)

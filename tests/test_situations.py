@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
-from tests.cases import enable_x64
+from tests.cases import enable_x64, kinds
 from tests.transformations import HELD, SHAPE, WAYS, assert_close
 
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -202,7 +202,6 @@ def test_a_state_made_of_shapes_trains_as_one_made_of_parameters(way, kind):
             state = tx.init(shapes)
             got = train(state, params, grads)
     assert_close(jax.device_get(got), jax.device_get(expected), atol=1e-5)
-    kinds = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
     assert (
         kinds(jax.eval_shape(tx.init, way.parameters(0))) == kinds(tx.init(way.parameters(0))) == kinds(tx.init(shapes))
     )

@@ -7,14 +7,10 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import enable_x64, random_like, untyped
+from tests.cases import enable_x64, normal, random_like, untyped
 
 SPEC = mo.NormSpec(mo.Spectral())
 HEADS = mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=0, fan_out=2))  # [in, head, out]
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def trained(tx, w, updates):
