@@ -425,14 +425,3 @@ def test_constraints_that_do_not_fit_are_refused_with_the_path(norm, axes, const
     message = r"1 parameter does not fit its spec:\n  net/w  float32\[4, 6\]: .*" + message
     with pytest.raises(ValueError, match=message):
         registry.resolve({"net": {"w": jnp.zeros((4, 6))}})
-
-
-def test_a_constraint_of_your_own(key):
-    """A user's constraint needs no more than the way back: here weights that are not negative."""
-
-    class Positive(mo.Constraint):
-        def retract(self, norm, w, memory, step):
-            return jnp.maximum(w, 0.0), memory
-
-    spec = mo.NormSpec(mo.RMS(), constraint=Positive())
-    assert mo.project(random_like(key, (50,)), spec).min() == 0

@@ -43,6 +43,13 @@ def test_constraints_on_singular_values_hold_them_under_whatever_norm_measures_t
     np.testing.assert_array_equal(held, spectral)
 
 
+def test_a_norm_of_vectors_takes_all_axes_where_none_are_named():
+    class OfVectors(mo.Sign):
+        takes_vectors = True
+
+    assert mo.leaf_norms(jnp.array([[1.0], [-2.0]]), mo.NormSpec(OfVectors())) == 2.0
+
+
 class Unhashable(mo.RMS):
     def __init__(self, scales):
         object.__setattr__(self, "scales", scales)
