@@ -25,3 +25,9 @@ def test_a_module_depends_only_on_what_stands_before_it_on_the_map():
 
 def test_the_map_is_two_pages():
     assert len(MAP.splitlines()) <= 140
+
+
+def test_every_file_of_the_tests_stands_in_their_readme():
+    tests = ROOT / "tests"
+    named = set(re.findall(r"`(\w+\.py)`", (tests / "README.md").read_text()))
+    assert {path.name for path in tests.glob("[!_]*.py")} <= named
