@@ -14,11 +14,11 @@ from modula_optax._registry import resolve_tree
 
 def with_fallback(
     specs: Any,
-    normed: Callable[[Any], optax.GradientTransformation],
+    normed: Callable[[Any, Any], optax.GradientTransformation],
     fallback: optax.GradientTransformation,
     resolve: Callable[[Any, Any], Any] = resolve_tree,
 ) -> optax.GradientTransformationExtraArgs:
-    """Sends parameters that have a norm to `normed(specs)` and `Unnormed` ones to `fallback`.
+    """Sends parameters that have a norm to `normed(specs, tree)` and `Unnormed` ones to `fallback`.
 
     Specs are resolved on the whole tree, before `optax.partition` masks any of it: a function that traces the model
     needs all parameters.
@@ -30,7 +30,7 @@ def with_fallback(
         spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
         # as a function: Optax would call labels that are shaped like an Equinox module
-        return optax.partition({"normed": normed(spec_tree), "fallback": fallback}, lambda _: labels)
+        return optax.partition({"normed": normed(spec_tree, tree), "fallback": fallback}, lambda _: labels)
 
     def init(params: optax.Params) -> Any:
         return partition(params).init(params)

@@ -103,7 +103,8 @@ def muon(
     def specs(params: Any) -> Any:
         return _muon_specs(norms, muon_weight_dimension_numbers, consistent_rms is not None, params)
 
-    def matrices(specs: Any) -> optax.GradientTransformation:
+    def matrices(specs: Any, tree: Any) -> optax.GradientTransformation:
+        del tree
         return optax.chain(
             scale_by_momentum(beta, nesterov=nesterov, accumulator_dtype=mu_dtype),
             on_real_matrices(

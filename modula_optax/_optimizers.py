@@ -221,7 +221,8 @@ def scion(
     check_numbers("scion", momentum=momentum)
     check_specs(specs, "mo.scion(0.05, specs)")
 
-    def normed(specs: Any) -> optax.GradientTransformation:
+    def normed(specs: Any, tree: Any) -> optax.GradientTransformation:
+        del tree
         return optax.chain(
             # no debiasing: the dual map forgets the length of the average
             optax.ema(1 - momentum, debias=False, accumulator_dtype=accumulator_dtype),

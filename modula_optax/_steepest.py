@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,11 +9,8 @@ import optax
 
 from modula_optax._decay import decayed_where, decaying
 from modula_optax._fallback import with_fallback
-from modula_optax._guard import guarded
-from modula_optax._match import by_structure
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
-from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
 
 Links = tuple[optax.GradientTransformation, ...]
@@ -36,7 +32,8 @@ def steepest(
     `modular` takes.
     """
 
-    def normed(decays: Any, specs: Any) -> optax.GradientTransformation:
+    def normed(specs: Any, tree: Any) -> optax.GradientTransformation:
+        decays = decaying(weight_decay, weight_decay_mask, specs, tree)
         return optax.chain(
             *direction(specs),
             # after the dual map, so that decay is not normalised away
@@ -52,20 +49,13 @@ def steepest(
             ),
         )
 
-    @by_structure
-    def chain(tree: Any) -> optax.GradientTransformationExtraArgs:
-        spec_tree = resolve_tree(specs, tree)
-        decays = decaying(weight_decay, weight_decay_mask, spec_tree, tree)
-        return with_fallback(spec_tree, partial(normed, decays), fallback)
+    tx = with_fallback(specs, normed, fallback)
 
     def init(params: optax.Params) -> Any:
         warn_of_small_rate(name, learning_rate)
-        return chain(params).init(params)
+        return tx.init(params)
 
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        return chain(updates).update(updates, state, params, **extra_args)
-
-    return guarded(init, update)
+    return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
 def constrained(specs: Any, decays: Any, which: bool) -> Any:
