@@ -8,7 +8,6 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaves, Named
-from modula_optax._arguments import check_specs
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
@@ -64,10 +63,9 @@ def dualize(
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
-    check_specs(specs, "mo.dualize(specs)")
+    match = matching(specs, "mo.dualize(specs)")
     if exchange not in (None, "bfloat16"):
         raise ValueError(f"Unknown exchange {exchange!r}. Write 'bfloat16', or None for that of matrices as they are.")
-    match = matching(specs)
 
     def init(params: optax.Params) -> optax.EmptyState:
         costly = [leaf.value for leaf in match(params).entries if leaf.spec.norm.expensive]

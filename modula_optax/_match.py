@@ -6,17 +6,20 @@ from typing import Any, TypeVar
 import jax
 
 from modula_optax._align import Leaf, Leaves, Named
+from modula_optax._arguments import check_specs
 from modula_optax._registry import resolve
 
 Result = TypeVar("Result")
 
 
-def matching(specs: Any) -> Callable[[Any], Leaves]:
+def matching(specs: Any, usage: str = "mo.modular(0.05, specs)") -> Callable[[Any], Leaves]:
     """A function from trees to their leaves beside the specs that are theirs, which asks about mistakes once.
 
     Args:
-      specs: whatever `resolve` takes.
+      specs: whatever `resolve` takes; what can never be specs is refused at once.
+      usage: what to write, for that message.
     """
+    check_specs(specs, usage)
 
     @by_structure
     def found(tree: Any) -> tuple[Named, Any]:

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Scalar
 
 from modula_optax._align import Leaves, is_abstract
-from modula_optax._arguments import check_specs, check_transformation
+from modula_optax._arguments import check_transformation
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._match import matching
 from modula_optax._measure import Directions, Measured, first_directions, measure, names_measured
@@ -76,9 +76,9 @@ def monitor(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Meyer et al.,
       Hutch++: Optimal Stochastic Trace Estimation, arXiv:2010.09649.
     """
-    check_specs(specs, "mo.monitor(specs, tx)")
+    match = matching(specs, "mo.monitor(specs, tx)")
     check_transformation("inner", inner, "mo.monitor(specs, optax.adam(1e-3))")
-    inner, match = optax.with_extra_args_support(inner), matching(specs)
+    inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> MonitorState:
         inner_state = inner.init(params)

@@ -58,7 +58,7 @@ def scale_by_output_moments(
     References:
       Li et al., NorMuon, arXiv:2510.05491, algorithm 1.
     """
-    match = matching(specs)
+    match = matching(specs, "mo.scale_by_output_moments(specs)")
 
     def init(params: optax.Params) -> OutputMomentsState:
         if is_absent(params):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from modula_optax._align import Leaves, Named, is_abstract
-from modula_optax._arguments import check_rate, check_specs
+from modula_optax._arguments import check_rate
 from modula_optax._guard import guarded
 from modula_optax._match import matching
 from modula_optax._paths import describe, listing, nested, unnested
@@ -91,10 +91,9 @@ def keep_params_projected(
       >>> abs(tx.update(updates, tx.init(params), params)[0]).round(3)
       Array([[0., 0.]], dtype=float32)
     """
-    check_specs(specs, "mo.keep_params_projected(specs)")
+    match = matching(specs, "mo.keep_params_projected(specs)")
     check_rate("keep_params_projected", "learning_rate", learning_rate)
     check_rate("keep_params_projected", "weight_decay", weight_decay)
-    match = matching(specs)
 
     def init(params: optax.Params) -> ProjectionState:
         leaves = match(params)

@@ -204,7 +204,7 @@ def _atomwise(
     name: str, function: Callable[[Stack, Stack], Stack], specs: Any, selects: Callable[[NormSpec], bool]
 ) -> optax.GradientTransformationExtraArgs:
     """The link of this name that makes `function(u, w)` of updates and weights, and remembers nothing."""
-    match = matching(specs)
+    match = matching(specs, f"mo.{name}(specs)")
 
     def init(params: optax.Params) -> optax.EmptyState:
         # refuses specs that do not fit

@@ -11,7 +11,6 @@ import optax
 from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import Leaves, is_abstract
-from modula_optax._arguments import check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._constraints import Manifold
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
@@ -147,8 +146,7 @@ def visiting(
     """Whitened momentum, and the dual map of the norm that `follows` from a spec while a device has the matrix."""
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
-    check_specs(specs, "mo.scale_by_whitened_momentum(specs)")
-    match = matching(specs)
+    match = matching(specs, "mo.scale_by_whitened_momentum(specs)")
     momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
 
     def init(params: optax.Params) -> WhitenedState:

@@ -165,6 +165,18 @@ def test_specs_of_other_parameters_are_refused_with_what_to_do(misfit):
             use()
 
 
+LINKS = (
+    *(mo.dualize, mo.monitor, mo.scale_by_whitened_momentum, mo.scale_by_output_moments, mo.keep_params_projected),
+    *(mo.floor_relative_update, mo.brake_growth, mo.add_cautious_decay),
+)
+
+
+@pytest.mark.parametrize("link", LINKS, ids=lambda link: link.__name__)
+def test_a_link_refuses_at_once_what_can_never_be_specs(link):
+    with pytest.raises(ValueError, match=rf"got None: write mo.{link.__name__}\(specs"):
+        link(None)
+
+
 def test_inferred_specs_are_refused_for_parameters_that_were_stacked_since():
     def mlp(params, x):
         return jnp.tanh(x @ params["first"]) @ params["second"]
