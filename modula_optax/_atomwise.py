@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaves
 from modula_optax._canonical import Stack
+from modula_optax._guard import guarded, refuse_without
 from modula_optax._layout import atoms, restored
+from modula_optax._match import matching
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._specs import NormSpec
 
@@ -15,11 +18,29 @@ from modula_optax._specs import NormSpec
 Memory = dict[str, Any]
 
 
+def link_of_atoms(
+    name: str, function: Callable[[Stack, Stack], Stack], specs: Any, selects: Callable[[NormSpec], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """The link of this name that makes `function(u, w)` of updates and weights, and remembers nothing."""
+    match = matching(specs, f"mo.{name}(specs)")
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        # refuses specs that do not fit
+        match(params)
+        return optax.EmptyState()
+
+    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        del extra_args
+        refuse_without(params, name)
+        return map_atoms(lambda u, w, _: (function(u, w), None), match(updates), selects, params)[0], state
+
+    return guarded(init, update)
+
+
 def map_atoms(
     function: Callable[..., tuple[Stack, Any]],
-    match: Callable[[Any], Leaves],
+    updates: Leaves,
     selects: Callable[[NormSpec], bool],
-    updates: Any,
     *others: Any,
     memory: Memory | None = None,
 ) -> tuple[Any, Memory]:
@@ -27,15 +48,13 @@ def map_atoms(
 
     Args:
       function: of an update, of what the same parameter is in the other trees, and of what is remembered of it.
-      match: the leaves of trees beside their specs, by `matching`.
+      updates: what is changed, beside its specs.
       selects: whether a parameter is changed.
-      updates: the tree that is changed.
-      *others: trees of its structure.
+      *others: trees of the same structure.
       memory: what is remembered; `None` where nothing is.
     """
-    leaves = match(updates)
-    chosen = leaves.where(selects)
-    trees = [leaves.of(chosen, tree) for tree in (updates, *others)]
+    chosen = updates.where(selects)
+    trees = [updates.of(chosen), *(updates.of(chosen, tree) for tree in others)]
     before = {} if memory is None else memory
 
     def apply(trees: list[dict[str, Array]], memory: Memory) -> tuple[dict[str, Array], Memory]:
@@ -49,4 +68,4 @@ def map_atoms(
 
     like = shardings_of((trees[0], before))
     changed, after = automatic(apply, trees, before, shardings=like) if chosen else ({}, before)
-    return leaves.rebuilt(changed), after
+    return updates.rebuilt(changed), after

@@ -87,7 +87,7 @@ def scale_by_output_moments(
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        updates, moments = map_atoms(scaled, match, takes_operators, updates, memory=state.moments)
+        updates, moments = map_atoms(scaled, match(updates), takes_operators, memory=state.moments)
         return updates, OutputMomentsState(moments)
 
     return guarded(init, update)

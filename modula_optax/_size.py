@@ -1,6 +1,5 @@
 """Control of the size of weights and of steps relative to it: floors, brakes, cautious decay, fixed lengths."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from modula_optax._atomwise import map_atoms
+from modula_optax._atomwise import link_of_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._linalg import length, one_where_zero, unit, working_dtype
-from modula_optax._match import matching
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
 
@@ -60,7 +58,7 @@ def floor_relative_update(
             u = by_output * _ratio(u, by_output, ATOM)
         return _at_least(u, w, floor, ATOM)
 
-    return _atomwise("floor_relative_update", lengthened, specs, _has_norm)
+    return link_of_atoms("floor_relative_update", lengthened, specs, _has_norm)
 
 
 def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformationExtraArgs:
@@ -102,7 +100,7 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
         after = grown * unit(u - along * normal + grown * normal, ATOM)
         return jnp.where(size > 0.0, after - w, u)
 
-    return _atomwise("brake_growth", braked, specs, _has_norm)
+    return link_of_atoms("brake_growth", braked, specs, _has_norm)
 
 
 def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) -> optax.GradientTransformationExtraArgs:
@@ -133,7 +131,7 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
         # signs, since the product of small numbers is 0
         return u + jnp.where(jnp.sign(u) * jnp.sign(w) > 0.0, jnp.asarray(weight_decay, w.dtype) * w, 0.0)
 
-    return _atomwise("add_cautious_decay", decayed, specs, is_hidden_matrix)
+    return link_of_atoms("add_cautious_decay", decayed, specs, is_hidden_matrix)
 
 
 class FixedLengthsState(NamedTuple):
@@ -198,22 +196,3 @@ def _ratio(x: Stack, y: Stack, axes: tuple[int, ...]) -> Array:
     """Length of one over that of the other."""
     over, under = (jnp.expand_dims(length(z, axes), axes) for z in (x, y))
     return over / one_where_zero(under)
-
-
-def _atomwise(
-    name: str, function: Callable[[Stack, Stack], Stack], specs: Any, selects: Callable[[NormSpec], bool]
-) -> optax.GradientTransformationExtraArgs:
-    """The link of this name that makes `function(u, w)` of updates and weights, and remembers nothing."""
-    match = matching(specs, f"mo.{name}(specs)")
-
-    def init(params: optax.Params) -> optax.EmptyState:
-        # refuses specs that do not fit
-        match(params)
-        return optax.EmptyState()
-
-    def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        del extra_args
-        refuse_without(params, name)
-        return map_atoms(lambda u, w, _: (function(u, w), None), match, selects, updates, params)[0], state
-
-    return guarded(init, update)
