@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Scalar
 
+from modula_optax._align import Named
 from modula_optax._canonical import Stack
 from modula_optax._layout import atoms, atoms_shape
 from modula_optax._linalg import one_where_zero, working_dtype
@@ -21,8 +22,6 @@ from modula_optax._stacks import apply_alike
 from modula_optax._turns import visit
 from modula_optax._xla import cut
 
-# the parameters that have a norm, by path
-Measured = tuple[tuple[str, NormSpec], ...]
 Arrays = dict[str, Array]
 # by path and by what is followed, weights or updates
 Directions = dict[str, dict[str, Array]]
@@ -42,7 +41,7 @@ class _Family(NamedTuple):
     norm: Norm | None
     shape: tuple[int, int, int, int]
     dtype: DTypeLike
-    members: Measured
+    members: Named
 
     @property
     def followed(self) -> tuple[str, ...]:
@@ -67,12 +66,12 @@ class _Family(NamedTuple):
         return tuple(atoms(tree[path], spec).astype(self.dtype) for tree in trees)
 
 
-def names_measured(specs: Measured, weights: Arrays) -> dict[str, tuple[str, ...]]:
+def names_measured(specs: Named, weights: Arrays) -> dict[str, tuple[str, ...]]:
     """What is measured of every parameter, by path."""
     return {path: family.names for family in _families(specs, weights) for path, _ in family.members}
 
 
-def first_directions(specs: Measured, axes: tuple[str, ...], weights: Arrays) -> Directions:
+def first_directions(specs: Named, axes: tuple[str, ...], weights: Arrays) -> Directions:
     """Where power iterations start: at leading singular vectors of weights, at random for updates."""
     directions: Directions = {path: {} for path, _ in specs}
     families = _families(specs, weights)
@@ -89,7 +88,7 @@ def first_directions(specs: Measured, axes: tuple[str, ...], weights: Arrays) ->
 
 
 def measure(
-    specs: Measured, axes: tuple[str, ...], weights: Arrays, grads: Arrays, updates: Arrays, directions: Directions
+    specs: Named, axes: tuple[str, ...], weights: Arrays, grads: Arrays, updates: Arrays, directions: Directions
 ) -> tuple[dict[str, dict[str, Scalar]], Directions]:
     """All measurements of all parameters, and where power iterations go on."""
     *trees, directions = varying_alike((weights, grads, updates, directions))
@@ -107,7 +106,7 @@ def measure(
     return measurements, onward
 
 
-def _families(specs: Measured, weights: Arrays) -> list[_Family]:
+def _families(specs: Named, weights: Arrays) -> list[_Family]:
     members: dict[Any, list[tuple[str, NormSpec]]] = defaultdict(list)
     for path, spec in specs:
         norm = None if spec.norm.is_largest_singular_value else spec.norm

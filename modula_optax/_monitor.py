@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Scalar
 
-from modula_optax._align import Leaves, is_abstract
+from modula_optax._align import Leaves, Named, is_abstract
 from modula_optax._arguments import check_transformation
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._match import matching
-from modula_optax._measure import Directions, Measured, first_directions, measure, names_measured
+from modula_optax._measure import Directions, first_directions, measure, names_measured
 from modula_optax._mesh import free_axes, replicated, unclaimed
 from modula_optax._paths import is_absent, listing, nested, path_string, unnested
 
@@ -145,12 +145,12 @@ def _monitors(tree: Any) -> Iterator[MonitorState]:
             yield from _monitors(node.inner_state)
 
 
-def _state(inner: Any, specs: Measured, measured: Mapping[str, Any], onward: Mapping[str, Any]) -> MonitorState:
+def _state(inner: Any, specs: Named, measured: Mapping[str, Any], onward: Mapping[str, Any]) -> MonitorState:
     directions = {path: of_parameter for path, of_parameter in onward.items() if of_parameter}
     return MonitorState(inner, nested(measured, dict(specs)), nested(directions, dict(specs)))
 
 
-def _normed(leaves: Leaves, *trees: Any) -> tuple[Measured, list[dict[str, Array]]]:
+def _normed(leaves: Leaves, *trees: Any) -> tuple[Named, list[dict[str, Array]]]:
     """Specs of the parameters that have a norm, and their arrays in each of the trees, by path."""
     specs = leaves.where(lambda spec: spec.is_normed)
     return specs, [leaves.of(specs, tree) for tree in trees]
@@ -160,7 +160,7 @@ def _normed(leaves: Leaves, *trees: Any) -> tuple[Measured, list[dict[str, Array
 # itself does not know of a `vmap` around
 @partial(jax.jit, static_argnums=(0, 1))
 def _begin(
-    specs: Measured, axes: tuple[str, ...], weights: dict[str, Array]
+    specs: Named, axes: tuple[str, ...], weights: dict[str, Array]
 ) -> tuple[dict[str, dict[str, Scalar]], Directions]:
     """Measurements of nothing yet, and where power iterations start."""
     # every measurement is a number, and under `shard_map` varies as its weight does
