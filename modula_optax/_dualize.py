@@ -107,16 +107,8 @@ def _steepest_directions(
                 for i, (path, spec) in enumerate(group)
                 if not members and are_settled(spec, gradients[path].shape, devices)
             ]
-            if exchange and shared_over and manifold is None:
-                halves = [tuple(map(to_half, stack)) for stack in stacks]
-                duals = apply_alike(
-                    _in_half_the_bytes(dual_map), halves, axes=shared_over, in_turns=True, settled=settled
-                )
-                duals = [
-                    placed_like(from_half(dual).astype(x.dtype), x) for dual, (x, *_) in zip(duals, stacks, strict=True)
-                ]
-            else:
-                duals = apply_alike(dual_map, stacks, axes=shared_over, in_turns=norm.expensive, settled=settled)
+            apply = _apply_in_half_the_bytes if exchange and shared_over and manifold is None else apply_alike
+            duals = apply(dual_map, stacks, axes=shared_over, in_turns=norm.expensive, settled=settled)
             for (path, spec), dual in zip(group, duals, strict=True):
                 results[path] = restored(dual, spec, gradients[path], spec.target, members, devices)
         return results
@@ -137,9 +129,16 @@ def _dual_map(norm: Norm, manifold: Manifold | None) -> Callable[..., Stack]:
     return norm.dualize if manifold is None else lambda g, w: manifold.tangent(norm, w, g)
 
 
-def _in_half_the_bytes(dual_map: Callable[[Stack], Stack]) -> Callable[[Array], Array]:
-    """The same of arrays that come and go in bfloat16."""
-    return lambda half: to_half(dual_map(from_half(half)) / _ROUNDING)
+def _apply_in_half_the_bytes(
+    dual_map: Callable[[Stack], Stack], stacks: list[tuple[Stack, ...]], **how: Any
+) -> list[Stack]:
+    """`apply_alike` of arrays that travel in bfloat16."""
+
+    def of_halves(half: Array) -> Array:
+        return to_half(dual_map(from_half(half)) / _ROUNDING)
+
+    duals = apply_alike(of_halves, [(to_half(g),) for (g,) in stacks], **how)
+    return [placed_like(from_half(dual).astype(g.dtype), g) for dual, (g,) in zip(duals, stacks, strict=True)]
 
 
 # where all entries round the same way, each is 2^-9 larger
