@@ -38,11 +38,8 @@ def remember(held: Named, weights: Arrays) -> Memory:
 def _first_memory(held: Named, weights: dict[str, Stack]) -> Memory:
     first = {}
     for (norm, constraint), paths in _groups(held).items():
-
-        def init(w: Stack, norm: Norm = norm, constraint: Constraint = constraint) -> Any:
-            return constraint.init(norm, w)
-
-        first.update(zip(paths, apply_alike(init, [(weights[path],) for path in paths]), strict=True))
+        memories = apply_alike(partial(constraint.init, norm), [(weights[path],) for path in paths])
+        first |= zip(paths, memories, strict=True)
     return {path: first[path] for path in weights if jax.tree.leaves(first[path])}
 
 
