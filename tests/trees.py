@@ -31,7 +31,14 @@ NORMS = (*MATRIX_NORMS, *VECTOR_NORMS, mo.Unnormed())
 SETS = (mo.UnitSphere(), mo.NormBall(0.5), mo.UnitRows())
 CONSTRAINTS = (
     *(*SETS, mo.Orthogonal(), mo.SpectralCap(0.5), mo.SoftCap(0.5), mo.SpectralNormalize(0.5), mo.Hammer(2.0)),
-    *(mo.SpectralDecay(0.1), mo.Regularize(0.1), mo.Hypersphere(2.0), mo.FixedNorm(), mo.Stiefel()),
+    *(
+        mo.SpectralDecay(0.1),
+        mo.Regularize(0.1),
+        mo.Hypersphere(2.0),
+        mo.FixedNorm(),
+        mo.Stiefel(),
+        mo.SpectralSphere(2.0),
+    ),
 )
 
 

@@ -72,8 +72,9 @@ class SpectralSphere(Manifold):
         u, _, v = power_iteration(w, leading_direction(w), 1)
         leading = u[..., :, None] * v[..., None, :]
         g = g / one_where_zero(length(g, (-2, -1)))[..., None, None]
-        # beyond, the sign of what is along the leading direction is that of the number: twice the nuclear norm
-        bound = jnp.full(g.shape[:-2], 2 * math.sqrt(min(g.shape[-2:])), g.dtype)
+        # beyond, the sign of what is along the leading direction is that of the number: twice the nuclear norm; under
+        # `shard_map` it must vary over devices as the gradient may, since a loop carries it
+        bound = 2 * math.sqrt(min(g.shape[-2:])) * jnp.ones_like(g, shape=g.shape[:-2])
 
         def direction(number: Array) -> Stack:
             return orthogonalized(g + number[..., None, None] * leading)
