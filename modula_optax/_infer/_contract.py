@@ -105,6 +105,9 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
         for one, other, own in ((left, right, pairs), (right, left, pairs.swapped())):
             trace.heads.met(one.dims, other.dims, zip(*own.batched, strict=True), own.contracted[0])
             free = (i for i in range(len(one.dims)) if i not in own.contracted[0] + own.batched[0])
+            for i, j in zip(*own.contracted, strict=True):
+                makers = params_in([other.dims[j]])
+                trace.note((x for x in labels_of(one.dims[i]) if makers and x.param not in makers), Clue.MATCHED)
             trace.meetings.append(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)

@@ -175,6 +175,9 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         if len({axis.axis for axis in axes if axis.size > 1}) == 1:
             trace.note((label for axis in axes for label in axis.labels), Clue.BIASED)
     if kind is UseKind.MUL:
+        for part in weight.parts:
+            met = (axis for axis in alignment(weight, part, activation) if axis.role is Axis.ALIGNED)
+            trace.note((label for axis in met for label in axis.labels if label.param != part.param), Clue.SCALED)
         trace.products[op.outs[0]] = range(first, len(trace.uses))
     return Value(
         _labelled(activation.dims, weight.dims, modulated=kind is UseKind.MUL and _is_modulated(weight, activation)),
