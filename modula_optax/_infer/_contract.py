@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._lookup import is_undecided, settle, settle_apart
+from modula_optax._infer._lookup import is_undecided, settle_apart
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Meeting, Trace, axes_of, note_gates
+from modula_optax._infer._trace import AxisUse, Meeting, Trace, axes_of, note_gates, settle
 from modula_optax._infer._values import (
     ONE,
     ONE_HOT,
@@ -146,7 +146,7 @@ def _meet(
         return _look_up(trace, op, weight, other, own, dims)
     if other.is_constant and not other.uniform:
         return _resampled(weight, roles, dims, as_layer=comes_second)
-    if not any(label.param >= 0 for label in weight.along(own)):
+    if not {part.param for part in weight.parts} & {label.param for label in weight.along(own)}:
         return _multiply(trace, op, weight, other, pairs, dims)
     _record_linear(trace, op, weight, other, roles, pairs)
     return Value(dims, data=True, deep=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from modula_optax._infer._lookup import settle, settle_apart
+from modula_optax._infer._lookup import settle_apart
 from modula_optax._infer._move import combine, unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
+from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content, settle
 from modula_optax._infer._values import (
     CHOSEN,
     COUNTING,

@@ -1,11 +1,13 @@
 """A program as a graph: what makes and what reads each value, which are in a loop, which are copies of one another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from modula_optax._infer._terms import Axis
 from modula_optax._infer._trace import Trace
+from modula_optax._infer._values import Label, labels_of
 from modula_optax._jaxpr import Block, Kind, Loop, Op, Program, named, operations, producers_of
 
 SHIFTS = named(Kind.SHIFT, Kind.SAME, Kind.LOOKUP)
@@ -60,11 +62,34 @@ def _numbered(program: Program, trace: Trace) -> tuple[dict[int, int], dict[int,
     first: dict[Any, int] = {}
     for position, constant in program.constants.items():
         numbers[position] = first.setdefault(repr(constant) if np.ndim(constant) == 0 else position, position)
+    features = {Label(use.param, axis.axis) for use in trace.uses for axis in use.axes if axis.role is Axis.OUT}
     for op in operations(program.block):
-        sources = {numbers.get(i, i) for i in op.ins if trace.values[i].is_activation and trace.shape(i)}
         key = (op.name, repr(op.params), tuple(numbers.get(i, i) for i in op.ins))
-        is_shift = op.name in SHIFTS and len(sources) == 1 and not any(trace.values[i].is_weight for i in op.ins)
+        sources = {numbers.get(i, i) for i in _shifted(trace, op, features)}
         for n, out in enumerate(op.outs):
             before[out] = first.setdefault((n, *key), out)
-            numbers[out] = min(sources) if is_shift else before[out]
+            numbers[out] = min(sources) if len(sources) == 1 else before[out]
     return numbers, before
+
+
+def _shifted(trace: Trace, op: Op, features: Set[Label]) -> list[int]:
+    """The activations that an operation takes entries of, if it moves them along axes that no layer made."""
+    if op.name not in SHIFTS or any(trace.values[i].is_weight for i in op.ins):
+        return []
+    sources = [i for i in op.ins if trace.values[i].is_activation and trace.shape(i)]
+    return [] if any(_moves_any(trace, op, i, features) for i in sources) else sources
+
+
+def _moves_any(trace: Trace, op: Op, source: int, features: Set[Label]) -> bool:
+    """Whether an operation moves entries along axes that a layer made."""
+    dims = trace.values[source].dims
+    return any(labels_of(dims[i]) & features for i in moved_along(trace, op, source) if i < len(dims))
+
+
+def moved_along(trace: Trace, op: Op, source: int) -> set[int]:
+    """The axes of an operand that its entries are moved along; all, if the result has other axes."""
+    before, after = trace.shape(source), trace.shape(op.outs[0])
+    if len(before) != len(after):
+        return set(range(len(before)))
+    named = op.params["dimension_numbers"].start_index_map if op.name == "gather" else [op.params.get("dimension")]
+    return {i for i, size in enumerate(before) if size != after[i] or i in named}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from modula_optax._infer._graph import SHIFTS, Graph
+from modula_optax._infer._graph import SHIFTS, Graph, moved_along
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._infer._values import labels_of, size_of
@@ -54,17 +54,10 @@ def _source(trace: Trace, graph: Graph, use: Use) -> int:
             # a copy that is rolled consists of two slices of one array
             sources = {_sliced(graph, i) for i in sources}
         source = sources.pop() if len(sources) == 1 else position
-        if source == position or _moves(trace, op, source, channels):
+        if source == position or channels & moved_along(trace, op, source):
             break
         position = source
     return graph.numbers_before.get(position, position)
-
-
-def _moves(trace: Trace, op: Op, source: int, channels: set[int]) -> bool:
-    """Whether an operation moves entries along some of these axes."""
-    before, after = trace.shape(source), trace.shape(op.outs[0])
-    along = op.params["dimension_numbers"].start_index_map if op.name == "gather" else (op.params.get("dimension"),)
-    return len(before) != len(after) or any(before[i] != after[i] for i in channels) or bool(channels & {*along})
 
 
 def _sliced(graph: Graph, position: int) -> int:

@@ -86,8 +86,8 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return Finding("gain", (), axes(Along.FEATURES, Along.POSITIONS) or own or batch, use=use)
     rows = tuple(axis for axis in runs if Axis.LOOKED in roles.get(axis, ()))
     if rows:
-        gone = {axis for axis in roles if roles[axis] & {Axis.PICKED, Axis.BATCH}}.union(rows)
-        return Finding("embedding", rows, tuple(axis for axis in runs if axis not in gone), use=use)
+        columns = (axis for axis in runs if axis not in rows and (runs[axis] is not Along.BATCH or shape[axis] == 1))
+        return Finding("embedding", rows, tuple(columns), use=use)
     # what joins data is one or several of theirs, as a class token is
     apart = (axis for axis in axes(Along.FEATURES, Along.POSITIONS) if Axis.JOINED not in roles.get(axis, ()))
     if evidence.makes_matrix(use.param, apart):
@@ -240,7 +240,7 @@ def _is_row(maker: Finding, label: Label, evidence: Evidence) -> bool:
 
 
 def _along(maker: Finding, label: Label, evidence: Evidence) -> Along:
-    if _is_copied(maker, label, evidence):
+    if evidence.is_member(label) or _is_copied(maker, label, evidence):
         return Along.BATCH
     if _is_row(maker, label, evidence):
         return Along.BATCH if evidence.has(label, Clue.BATCHED) else Along.POSITIONS
