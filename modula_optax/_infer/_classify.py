@@ -232,7 +232,7 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
         # looked up by what looks up matrices: the biases of the same experts
         return Finding("bias", fan_out=columns, confidence=EVIDENCE, use=use)
-    return Finding("embedding", fan_in=rows, fan_out=columns, use=use)
+    return Finding("embedding" if rows else "bias", fan_in=rows, fan_out=columns, use=use)
 
 
 def _place(finding: Finding, uses: Sequence[Use], reached: Mapping[int, Reach]) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._lookup import is_undecided, settle, settle_apart
+from modula_optax._infer._lookup import is_undecided, settle_apart
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Meeting, Trace, axes_of, note_gates
+from modula_optax._infer._trace import AxisUse, Meeting, Trace, axes_of, note_gates, settle
 from modula_optax._infer._values import (
     ONE,
     ONE_HOT,
@@ -105,6 +105,9 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
         for one, other, own in ((left, right, pairs), (right, left, pairs.swapped())):
             trace.heads.met(one.dims, other.dims, zip(*own.batched, strict=True), own.contracted[0])
             free = (i for i in range(len(one.dims)) if i not in own.contracted[0] + own.batched[0])
+            for i, j in zip(*own.contracted, strict=True):
+                makers = params_in([other.dims[j]])
+                trace.note((x for x in labels_of(one.dims[i]) if makers and x.param not in makers), Clue.MATCHED)
             trace.meetings.append(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
     _note_generated(trace, left, left_roles, right)
     _note_generated(trace, right, right_roles, left)
@@ -143,7 +146,7 @@ def _meet(
         return _look_up(trace, op, weight, other, own, dims)
     if other.is_constant and not other.uniform:
         return _resampled(weight, roles, dims, as_layer=comes_second)
-    if not any(label.param >= 0 for label in weight.along(own)):
+    if not {part.param for part in weight.parts} & {label.param for label in weight.along(own)}:
         return _multiply(trace, op, weight, other, pairs, dims)
     _record_linear(trace, op, weight, other, roles, pairs)
     return Value(dims, data=True, deep=True)

@@ -1,8 +1,9 @@
 """The rule of convolutions: where kernels meet images."""
 
-from modula_optax._infer._lookup import settle
+from collections import Counter
+
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, axes_of
+from modula_optax._infer._trace import AxisUse, Trace, axes_of, settle
 from modula_optax._infer._values import NONE, Dim, Value, labels_of, plain, resize, unmarked
 from modula_optax._jaxpr import Op
 
@@ -61,7 +62,10 @@ def _note_inputs(trace: Trace, feature: Dim, groups: int, batches: int) -> None:
 def _split_off_batch(axes: list[AxisUse], groups: int) -> tuple[list[AxisUse], int]:
     """A batch of kernels is run as groups: their axis is the slowest of the merged output features."""
     outputs = [axis for axis in axes if axis.role is Axis.OUT]
+    whole = Counter(axis.axis for axis in outputs)
     for axis in outputs[:-1]:
+        if whole[axis.axis] > 1:
+            continue
         if groups % axis.size:
             break
         groups //= axis.size

@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Sequence
 
-from modula_optax._infer._move import resized_dims, select_axes
+from modula_optax._infer._move import select_axes
 from modula_optax._infer._terms import Axis
 from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import ONE, Dims, Value, resize, size_of
+from modula_optax._infer._values import ONE, Value, resize, size_of
 from modula_optax._jaxpr import Op
 
 
@@ -15,8 +15,7 @@ def static_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     for dim, start, stop in zip(ins[0].dims, op.params["start_indices"], op.params["limit_indices"], strict=True):
         trace.pieces.cut(dim, start, stop)
     value = _as_joined(trace, op, ins[0], op.params["start_indices"], op.params["limit_indices"])
-    selected = [i for i, dim in enumerate(value.dims) if shape[i] == 1 < size_of(dim)]
-    return select_axes(value, selected, Axis.PICKED)._replace(dims=_without(value.dims, selected, shape))
+    return _sliced(value, shape)
 
 
 def split(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -25,7 +24,7 @@ def split(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
     for out, (start, stop) in zip(op.outs, itertools.pairwise(ends), strict=True):
         trace.pieces.cut(ins[0].dims[axis], start, stop)
         value = _as_joined(trace, op, ins[0], [start] * ndim, [stop] * ndim)
-        found.append(value._replace(dims=resized_dims(value.dims, trace.shape(out))))
+        found.append(_sliced(value, trace.shape(out)))
     return tuple(found)
 
 
@@ -37,10 +36,13 @@ def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
     return (value._replace(dims=(*value.dims[:axis], *value.dims[axis + 1 :])),) * len(op.outs)
 
 
-def _without(dims: Dims, selected: Sequence[int], shape: Sequence[int]) -> Dims:
-    return tuple(
-        ONE if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(dims, shape, strict=True))
+def _sliced(value: Value, shape: Sequence[int]) -> Value:
+    """What is left of a value; of an axis of which one entry is taken, nothing is."""
+    selected = [i for i, dim in enumerate(value.dims) if shape[i] == 1 < size_of(dim)]
+    dims = (
+        ONE if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(value.dims, shape, strict=True))
     )
+    return select_axes(value, selected, Axis.PICKED)._replace(dims=tuple(dims))
 
 
 def _as_joined(trace: Trace, op: Op, value: Value, starts: Sequence[int], stops: Sequence[int]) -> Value:

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from modula_optax._infer._lookup import settle, settle_apart
+from modula_optax._infer._lookup import settle_apart
 from modula_optax._infer._move import combine, unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content
+from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content, settle
 from modula_optax._infer._values import (
     CHOSEN,
     COUNTING,
@@ -175,6 +175,9 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         if len({axis.axis for axis in axes if axis.size > 1}) == 1:
             trace.note((label for axis in axes for label in axis.labels), Clue.BIASED)
     if kind is UseKind.MUL:
+        for part in weight.parts:
+            met = (axis for axis in alignment(weight, part, activation) if axis.role is Axis.ALIGNED)
+            trace.note((label for axis in met for label in axis.labels if label.param != part.param), Clue.SCALED)
         trace.products[op.outs[0]] = range(first, len(trace.uses))
     return Value(
         _labelled(activation.dims, weight.dims, modulated=kind is UseKind.MUL and _is_modulated(weight, activation)),

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from modula_optax._infer._shifted import Graph, operands, picked_apart
+from modula_optax._infer._graph import Graph
+from modula_optax._infer._shifted import operands, picked_apart
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Trace, Use
 from modula_optax._jaxpr import Kind, Program, named, operations
@@ -21,7 +22,7 @@ def join_gated(program: Program, trace: Trace) -> None:
     groups = {key: members for key, members in groups.items() if len(members) > 1}
     if not groups:
         return
-    graph = Graph.of(program.block)
+    graph = Graph.of(program, trace)
     gated = _gated(program, trace, {trace.uses[i].op.outs[0] for members in groups.values() for i in members})
     for (param, _), members in groups.items():
         uses = [trace.uses[i] for i in members]

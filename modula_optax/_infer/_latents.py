@@ -62,6 +62,8 @@ def find_latents(shape: tuple[int, ...], param: int, met: bool, evidence: Eviden
     if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
         return product().finding()
     row = Label(param, rows[0])
+    if evidence.is_member(row):
+        return product().finding()
     proven = met or _attends(row, {Label(param, i) for i in columns}, evidence, trace)
     return Finding("positional", rows, columns, confidence=EVIDENCE if proven else GUESS, place="hidden")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._move import combine, select_axes
 from modula_optax._infer._terms import Axis, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, axes_of, record_content
+from modula_optax._infer._trace import Trace, axes_of, record_content, settle
 from modula_optax._infer._values import (
     ONE,
     Dims,
@@ -87,28 +87,6 @@ def look_up(
 def is_undecided(found: Value) -> bool:
     """A looked up matrix may be that of an expert, a looked up vector is an embedding."""
     return any(len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1}) > 1 for part in found.parts)
-
-
-def settle(trace: Trace, op: Op, value: Value) -> Value:
-    """An undecided weight is used as an activation.
-
-    What data looked up was a table of embeddings; what was multiplied by constants was a layer with these as inputs.
-    """
-    if not value.is_weight:
-        return value
-    if not value.data and not _is_mixed(value):
-        return value
-    kind = UseKind.LOOKUP if value.data else UseKind.LINEAR
-    for part in value.parts:
-        lost = {axis for axis, role in part.fixed if role is Axis.MIXED}
-        fixed = frozenset((axis, Axis.IN if role is Axis.MIXED else role) for axis, role in part.fixed)
-        axes = [AxisUse(axis, Axis.OUT, f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
-        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, looked_up_by=value.looked_up_by)
-    return Value(value.dims, data=True, deep=True)
-
-
-def _is_mixed(value: Value) -> bool:
-    return any(role is Axis.MIXED for part in value.parts for _, role in part.fixed)
 
 
 def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:

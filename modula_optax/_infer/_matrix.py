@@ -131,9 +131,21 @@ def _with_heads(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
     pieces = {piece.axis: piece for piece in use.axes if piece.position >= 0}
     contracted = min((p.position for p in pieces.values() if layout.roles[p.axis] is Axis.IN), default=-1)
     layout = _with_forms(layout, use, evidence)
-    for axis in _kept(layout, use)[:-1]:
+    *leading, last = _kept(layout, use)
+    if evidence.is_member(Label(use.param, last)) and evidence.has(Label(use.param, leading[-1]), Clue.CONTRACTED):
+        # members that come last
+        return layout.with_roles({last: Axis.BATCH}, EVIDENCE)
+    for axis in leading:
         role, confidence = _kept_role(pieces.get(axis), contracted, Label(use.param, axis), evidence)
         layout = layout.with_roles({axis: role}, confidence)
+    return _without_members(layout, use, evidence)
+
+
+def _without_members(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
+    """Of channels that are each convolved alone, those of members of an ensemble, which other layers tell."""
+    for piece in use.axes:
+        if layout.roles[piece.axis] is Axis.OUT and any(map(evidence.is_member, piece.labels)):
+            layout = layout.with_roles({piece.axis: Axis.BATCH})._replace(groups=layout.groups // piece.size)
     return layout
 
 

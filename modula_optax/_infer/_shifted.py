@@ -1,48 +1,35 @@
 """Depthwise convolutions written out: products of shifted copies with a kernel's taps, one by one, which are summed."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+from modula_optax._infer._graph import SHIFTS, Graph, moved_along
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Trace, Use
-from modula_optax._infer._values import labels_of
-from modula_optax._jaxpr import Block, Kind, Op, Program, named, operations, producers_of
+from modula_optax._infer._values import labels_of, size_of
+from modula_optax._jaxpr import Kind, Op, Program, named
 
 _SUMS = named(Kind.SUM, Kind.SAME)
-_SHIFTS = named(Kind.SHIFT, Kind.SAME) | {"dynamic_slice"}
 
 
 def join_shifted(program: Program, trace: Trace) -> None:
     """Makes uses of a convolution of the products that are one; of all others, nothing is known here."""
     products = [i for i, use in enumerate(trace.uses) if _may_be_tap(use)]
-    if len(products) < 2:
+    if not products:
         return
-    graph = Graph.of(program.block)
+    graph = Graph.of(program, trace)
     groups: dict[tuple[int, int, int], list[int]] = {}
     for i in products:
         use = trace.uses[i]
         groups.setdefault((use.param, _source(trace, graph, use), _sum(graph, use.op)), []).append(i)
-    for members in groups.values():
+    for (_, source, total), members in groups.items():
         uses = [trace.uses[i] for i in members]
-        taps = picked_apart(program, trace, graph, uses)
-        if taps and len({operands(trace, use)[1] for use in uses}) > 1:
-            for i, use in zip(members, uses, strict=True):
-                trace.uses[i] = _as_convolution(use, taps)
-
-
-class Graph(NamedTuple):
-    """What computes each value of a program, and what reads it."""
-
-    makers: dict[int, Op]
-    readers: dict[int, list[Op]]
-
-    @classmethod
-    def of(cls, block: Block) -> "Graph":
-        readers: dict[int, list[Op]] = {}
-        for op in operations(block):
-            for position in set(op.ins):
-                readers.setdefault(position, []).append(op)
-        return cls(producers_of(block), readers)
+        if len(uses) > 1:
+            apart = len({operands(trace, use)[1] for use in uses}) > 1
+            taps = picked_apart(program, trace, graph, uses) if apart else set()
+        else:
+            taps = _picked_in_turn(trace, graph, uses[0], source, total)
+        for i, use in zip(members, uses, strict=True) if taps else ():
+            trace.uses[i] = _as_convolution(use, taps)
 
 
 def _may_be_tap(use: Use) -> bool:
@@ -61,17 +48,16 @@ def _source(trace: Trace, graph: Graph, use: Use) -> int:
     """What the activation is a shifted copy of, but for shifts along its channels, and what it was joined with."""
     channels = {axis.position for axis in use.axes if axis.role is Axis.ALIGNED}
     position = operands(trace, use)[1]
-    while (op := graph.makers.get(position)) is not None and op.name in _SHIFTS:
+    while (op := graph.makers.get(position)) is not None and op.name in SHIFTS | {"select_n"}:
         sources = {i for i in op.ins if trace.values[i].is_activation and trace.shape(i)}
         if op.name == "concatenate":
             # a copy that is rolled consists of two slices of one array
             sources = {_sliced(graph, i) for i in sources}
         source = sources.pop() if len(sources) == 1 else position
-        before, after = trace.shape(source), trace.shape(op.outs[0])
-        if source == position or any(before[i] != after[i] for i in channels) or op.params.get("dimension") in channels:
+        if source == position or channels & moved_along(trace, op, source):
             break
         position = source
-    return position
+    return graph.numbers_before.get(position, position)
 
 
 def _sliced(graph: Graph, position: int) -> int:
@@ -94,7 +80,7 @@ def picked_apart(program: Program, trace: Trace, graph: Graph, uses: Sequence[Us
     meeting = next(position for position in paths[0] if position in common)
     if any(path[0] == meeting for path in paths):
         return set()
-    starts = [_starts(program, graph.makers[path[path.index(meeting) - 1]]) for path in paths]
+    starts = [_starts(program, graph, path[path.index(meeting) - 1]) for path in paths]
     if len(set(starts)) < len(starts) or any(None in picked for picked in starts):
         return set()
     varied = (
@@ -105,10 +91,45 @@ def picked_apart(program: Program, trace: Trace, graph: Graph, uses: Sequence[Us
     return {axis for dim in varied for owner, axis in labels_of(dim) if owner == uses[0].param}
 
 
-def _starts(program: Program, op: Op) -> tuple[int | None, ...]:
+def _picked_in_turn(trace: Trace, graph: Graph, use: Use, source: int, total: int) -> set[int]:
+    """The axes of which each turn of a loop takes an entry, where its products with shifted copies are summed."""
+    loop = graph.loops.get(use.op.outs[0])
+    carry = next((carry for carry in loop.carries if carry.end == total), None) if loop else None
+    if loop is None or carry is None or not _is_summed(graph, carry.inside, total):
+        return set()
+    register = next(
+        (c for c in loop.carries if c.inside == source and graph.numbers.get(c.end) == source != c.end), None
+    )
+    is_copy = (register is not None and register.end != source) or not graph.varies(source, loop, graph.numbers)
+    if not (is_copy and graph.varies(operands(trace, use)[1], loop, {})):
+        return set()
+    path = list(_path(trace, graph, use))
+    stack = next((i for i, position in enumerate(path) if graph.loops.get(position) is not loop), None)
+    if not stack:
+        return set()
+    dims, op = trace.values[path[stack]].dims, graph.makers[path[stack - 1]]
+    picked = (
+        dims[:1]
+        if op.name == "scan_slice"
+        else [dim for dim, kept in zip(dims, trace.shape(op.outs[0]), strict=True) if size_of(dim) > kept == 1]
+    )
+    return {axis for dim in picked for owner, axis in labels_of(dim) if owner == use.param}
+
+
+def _is_summed(graph: Graph, position: int, total: int) -> bool:
+    """Whether a value is a term of a sum, and nothing else."""
+    readers = graph.readers.get(position, [])
+    return len(readers) == 1 and readers[0].name in _SUMS and _sum(graph, readers[0]) == total
+
+
+def _starts(program: Program, graph: Graph, position: int) -> tuple[int | None, ...]:
     """Where a slice starts along each axis; `None` where that is no number."""
+    op = graph.makers[position]
     if op.name == "slice":
         return tuple(op.params["start_indices"])
+    if op.name == "split":
+        start = sum(map(int, op.params["sizes"][: op.outs.index(position)]))
+        return tuple(start if axis == op.params["axis"] else 0 for axis in range(len(program.avals[position].shape)))
     if op.name != "dynamic_slice":
         return (None,)
     constants = [program.constants.get(i) for i in op.ins[1:]]

@@ -62,6 +62,8 @@ class Clue(enum.Enum):
     CONTRACTED = enum.auto()  # with another parameter
     CONTRACTED_WITH_OTHERS = enum.auto()  # by a matrix that contracts another axis, too
     BATCHED = enum.auto()  # against another parameter
+    SCALED = enum.auto()  # each entry by one of another parameter
+    MATCHED = enum.auto()  # contracted with what another parameter made
     UNPACKED = enum.auto()  # each entry was taken by itself, as queries, keys and values are
     MERGED = enum.auto()  # with another axis of the same parameter
     BIASED = enum.auto()  # a vector was added along it

@@ -162,6 +162,28 @@ def axes_of(weight: Value, part: Part) -> Iterable[tuple[int, int, Factor]]:
                     yield i, axis, factor
 
 
+def settle(trace: Trace, op: Op, value: Value) -> Value:
+    """An undecided weight is used as an activation.
+
+    What data looked up was a table of embeddings; what was multiplied by constants was a layer with these as inputs.
+    """
+    if not value.is_weight:
+        return value
+    if not value.data and not _is_mixed(value):
+        return value
+    kind = UseKind.LOOKUP if value.data else UseKind.LINEAR
+    for part in value.parts:
+        lost = {axis for axis, role in part.fixed if role is Axis.MIXED}
+        fixed = frozenset((axis, Axis.IN if role is Axis.MIXED else role) for axis, role in part.fixed)
+        axes = [AxisUse(axis, Axis.OUT, f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
+        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, looked_up_by=value.looked_up_by)
+    return Value(value.dims, data=True, deep=True)
+
+
+def _is_mixed(value: Value) -> bool:
+    return any(role is Axis.MIXED for part in value.parts for _, role in part.fixed)
+
+
 def record_content(
     trace: Trace,
     op: Op,
@@ -173,8 +195,11 @@ def record_content(
 ) -> None:
     """Entries of a parameter stand beside those of an activation: a class token, a learned initial state.
 
-    If they were concatenated, `joined` is the axis.
+    If they were concatenated, `joined` is the axis. What data looked up is a table, wherever it stands.
     """
+    if weight.data:
+        settle(trace, op, weight)
+        return
     for part in weight.parts:
         axes = [
             axis._replace(role=Axis.JOINED) if axis.position == joined else axis

@@ -78,14 +78,16 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     if use.kind is UseKind.MUL:
         if _is_used_as_matrix(use, evidence):
             raise UnclearError("what it is multiplied with is used as a matrix")
+        if _may_be_table(use, roles, evidence):
+            raise UnclearError("it is a gain of each member of an ensemble, or learned vectors that data scale")
         # where each entry has a matrix of its own, all that are not layers of a stack are entries of one gain
         batch = axes(Along.BATCH)
         own = tuple(axis for axis in batch if roles.get(axis) != {Axis.PICKED})
         return Finding("gain", (), axes(Along.FEATURES, Along.POSITIONS) or own or batch, use=use)
     rows = tuple(axis for axis in runs if Axis.LOOKED in roles.get(axis, ()))
     if rows:
-        gone = {axis for axis in roles if roles[axis] & {Axis.PICKED, Axis.BATCH}}.union(rows)
-        return Finding("embedding", rows, tuple(axis for axis in runs if axis not in gone), use=use)
+        columns = (axis for axis in runs if axis not in rows and (runs[axis] is not Along.BATCH or shape[axis] == 1))
+        return Finding("embedding", rows, tuple(columns), use=use)
     # what joins data is one or several of theirs, as a class token is
     apart = (axis for axis in axes(Along.FEATURES, Along.POSITIONS) if Axis.JOINED not in roles.get(axis, ()))
     if evidence.makes_matrix(use.param, apart):
@@ -106,6 +108,15 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     # members of an ensemble may have one output each
     single = tuple(axis for axis in runs if shape[axis] == 1)
     return Finding("bias", (), single or tuple(runs), use=use)
+
+
+def _may_be_table(use: Use, roles: Mapping[int, set[Axis]], evidence: Evidence) -> bool:
+    """Whether data scale vectors that the next matrix takes, and nothing tells what these are: tokens or members."""
+    own = [Label(use.param, piece.axis) for piece in use.axes if piece.role in (Axis.ALIGNED, Axis.EXPANDED)]
+    counting = [label for label in own if Axis.EXPANDED in roles[label.axis]]
+    return any(evidence.has(label, Clue.CONTRACTED) for label in own) and not all(
+        evidence.has(label, Clue.CONTRACTED, Clue.BATCHED, Clue.MATCHED, Clue.SCALED) for label in counting
+    )
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
@@ -229,7 +240,7 @@ def _is_row(maker: Finding, label: Label, evidence: Evidence) -> bool:
 
 
 def _along(maker: Finding, label: Label, evidence: Evidence) -> Along:
-    if _is_copied(maker, label, evidence):
+    if evidence.is_member(label) or _is_copied(maker, label, evidence):
         return Along.BATCH
     if _is_row(maker, label, evidence):
         return Along.BATCH if evidence.has(label, Clue.BATCHED) else Along.POSITIONS

@@ -9,6 +9,7 @@ from tests.zoo import ninjax as ninjax
 from tests.zoo import nnx as nnx
 from tests.zoo import plain as plain
 from tests.zoo import plain_conventions as plain_conventions
+from tests.zoo import plain_copies as plain_copies
 from tests.zoo import plain_derivatives as plain_derivatives
 from tests.zoo import plain_further as plain_further
 from tests.zoo import plain_members as plain_members
