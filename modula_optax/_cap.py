@@ -8,7 +8,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from modula_optax._canonical import gram_is_within
 from modula_optax._coefficients import Polynomial, polar_express
-from modula_optax._linalg import gram_matrix, identity_like, is_tall, matmul, matrix_polynomial, on_smaller_side
+from modula_optax._linalg import (
+    commuting_product,
+    gram_matrix,
+    identity_like,
+    is_tall,
+    matmul,
+    matrix_polynomial,
+    on_smaller_side,
+)
 from modula_optax._norms import orthogonalized
 from modula_optax._polar import polar_of_stack
 
@@ -92,15 +100,16 @@ def _capping_factor(a: Symmetric) -> Symmetric:
     as much from polynomials. The inverse root is needed above 1 only, where three powers are enough.
     """
     identity = identity_like(a)
-    square = matmul(a, a)
-    fourth = matmul(square, square)
+    square = commuting_product(a, a)
+    fourth = commuting_product(square, square)
     z = fourth - identity
     for coefficients in _STEEP_SIGN:
-        gram = matmul(z, z)
-        z = matmul(z, matrix_polynomial(coefficients, gram, matmul(gram, gram)))
+        gram = commuting_product(z, z)
+        z = commuting_product(z, matrix_polynomial(coefficients, gram, commuting_product(gram, gram)))
     # sums of A^p - 1, to be zero at 1, where Z is neither sign
-    drop = sum(c * (power - identity) for c, power in zip(_INVERSE_ROOT, (a, square, fourth), strict=True))
-    return identity + (drop + matmul(z, drop)) / 2
+    c1, c2, c4 = _INVERSE_ROOT
+    drop = c1 * (a - identity) + c2 * (square - identity) + c4 * (fourth - identity)
+    return identity + (drop + commuting_product(z, drop)) / 2
 
 
 # A⁴ - 1 is below 1/2 up to here

@@ -1,5 +1,6 @@
 """Linear algebra at full precision, and lengths that stay finite from 1e-30 to 1e30 and have derivatives at zero."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -25,10 +26,41 @@ def between(left: Gram | None, x: Matrices, right: Gram | None) -> Matrices:
 
 def gram_matrix(x: Matrices) -> Gram:
     """XXᵀ or XᵀX, whichever is smaller."""
-    # a product with x.mT would write the transpose to memory first
-    longer = (x.ndim - 2 if is_tall(x) else x.ndim - 1,)
-    batch = tuple(range(x.ndim - 2))
-    return jax.lax.dot_general(x, x, ((longer, longer), (batch, batch)), precision=jax.lax.Precision.HIGHEST)
+    kept, summed = (-1, -2) if is_tall(x) else (-2, -1)
+    return by_halves(partial(_over, summed), x, x, kept, kept)
+
+
+def commuting_product(a: Gram, b: Gram) -> Gram:
+    """The product of symmetric matrices that commute, such as polynomials of one: it is symmetric, too."""
+    return by_halves(matmul, a, b, -2, -1)
+
+
+def by_halves(product: Callable[..., Gram], x: Matrices, y: Matrices, rows: int, columns: int) -> Gram:
+    """`product(x, y)`, with a row for each index of an axis of x and a column for each of y, where it is symmetric.
+
+    Of large ones three quarters are computed, and the block that is the mirror image of another is copied.
+    """
+    size = x.shape[rows]
+    if size < _LARGE:
+        return product(x, y)
+    half = size // 2
+    x_first, x_last = (jax.lax.slice_in_dim(x, *ends, axis=rows) for ends in ((0, half), (half, size)))
+    lower = product(x_last, y)
+    upper_left = product(x_first, jax.lax.slice_in_dim(y, 0, half, axis=columns))
+    upper = jnp.concatenate([upper_left, lower[..., :half].mT], axis=-1)
+    return jnp.concatenate([upper, lower], axis=-2)
+
+
+# From here on it pays: on CPUs an eighth of the time of a product at 1024, a fifth at 1536. By fours it would be three
+# eighths of the operations, but no more of the time, and a polar factor would take thrice as long to compile.
+_LARGE = 1024
+
+
+def _over(axis: int, x: Float[Array, "*batch _ _"], y: Float[Array, "*batch _ _"]) -> Float[Array, "*batch _ _"]:
+    """The products of all with all, summed over one of the last two axes of both."""
+    # a product with a transpose would write it to memory first
+    summed, batch = (x.ndim + axis,), tuple(range(x.ndim - 2))
+    return jax.lax.dot_general(x, y, ((summed, summed), (batch, batch)), precision=jax.lax.Precision.HIGHEST)
 
 
 def on_smaller_side(q: Gram, x: Matrices) -> Matrices:
@@ -48,7 +80,7 @@ def matrix_polynomial(coefficients: Polynomial | Array, gram: Gram, square: Gram
     *lower, a, b, c = coefficients
     result = b * gram + c * square
     while lower:
-        result = matmul(square, jnp.where(diagonal, result + a, result))
+        result = commuting_product(square, jnp.where(diagonal, result + a, result))
         *lower, a, b = lower
         result = b * gram + result
     return jnp.where(diagonal, result + a, result)

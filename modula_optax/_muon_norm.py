@@ -15,7 +15,7 @@ from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import Canonical, spectral_gain
 from modula_optax._checks import as_count, is_traced
 from modula_optax._coefficients import COEFFICIENTS
-from modula_optax._linalg import gram_matrix, matmul, matrix_polynomial, on_smaller_side
+from modula_optax._linalg import commuting_product, gram_matrix, matrix_polynomial, on_smaller_side
 from modula_optax._norms import Spectral
 from modula_optax._polar import polar_of_stack
 
@@ -100,7 +100,7 @@ class _Loop(Spectral):
         def step(i: Any, x: Canonical) -> Canonical:
             a, b, c = triples[jnp.minimum(i, len(triples) - 1)]
             gram = gram_matrix(x)
-            return on_smaller_side(matrix_polynomial((a, b, c), gram, matmul(gram, gram)), x)
+            return on_smaller_side(matrix_polynomial((a, b, c), gram, commuting_product(gram, gram)), x)
 
         # the polynomial that changes nothing leaves what goes before all others: division by a bound
         bounded = polar_of_stack(((1.0, 0.0, 0.0),), None, self.scaling, None)(g)

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 
 from modula_optax._canonical import Canonical
 from modula_optax._coefficients import inverse_root, polar_express
-from modula_optax._linalg import gram_matrix, identity_like, is_tall, length, matmul, matrix_polynomial
+from modula_optax._linalg import (
+    commuting_product,
+    gram_matrix,
+    identity_like,
+    is_tall,
+    length,
+    matmul,
+    matrix_polynomial,
+)
 from modula_optax._polar import polar_of_stack
 
 # weights must land on the sphere: exact to rounding for singular values above 1e-4 of the Frobenius norm
@@ -18,10 +26,10 @@ def orthogonalized(x: Canonical) -> Canonical:
         return orthogonalized(x.mT).mT
     excess = gram_matrix(x)
     excess = excess - identity_like(excess)
-    square = matmul(excess, excess)
-    fourth = matmul(square, square)
+    square = commuting_product(excess, excess)
+    fourth = commuting_product(square, square)
     # the Schatten norm of order 16 is never below the largest eigenvalue
-    close = length(matmul(fourth, fourth), (-2, -1)) <= _NEARLY**8
+    close = length(commuting_product(fourth, fourth), (-2, -1)) <= _NEARLY**8
     # zeros are multiplied by anything, and fill up stacks
     nearly = jnp.all(close | ~jnp.any(x, axis=(-2, -1)))
 
