@@ -37,6 +37,7 @@ TASKS = {
     "grouped gpt": "GPT with grouped queries and gated MLP",
     "large heads gpt": "GPT with heads of 64",
     "recurrent": "recurrent cell",
+    "window": "perceptron that sees eight bytes",
     "mlp": "MLP with biases",
     "resnet": "CNN with BatchNorm",
     "vit": "vision transformer",

@@ -199,6 +199,9 @@ PANEL: dict[str, Entrant] = {
     "bias 0.3": Entrant(modular, masses(bias=0.3)),
     "bias 0.03": Entrant(modular, masses(bias=0.03)),
     "gain 1": Entrant(modular, masses(gain=1.0)),
+    # of tables whose rows a matrix reads as they are, an eighth by default
+    "table 1": Entrant(modular, masses(embedding=1.0)),
+    "table 0.25": Entrant(modular, masses(embedding=0.25)),
     "embedding 2": Entrant(modular, masses(embedding=2.0, positional=1.0)),
     "embedding 0.5": Entrant(modular, masses(embedding=0.5, positional=0.25)),
     "head 4": Entrant(modular, masses(head=4.0)),

@@ -136,6 +136,31 @@ class Recurrent:
 
 
 @dataclasses.dataclass(frozen=True)
+class Window:
+    """A byte-level perceptron that sees the last eight bytes, and normalises nothing."""
+
+    width: int
+    seen: int = 8
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters at 1 over the root of their fan-in."""
+        d, keys = self.width, iter(jax.random.split(key, 4))
+        return {
+            "table": jax.random.normal(next(keys), (BYTES, d)),
+            "up": fresh(next(keys), self.seen * d, 2 * d),
+            "down": fresh(next(keys), 2 * d, d),
+            "head": fresh(next(keys), d, BYTES),
+        }
+
+    def predict(self, params: Any, tokens: jax.Array) -> jax.Array:
+        """Logits of the byte that follows each of `tokens`."""
+        x = params["table"][tokens]
+        shifted = [jnp.pad(x, ((0, 0), (i, 0), (0, 0)))[:, : tokens.shape[1]] for i in range(self.seen)]
+        hidden = jax.nn.gelu(dense(params["up"], jnp.concatenate(shifted, -1)))
+        return dense(params["head"], jax.nn.gelu(dense(params["down"], hidden)))
+
+
+@dataclasses.dataclass(frozen=True)
 class MLP:
     """A perceptron with biases, for images."""
 

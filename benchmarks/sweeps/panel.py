@@ -13,7 +13,7 @@ import optax
 
 from common.images import Images, load_images
 from gpt.corpus import Corpus, load_corpus
-from sweeps.networks import GPT, MLP, Recurrent, ResNet, ViT
+from sweeps.networks import GPT, MLP, Recurrent, ResNet, ViT, Window
 from sweeps.run import Setting
 
 HELD_OUT = 256  # sequences
@@ -134,6 +134,11 @@ def recurrent(s: Setting, data: Path | None) -> Task:
     return of_bytes(Recurrent(s.width), s, data)
 
 
+def window(s: Setting, data: Path | None) -> Task:
+    """A perceptron that sees eight bytes."""
+    return of_bytes(Window(s.width), s, data)
+
+
 def perceptron(s: Setting, data: Path | None) -> Task:
     """A perceptron with biases."""
     return of_images(MLP(s.width, s.depth, images(data).images[0].size), s, data)
@@ -157,6 +162,7 @@ TASKS: dict[str, Callable[[Setting, Path | None], Task]] = {
     "grouped gpt": grouped_gpt,
     "large heads gpt": large_heads_gpt,
     "recurrent": recurrent,
+    "window": window,
     "mlp": perceptron,
     "resnet": resnet,
     "vit": vit,
@@ -172,6 +178,7 @@ SETTINGS: dict[str, Setting] = {
     "grouped gpt": Setting(128, 2, task="grouped gpt", **_TEXT),
     "large heads gpt": Setting(128, 2, task="large heads gpt", **_TEXT),
     "recurrent": Setting(128, 1, task="recurrent", **_TEXT),
+    "window": Setting(128, 2, task="window", **_TEXT),
     "mlp": Setting(64, 2, task="mlp", **_DIGITS),
     "resnet": Setting(16, 1, task="resnet", **_DIGITS),
     "vit": Setting(64, 2, task="vit", **_DIGITS),

@@ -31,6 +31,10 @@ HEAD = RowL2()
 # do: they are first to become unstable.
 MASSES: dict[str, float] = {"embedding": 1.0, "positional": 0.5, "bias": 0.1, "gain": 0.1}
 
+# Rows that a normalisation follows may grow with every step. Those that go into a matrix as they are drive what comes
+# after it into saturation, the cells of a recurrent network at every position.
+BARE_TABLE_MASS = 0.125
+
 # A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one moves it by the root of the
 # fan-in less: a head of mass 1 holds the others up. Wide ones get no more than this, since what they learn from is
 # along their inputs in part, however wide.
@@ -53,6 +57,8 @@ def usual_masses(
             # steps of the size of a head's, which are smaller than a table's; `Embedding` counts them by features
             features = _size(finding.fan_out, shape)
             return _head_mass(features) / (features if isinstance(tied, Embedding) else 1)
+        if finding.bare:
+            return BARE_TABLE_MASS
         if finding.role not in LAYERS:
             return MASSES.get(finding.role, 1.0)
         if _is_linear_head(finding) and isinstance(head, RowL2):

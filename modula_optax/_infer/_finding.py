@@ -18,7 +18,7 @@ class Finding:
     """What was found out about a parameter; `reason` says why its role is `unclear`, `notes` what else to tell.
 
     `blocks` are the sizes of the pieces that its outputs are cut into; if these are matrices of their own, and differ,
-    `sizes` are them, too.
+    `sizes` are them, too. Rows of a `bare` table go into a matrix without a normalisation.
     """
 
     role: str
@@ -35,6 +35,7 @@ class Finding:
     blocks: tuple[int, ...] = ()
     in_groups: int = 1
     sizes: tuple[int, ...] = ()
+    bare: bool = False
 
 
 class UnclearError(Exception):

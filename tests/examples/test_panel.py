@@ -87,6 +87,7 @@ def test_every_task_has_the_roles_that_it_is_there_for(task):
         "grouped gpt": {"embedding", "linear"},
         "large heads gpt": {"embedding", "linear"},
         "recurrent": {"embedding", "linear", "bias"},
+        "window": {"embedding", "linear", "bias"},
         "mlp": {"linear", "bias"},
         "resnet": {"conv", "linear", "bias", "gain"},
         "vit": {"linear", "bias", "gain", "positional"},

@@ -1,0 +1,77 @@
+"""Bare tables: those whose rows go into a matrix as they are, with no normalisation in between."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from modula_optax._jaxpr import Block, Kind, Loop, Op, Program, named
+
+_REDUCING = named(Kind.REDUCTION, Kind.WINDOWS) - {"argmax", "argmin"}
+_SCALING = frozenset({"mul", "div"})
+
+
+class Content(NamedTuple):
+    """The tables whose rows a value is made of, and those of which it is a statistic, such as a mean or a length."""
+
+    rows: frozenset[int] = frozenset()
+    statistics: frozenset[int] = frozenset()
+
+
+_NOTHING = Content()
+
+
+def bare_tables(program: Program, tables: Mapping[int, int], matrices: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    """The tables that some matrix reads without a normalisation.
+
+    Args:
+      program: see `flatten`.
+      tables: parameters, by their position.
+      matrices: parameters that are matrices in an operation, by where its first output is.
+    """
+    found = {position: Content(frozenset({table})) for position, table in tables.items()}
+    return _forwards(program.block, found, matrices)
+
+
+def _forwards(block: Block, found: dict[int, Content], matrices: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    bare = frozenset()
+    for op in block:
+        if isinstance(op, Loop):
+            bare |= _through_loop(op, found, matrices)
+            continue
+        operands = [found.get(operand, _NOTHING) for operand in op.ins]
+        joined = _joined(*operands)
+        if joined == _NOTHING:
+            continue
+        if op.outs[0] in matrices:
+            # what a matrix puts out is as large as the matrix makes it
+            bare |= joined.rows | joined.statistics
+        else:
+            result = _result(op, operands, joined)
+            found.update({out: _joined(found.get(out, _NOTHING), result) for out in op.outs})
+    return bare
+
+
+def _through_loop(loop: Loop, found: dict[int, Content], matrices: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    while True:
+        before = [found.get(carry.inside, _NOTHING) for carry in loop.carries]
+        for carry in loop.carries:
+            found[carry.inside] = _joined(*(found.get(i, _NOTHING) for i in (carry.inside, carry.start, carry.end)))
+        bare = _forwards(loop.body, found, matrices)
+        if before == [found[carry.inside] for carry in loop.carries]:
+            return bare
+
+
+def _result(op: Op, operands: list[Content], joined: Content) -> Content:
+    rows, statistics = joined
+    if op.name in _REDUCING or (op.name == "dot_general" and op.ins[0] == op.ins[1]):
+        return Content(statistics=rows | statistics)
+    if op.name in _SCALING:
+        # divided by a length of their own, or multiplied by one over it
+        a, b = operands
+        normalised = (a.rows & b.statistics) | (b.rows & a.statistics)
+        rows, statistics = rows - normalised, statistics - normalised
+    return Content(rows, statistics - rows)
+
+
+def _joined(*contents: Content) -> Content:
+    rows, statistics = zip(*contents, strict=True) if contents else ((), ())
+    return Content(frozenset().union(*rows), frozenset().union(*statistics))
