@@ -70,17 +70,90 @@ def test_head_and_tied_norms_can_be_chosen():
 def test_masses_go_by_place_for_matrices_and_by_role_for_the_rest():
     specs = mo.infer_specs(deep, DEEP, tokens(3, 7), masses={"head": 0.5, "linear": 2.0, "bias": 0.3})
     masses = {name: spec.mass for name, spec in specs.items()}
-    assert masses == {"embed": 1.0, "pos": 0.5, "w0": 2.0, "b0": 0.3, "w1": 0.5, "b1": 0.3}
+    assert masses == {"embed": 0.125, "pos": 0.5, "w0": 2.0, "b0": 0.3, "w1": 0.5, "b1": 0.3}
 
 
 def test_the_masses_that_the_panel_chose_are_the_default():
     def apply(p, idx):
-        return (p["table"][idx] * p["gain"] + p["pos"] + p["bias"]) @ p["w"]
+        return (normalised(p["table"][idx]) * p["gain"] + p["pos"] + p["bias"]) @ p["w"]
 
     params = shapes(table=(11, 4), gain=4, pos=(7, 4), bias=4, w=(4, 2))
     masses = {name: spec.mass for name, spec in mo.infer_specs(apply, params, tokens(3, 7)).items()}
     assert masses == {"table": 1.0, "gain": 0.1, "pos": 0.5, "bias": 0.1, "w": 2.0}
     assert mo.infer_specs(apply, params, tokens(3, 7), masses={"gain": 1.0})["gain"].mass == 1.0
+
+
+def normalised(x):
+    return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def rms(x):
+    return x / jnp.sqrt((x * x).mean(-1, keepdims=True))
+
+
+def residual(norm):
+    """A stack of residual layers, then a head that reads the stream as it is."""
+
+    def apply(p, x):
+        x, _ = jax.lax.scan(lambda x, w: (x + jnp.tanh(norm(x) @ w), None), x, p["layers"])
+        return x @ p["head"]
+
+    return apply
+
+
+def recurrent(norm):
+    def apply(p, x):
+        def step(state, x):
+            state = jnp.tanh((norm(x) + state) @ p["w"])
+            return state, state
+
+        return jax.lax.scan(step, jnp.zeros_like(x[:, 0]), x.swapaxes(0, 1))[1] @ p["head"]
+
+    return apply
+
+
+def feed_forward(norm):
+    return lambda p, x: jnp.tanh(norm(x) @ p["w"]) @ p["head"]
+
+
+@pytest.mark.parametrize("network", [residual, recurrent, feed_forward])
+@pytest.mark.parametrize(
+    ("norm", "mass"),
+    [
+        (normalised, 1.0),
+        (rms, 1.0),
+        (lambda x: x, 0.125),
+        (jnp.tanh, 0.125),
+        (lambda x: x - x.mean(-1, keepdims=True), 0.125),
+    ],
+)
+def test_tables_that_a_hidden_matrix_reads_without_a_normalisation_move_an_eighth_as_far(network, norm, mass):
+    apply = network(norm)
+    params = shapes(table=(11, 4), layers=(3, 4, 4), w=(4, 4), head=(4, 11))
+    used = {name: leaf for name, leaf in params.items() if name != ("w" if network is residual else "layers")}
+
+    def looked_up(p, i):
+        return apply(p, p["table"][i])
+
+    def multiplied(p, i):
+        return apply(p, jax.nn.one_hot(i, 11) @ p["table"])
+
+    assert [mo.infer_specs(f, used, tokens(3, 7))["table"].mass for f in (looked_up, multiplied)] == [mass, mass]
+    assert mo.infer_specs(looked_up, used, tokens(3, 7), masses={"embedding": 0.5})["table"].mass == 0.5
+
+
+def test_tables_that_only_a_head_reads_move_as_far_as_those_before_a_normalisation():
+    def apply(p, i):
+        return p["table"][i].mean(1) @ p["head"]
+
+    specs = mo.infer_specs(apply, shapes(table=(11, 4), head=(4, 3)), tokens(3, 7))
+    assert specs["table"].mass == 1.0
+
+    def averaged(p, i):
+        return jnp.tanh(p["table"][i].mean(1) @ p["w"]) @ p["head"]
+
+    specs = mo.infer_specs(averaged, shapes(table=(11, 4), w=(4, 4), head=(4, 3)), tokens(3, 7))
+    assert specs["table"].mass == 0.125
 
 
 def test_a_linear_head_takes_a_step_for_every_output_unless_it_is_told_another_norm():

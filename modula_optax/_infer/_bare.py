@@ -1,4 +1,4 @@
-"""Bare tables: those whose rows go into a matrix as they are, with no normalisation in between."""
+"""Bare tables: those whose rows go into a hidden matrix as they are, with no normalisation in between."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,19 +19,25 @@ class Content(NamedTuple):
 _NOTHING = Content()
 
 
-def bare_tables(program: Program, tables: Mapping[int, int], matrices: Mapping[int, frozenset[int]]) -> frozenset[int]:
-    """The tables that some matrix reads without a normalisation.
+# whether an operation with a matrix is one of a hidden layer, by where its first output is
+Matrices = Mapping[int, bool]
+
+
+def bare_tables(program: Program, tables: Mapping[int, int], matrices: Matrices) -> frozenset[int]:
+    """The tables that some hidden matrix reads without a normalisation.
+
+    A head may read them: it follows the growth of its inputs, and has nothing behind it that saturates.
 
     Args:
       program: see `flatten`.
       tables: parameters, by their position.
-      matrices: parameters that are matrices in an operation, by where its first output is.
+      matrices: the operations with matrices.
     """
     found = {position: Content(frozenset({table})) for position, table in tables.items()}
     return _forwards(program.block, found, matrices)
 
 
-def _forwards(block: Block, found: dict[int, Content], matrices: Mapping[int, frozenset[int]]) -> frozenset[int]:
+def _forwards(block: Block, found: dict[int, Content], matrices: Matrices) -> frozenset[int]:
     bare = frozenset()
     for op in block:
         if isinstance(op, Loop):
@@ -43,14 +49,14 @@ def _forwards(block: Block, found: dict[int, Content], matrices: Mapping[int, fr
             continue
         if op.outs[0] in matrices:
             # what a matrix puts out is as large as the matrix makes it
-            bare |= joined.rows | joined.statistics
+            bare |= joined.rows | joined.statistics if matrices[op.outs[0]] else frozenset()
         else:
             result = _result(op, operands, joined)
             found.update({out: _joined(found.get(out, _NOTHING), result) for out in op.outs})
     return bare
 
 
-def _through_loop(loop: Loop, found: dict[int, Content], matrices: Mapping[int, frozenset[int]]) -> frozenset[int]:
+def _through_loop(loop: Loop, found: dict[int, Content], matrices: Matrices) -> frozenset[int]:
     while True:
         before = [found.get(carry.inside, _NOTHING) for carry in loop.carries]
         for carry in loop.carries:

@@ -31,8 +31,8 @@ HEAD = RowL2()
 # do: they are first to become unstable.
 MASSES: dict[str, float] = {"embedding": 1.0, "positional": 0.5, "bias": 0.1, "gain": 0.1}
 
-# Rows that a normalisation follows may grow with every step. Those that go into a matrix as they are drive what comes
-# after it into saturation, the cells of a recurrent network at every position.
+# Rows that a normalisation follows may grow with every step. Those that go into a hidden matrix as they are drive what
+# comes after it into saturation, the cells of a recurrent network at every position.
 BARE_TABLE_MASS = 0.125
 
 # A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one moves it by the root of the

@@ -80,7 +80,7 @@ def infer_specs(
       masses: mass of each leaf by role or place, such as `{"head": 4.0, "bias": 0.2}`; of a matrix the place counts
         first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, and steps of the
         same size for tied tables; 0.5 for positions, 0.1 for biases and gains, 1 for other tables, of which
-        those whose rows a matrix reads without a normalisation get 0.125; for other matrices
+        those whose rows a hidden matrix reads without a normalisation get 0.125; for other matrices
         sqrt(max(1, fan_in / fan_out)), times the root of the taps of a convolution, which is what a typical input asks
         for where the norm minds the worst, and times (8 / depth)^(1/4) for hidden ones where more than eight follow
         each other. With traced sensitivities, 1.
@@ -188,7 +188,9 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
 
     findings, trace = with_latents(read)
     tables = {parameters[i]: i for i, finding in enumerate(findings) if finding.role == "embedding"}
-    bare = bare_tables(program, tables, matrices_by_output(trace.uses))
+    hidden = {i for i, finding in enumerate(findings) if finding.place == "hidden"}
+    used = matrices_by_output(trace.uses)
+    bare = bare_tables(program, tables, {out: bool(params & hidden) for out, params in used.items()})
     findings = [
         dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace), bare=i in bare)
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))
