@@ -60,17 +60,28 @@ def decayed(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
     return optax.add_decayed_weights(hyper.weight_decay, jax.tree.map(is_hidden, specs))
 
 
+def averaged(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """The momentum of `mo.modular`."""
+    del specs
+    return mo.scale_by_momentum(hyper.b1)
+
+
+def learned(**metric: Any) -> Callable[[Hyper, Any], optax.GradientTransformation]:
+    """The momentum of `mo.whitened`."""
+    return lambda hyper, specs: mo.scale_by_whitened_momentum(specs, hyper.b1, **metric)
+
+
 def linked(
+    momentum: Callable[[Hyper, Any], optax.GradientTransformation],
     *links: Callable[[Any], optax.GradientTransformation],
     last: Callable[[Any], optax.GradientTransformation] | None = None,
-    metric: dict[str, Any] | None = None,
     decay: Callable[[Hyper, Any], optax.GradientTransformation] = decayed,
 ) -> Callable[..., optax.GradientTransformation]:
-    """The chain of `mo.whitened` with links added: after the dual map, or at its end."""
+    """The chain of an alias with links added: after the dual map, or at its end."""
 
     def transform(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
-            mo.scale_by_whitened_momentum(specs, hyper.b1, **(metric or {})),
+            momentum(hyper, specs),
             mo.dualize(specs),
             *(link(specs) for link in links),
             decay(hyper, specs),
@@ -79,6 +90,17 @@ def linked(
         )
 
     return transform
+
+
+def cautious(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """Decay where it does not go against the step."""
+    return mo.add_cautious_decay(specs, hyper.weight_decay)
+
+
+def ahead(specs: Any) -> optax.GradientTransformation:
+    """Gradients from four steps ahead, along an average of steps."""
+    del specs
+    return mo.look_along_average(4.0, 0.95)
 
 
 def muon(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
@@ -183,15 +205,17 @@ PANEL: dict[str, Entrant] = {
     "whitened, every 5, b2 0.95": Entrant(partial(whitened, every=5, b2=0.95)),
     "whitened, one side": Entrant(partial(whitened, max_size=64)),
     "whitened, no side": Entrant(partial(whitened, max_size=1)),
-    "whitened, eps 1e-3": Entrant(linked(metric={"eps": 1e-3})),
-    "whitened, eps 1e-7": Entrant(linked(metric={"eps": 1e-7})),
-    "whitened, output moments": Entrant(linked(mo.scale_by_output_moments)),
-    "whitened, floor": Entrant(linked(mo.floor_relative_update)),
-    "whitened, brake": Entrant(linked(last=mo.brake_growth)),
-    "whitened, cautious decay": Entrant(
-        linked(decay=lambda hyper, specs: mo.add_cautious_decay(specs, hyper.weight_decay))
-    ),
-    "whitened, look ahead": Entrant(linked(last=lambda specs: mo.look_along_average(4.0, 0.95))),
+    "whitened, eps 1e-3": Entrant(linked(learned(eps=1e-3))),
+    "whitened, eps 1e-7": Entrant(linked(learned(eps=1e-7))),
+    "whitened, output moments": Entrant(linked(learned(), mo.scale_by_output_moments)),
+    "whitened, floor": Entrant(linked(learned(), mo.floor_relative_update)),
+    "whitened, brake": Entrant(linked(learned(), last=mo.brake_growth)),
+    "whitened, cautious decay": Entrant(linked(learned(), decay=cautious)),
+    "whitened, look ahead": Entrant(linked(learned(), last=ahead)),
+    # a link added
+    "output moments": Entrant(linked(averaged, mo.scale_by_output_moments)),
+    "cautious decay": Entrant(linked(averaged, decay=cautious)),
+    "look ahead": Entrant(linked(averaged, last=ahead)),
     # one choice changed at a time
     "initialize": Entrant(modular, start_at_norm_one=True),
     "decay of everything": Entrant(partial(modular, **EVERYTHING)),
