@@ -33,6 +33,8 @@ def bare_tables(program: Program, tables: Mapping[int, int], matrices: Matrices)
       tables: parameters, by their position.
       matrices: the operations with matrices.
     """
+    if not tables:
+        return frozenset()
     found = {position: Content(frozenset({table})) for position, table in tables.items()}
     return _forwards(program.block, found, matrices)
 
