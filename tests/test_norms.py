@@ -1,5 +1,6 @@
 """Laws of every norm on every shape that it takes: steepest, scale-free, dual, on the sphere."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modula_optax as mo
-from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, random_like, with_spectrum
+from tests import trees
+from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, random_like, untyped, with_spectrum
 
 pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized]
 
@@ -66,6 +68,12 @@ def modular_norm(w, spec):
 
 def dual_norm(g, spec):
     return compiled(mo.dual_norm, spec)(g)
+
+
+def test_every_norm_of_the_package_stands_in_the_tables():
+    public = {norm for norm in vars(mo).values() if dataclasses.is_dataclass(norm) and mo.Norm in norm.__mro__}
+    tabled = {type(untyped(leaf.values[0]).norm) for leaf in NORMS} | set(map(type, trees.NORMS))
+    assert tabled == public
 
 
 @pytest.mark.parametrize(("spec", "shape"), LEAVES)
