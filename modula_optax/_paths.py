@@ -63,6 +63,11 @@ def is_absent(node: Any) -> bool:
     return jax.tree.structure(node).num_leaves == 0
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf has a shape and a dtype, as arrays and `jax.ShapeDtypeStruct` do."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def prefixes(path: str) -> list[str]:
     """The path, then its parents up to the root."""
     keys = path.split("/")
@@ -135,10 +140,7 @@ def pattern_of(path: str) -> str:
 
 def describe(path: str, leaf: Any) -> str:
     """One line of an error or a table: `decoder/kernel  float32[512, 64]`."""
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        kind = f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
-    else:
-        kind = type(leaf).__name__
+    kind = f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" if is_array(leaf) else type(leaf).__name__
     return f"{path or '(root)'}  {kind}"
 
 

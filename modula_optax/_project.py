@@ -119,7 +119,7 @@ def keep_params_projected(
         if not held:
             return updates, ProjectionState(count, state.memory)
         weights, changes = (leaves.of(held, tree) for tree in (params, updates))
-        now = [_now(0.0 if r is None else r, state.count) for r in (rate, weight_decay)]
+        now = (r(state.count) if callable(r) else 0.0 if r is None else r for r in (rate, weight_decay))
         rates = jnp.stack([jnp.asarray(r, jnp.result_type(float)) for r in now])
         memory = unnested(state.memory, dict(held))
         moved, memory = retract(held, mesh_axes, weights, changes, memory, rates)
@@ -130,10 +130,6 @@ def keep_params_projected(
 
 def _is_held(spec: NormSpec) -> bool:
     return spec.constraint is not None
-
-
-def _now(rate: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-    return rate(count) if callable(rate) else rate
 
 
 def _refuse_unknowns(held: Named, leaves: Leaves, params: Any, learning_rate: Any) -> None:
