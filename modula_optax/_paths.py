@@ -68,6 +68,11 @@ def is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
+def is_function(value: Any) -> bool:
+    """Whether a value is a function; a tree that is shaped like an Equinox module can be called too, but is no leaf."""
+    return callable(value) and jax.tree_util.all_leaves([value])
+
+
 def prefixes(path: str) -> list[str]:
     """The path, then its parents up to the root."""
     keys = path.split("/")
