@@ -13,6 +13,7 @@ from modula_optax._arguments import check_rate
 from modula_optax._guard import guarded
 from modula_optax._match import matching
 from modula_optax._paths import describe, listing, nested, unnested
+from modula_optax._registry import resolve
 from modula_optax._retract import remember, retract
 from modula_optax._specs import NormSpec
 
@@ -44,7 +45,7 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
-    leaves = matching(specs)(params)
+    leaves = resolve(specs, params)
     held = leaves.where(_is_held)
     kept, _ = retract(held, mesh_axes, leaves.of(held), {}, None, jnp.zeros(2)) if held else ({}, {})
     return leaves.rebuilt(kept)
