@@ -35,7 +35,7 @@ def as_mass(name: str, value: Any) -> float:
 
 
 def _as_finite(name: str, value: Any, kind: str, is_fit: Callable[[float], bool]) -> float:
-    number = _as_float(value)
+    number = float(value) if is_number(value) and not is_traced(value) else None
     if number is None or not math.isfinite(number) or not is_fit(number):
         raise ValueError(f"{name} must be a finite number {kind}; {_got(value)}.")
     return number
@@ -70,10 +70,6 @@ def is_number(value: Any) -> bool:
 def is_traced(value: Any) -> bool:
     """Whether only the compiled program knows a number."""
     return isinstance(value, jax.core.Tracer)
-
-
-def _as_float(value: Any) -> float | None:
-    return float(value) if is_number(value) and not is_traced(value) else None
 
 
 def _got(value: Any) -> str:

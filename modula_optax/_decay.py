@@ -10,7 +10,7 @@ import optax
 
 from modula_optax._checks import is_number, is_traced
 from modula_optax._norms import Embedding, RowL2, Sign
-from modula_optax._paths import flatten_with_paths, is_absent, listing, owners_among
+from modula_optax._paths import flatten_with_paths, is_absent, is_function, listing, owners_among
 from modula_optax._specs import NormSpec
 
 # What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass
@@ -72,8 +72,7 @@ def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
 
 def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[str, bool]:
     """What a user's mask says of these paths."""
-    # a tree that is shaped like an Equinox module can be called too, but is no leaf
-    if jax.tree_util.all_leaves([mask]) and callable(mask):
+    if is_function(mask):
         mask = mask(params)
     marks = {path: mark for path, mark in flatten_with_paths(mask)[0] if not is_absent(mark)}
     wrong = [f"{path or '(root)'}: {mark!r}" for path, mark in marks.items() if not isinstance(mark, bool | np.bool_)]

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from modula_optax._parameters import mistake
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, path_string
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
 
 
 def guarded(init: Callable[..., Any], update: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
@@ -75,7 +75,7 @@ def like_updates(params: Any, updates: Any) -> Any:
 
 
 def _shape(x: Any) -> tuple[int, ...] | None:
-    return tuple(x.shape) if hasattr(x, "shape") and hasattr(x, "dtype") else None
+    return tuple(x.shape) if is_array(x) else None
 
 
 def _problem_of_state(init: Callable[..., Any], params: Any, state: Any) -> str | None:

@@ -120,11 +120,11 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return function()
-    place = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
+    sharding = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
     if AxisType.Explicit in mesh.axis_types:
-        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=place)
+        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=sharding)
         return in_automatic_mode()
-    return jax.lax.with_sharding_constraint(function(), place)
+    return jax.lax.with_sharding_constraint(function(), sharding)
 
 
 def on_each_device(

@@ -22,7 +22,7 @@ from modula_optax._momentum import scale_by_momentum
 from modula_optax._muon_norm import MuonNorms, copies, muon_norms, on_real_matrices, real_shape
 from modula_optax._norms import Unnormed
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import describe, is_absent, path_string
+from modula_optax._paths import describe, is_absent, is_function, path_string
 from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
 
@@ -163,7 +163,7 @@ def _for_each(dimension_numbers: Any, params: Any) -> Any:
     """Tree of the parameters' structure: what a user says of each, in a tuple, since `None` is no leaf."""
     if dimension_numbers is None:
         return jax.tree.map(lambda x: (MuonDimensionNumbers() if x.ndim == 2 else None,), params)
-    numbers = dimension_numbers(params) if callable(dimension_numbers) else dimension_numbers
+    numbers = dimension_numbers(params) if is_function(dimension_numbers) else dimension_numbers
 
     def is_leaf(n: Any) -> bool:
         return n is None or isinstance(n, MuonDimensionNumbers)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing, path_string
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
 from modula_optax._specs import NormSpec
 
 
@@ -19,7 +19,7 @@ def flatten_parameters(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     if (known := mistake(tree)) is not None:
         raise ValueError(known)
     flat, treedef = flatten_with_paths(tree)
-    wrong = [(path, leaf) for path, leaf in flat if not is_absent(leaf) and not _is_array(leaf)]
+    wrong = [(path, leaf) for path, leaf in flat if not is_absent(leaf) and not is_array(leaf)]
     if any(isinstance(leaf, NormSpec) for _, leaf in wrong):
         raise ValueError("The parameters are specs: are the two arguments in each other's place?")
     if wrong:
@@ -37,10 +37,6 @@ def mistake(tree: Any) -> str | None:
     return next(_mistakes(tree), None)
 
 
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-
-
 def _mistakes(tree: Any) -> Iterator[str]:
     """Why a tree is not one of parameters, seen by what it is made of."""
     name = type(tree).__name__
@@ -53,7 +49,7 @@ def _mistakes(tree: Any) -> Iterator[str]:
         yield f"A {name} is not the parameters: it holds the optimizer's state, too. Pass its field, state.params."
     is_model = callable(getattr(tree, "init", None)) and callable(getattr(tree, "apply", None))
     # a tree of arrays may have methods of these names
-    if is_model and not any(map(_is_array, jax.tree.leaves(tree))):
+    if is_model and not any(map(is_array, jax.tree.leaves(tree))):
         yield (
             f"A {name} is a model, not its parameters. Pass what it is initialized to: "
             "model.init(key, x)['params'] with Flax Linen, transformed.init(key, x) with Haiku."

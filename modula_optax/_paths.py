@@ -63,6 +63,16 @@ def is_absent(node: Any) -> bool:
     return jax.tree.structure(node).num_leaves == 0
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf has a shape and a dtype, as arrays and `jax.ShapeDtypeStruct` do."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def is_function(value: Any) -> bool:
+    """Whether a value is a function; a tree that is shaped like an Equinox module can be called too, but is no leaf."""
+    return callable(value) and jax.tree_util.all_leaves([value])
+
+
 def prefixes(path: str) -> list[str]:
     """The path, then its parents up to the root."""
     keys = path.split("/")
@@ -135,10 +145,7 @@ def pattern_of(path: str) -> str:
 
 def describe(path: str, leaf: Any) -> str:
     """One line of an error or a table: `decoder/kernel  float32[512, 64]`."""
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        kind = f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
-    else:
-        kind = type(leaf).__name__
+    kind = f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" if is_array(leaf) else type(leaf).__name__
     return f"{path or '(root)'}  {kind}"
 
 

@@ -13,6 +13,7 @@ from modula_optax._arguments import check_rate
 from modula_optax._guard import guarded
 from modula_optax._match import matching
 from modula_optax._paths import describe, listing, nested, unnested
+from modula_optax._registry import resolve
 from modula_optax._retract import remember, retract
 from modula_optax._specs import NormSpec
 
@@ -44,7 +45,7 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
-    leaves = matching(specs)(params)
+    leaves = resolve(specs, params)
     held = leaves.where(_is_held)
     kept, _ = retract(held, mesh_axes, leaves.of(held), {}, None, jnp.zeros(2)) if held else ({}, {})
     return leaves.rebuilt(kept)
@@ -119,7 +120,7 @@ def keep_params_projected(
         if not held:
             return updates, ProjectionState(count, state.memory)
         weights, changes = (leaves.of(held, tree) for tree in (params, updates))
-        now = [_now(0.0 if r is None else r, state.count) for r in (rate, weight_decay)]
+        now = (r(state.count) if callable(r) else 0.0 if r is None else r for r in (rate, weight_decay))
         rates = jnp.stack([jnp.asarray(r, jnp.result_type(float)) for r in now])
         memory = unnested(state.memory, dict(held))
         moved, memory = retract(held, mesh_axes, weights, changes, memory, rates)
@@ -130,10 +131,6 @@ def keep_params_projected(
 
 def _is_held(spec: NormSpec) -> bool:
     return spec.constraint is not None
-
-
-def _now(rate: optax.ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-    return rate(count) if callable(rate) else rate
 
 
 def _refuse_unknowns(held: Named, leaves: Leaves, params: Any, learning_rate: Any) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import optax
 
 from modula_optax._align import Leaves, align, align_new, fitting, refuse_restacked
@@ -13,7 +12,7 @@ from modula_optax._checks import brief_repr
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import describe, is_absent, listing, pattern_of
+from modula_optax._paths import describe, is_absent, is_function, listing, pattern_of
 from modula_optax._specs import NormSpec, compile_pattern
 
 
@@ -195,8 +194,7 @@ def resolve(specs: Any, tree: Any) -> Leaves:
     check_specs(specs)
     if isinstance(specs, NormRegistry):
         specs = specs.resolve(tree)
-    # a spec tree shaped like an Equinox module can be called too, but it is no leaf
-    elif jax.tree_util.all_leaves([specs]) and not isinstance(specs, NormSpec) and callable(specs):
+    elif is_function(specs):
         specs = specs(tree)
     leaves = align(specs, tree)
     refuse_restacked(leaves.entries)

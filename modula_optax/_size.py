@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from modula_optax._align import is_abstract
 from modula_optax._atomwise import link_of_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._checks import as_positive
@@ -135,7 +136,7 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
 
 
 class FixedLengthsState(NamedTuple):
-    """The Euclidean length of every parameter when training began."""
+    """The Euclidean length of every parameter when training began; -1 where it is not known yet."""
 
     lengths: Any
 
@@ -169,7 +170,14 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
     def init(params: optax.Params) -> FixedLengthsState:
         if is_absent(params):
             return FixedLengthsState(UNLIKE_PARAMETERS)
-        return FixedLengthsState(jax.tree.map(size, params))
+        return FixedLengthsState(jax.tree.map(first, params))
+
+    def first(w: Any) -> jax.Array:
+        # shapes alone have no length: the first update measures the weights that it is given
+        return jnp.full((), -1.0, working_dtype(w.dtype)) if is_abstract(w) else size(w)
+
+    def known(w: jax.Array, at_first: jax.Array) -> jax.Array:
+        return jnp.where(at_first < 0.0, size(w), at_first)
 
     def kept(u: jax.Array, w: jax.Array, at_first: jax.Array) -> jax.Array:
         before = w.astype(at_first.dtype)
@@ -179,7 +187,8 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
         refuse_without(params, "keep_lengths_fixed")
-        return jax.tree.map(kept, updates, params, state.lengths), state
+        lengths = jax.tree.map(known, params, state.lengths)
+        return jax.tree.map(kept, updates, params, lengths), FixedLengthsState(lengths)
 
     return guarded(init, update)
 

@@ -1,6 +1,8 @@
 """Laws of every constraint on every parameter that it fits: in the set, back to it, and out of nobody's way."""
 
+import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from tests.cases import (
     untyped,
     with_spectrum,
 )
+from tests.trees import CONSTRAINTS
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -95,6 +98,13 @@ def assert_held(constraint, params):
             assert np.all(np.abs(norm / getattr(constraint, "radius", 1.0) - 1) <= tolerance), path
         if constraint in BALLS:
             assert np.all(norm <= constraint.radius * (1 + tolerance)), path
+
+
+def test_every_constraint_of_the_package_stands_in_the_tables():
+    public = {
+        c for c in vars(mo).values() if dataclasses.is_dataclass(c) and mo.Constraint in inspect.getmro(untyped(c))
+    }
+    assert public == set(map(type, ALL)) == set(map(type, CONSTRAINTS))
 
 
 @pytest.mark.parametrize("constraint", ALL, ids=name)

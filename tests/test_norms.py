@@ -1,6 +1,8 @@
 """Laws of every norm on every shape that it takes: steepest, scale-free, dual, on the sphere."""
 
+import dataclasses
 import functools
+import inspect
 import math
 
 import jax
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modula_optax as mo
-from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, random_like, with_spectrum
+from tests import trees
+from tests.cases import LEAVES, NORMS, SPECTRA, enable_x64, random_like, untyped, with_spectrum
 
 pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized]
 
@@ -66,6 +69,12 @@ def modular_norm(w, spec):
 
 def dual_norm(g, spec):
     return compiled(mo.dual_norm, spec)(g)
+
+
+def test_every_norm_of_the_package_stands_in_the_tables():
+    public = {n for n in vars(mo).values() if dataclasses.is_dataclass(n) and mo.Norm in inspect.getmro(untyped(n))}
+    tabled = {type(untyped(leaf.values[0]).norm) for leaf in NORMS} | set(map(type, trees.NORMS))
+    assert tabled == public
 
 
 @pytest.mark.parametrize(("spec", "shape"), LEAVES)

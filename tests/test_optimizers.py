@@ -1,7 +1,9 @@
 """The aliases: what each step is, and that Muon is the Muon of Optax."""
 
 import inspect
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -457,6 +459,19 @@ def test_dimension_numbers_that_do_not_fit_are_told_with_what_to_write(numbers):
         code = str(error.value).split("muon_weight_dimension_numbers=")[1]
         advised = eval(code, {"jax": jax, "optax": optax})
     mo.muon(0.1, muon_weight_dimension_numbers=advised).init(params)
+
+
+def test_dimension_numbers_may_stand_in_a_module_that_can_be_called(key):
+    class Layer(eqx.Module):
+        weight: Any
+
+        def __call__(self, x):
+            raise AssertionError("a tree, not a function of parameters")
+
+    params = Layer(random_like(key, (4, 3, 2)))
+    tx = untyped(mo.muon(0.1, muon_weight_dimension_numbers=Layer(MuonDimensionNumbers(0, (1, 2)))))
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(jnp.linalg.norm(updates.weight.reshape(4, 6), 2), 0.1 * np.sqrt(6 / 4), rtol=0.3)
 
 
 def test_derivatives_go_backwards_through_a_traced_number_of_steps(key):

@@ -70,6 +70,7 @@ def assert_close(a, b, atol=5e-6):
 
 
 SHAPE = (5, 4)
+BLOCKS = mo.Blocks(mo.Spectral(), (3, 1))
 
 
 def _norm_for(constraint):
@@ -78,7 +79,9 @@ def _norm_for(constraint):
     return next(norm for norm in norms if constraint.misfit(norm, (1, *SHAPE)) is None)
 
 
-NORMED = {type(norm).__name__: mo.NormSpec(norm) for norm in (*MATRIX_NORMS, mo.SpectralNormalized(), *VECTOR_NORMS)}
+NORMED = {
+    type(norm).__name__: mo.NormSpec(norm) for norm in (*MATRIX_NORMS, BLOCKS, mo.SpectralNormalized(), *VECTOR_NORMS)
+}
 HELD = {
     type(constraint).__name__: mo.NormSpec(_norm_for(constraint), constraint=constraint) for constraint in CONSTRAINTS
 }
@@ -119,7 +122,9 @@ WAYS = {
             mo.whitened(rate, MATRICES, every=2, max_size=4, weight_decay=0.0, fallback=optax.sgd(rate)),
             mo.scale_by_output_moments(MATRICES),
             mo.floor_relative_update(MATRICES, 0.01),
+            mo.add_cautious_decay(MATRICES),
             mo.brake_growth(MATRICES),
+            mo.keep_lengths_fixed(),
             mo.average_params(),
             mo.look_along_average(),
         ),

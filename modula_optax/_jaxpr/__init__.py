@@ -1,6 +1,7 @@
 """A traced model for whoever reads it: its flat program, one table of primitives, evaluation."""
 
 from modula_optax._jaxpr._evaluate import apply as apply
+from modula_optax._jaxpr._evaluate import concrete as concrete
 from modula_optax._jaxpr._evaluate import constant as constant
 from modula_optax._jaxpr._evaluate import evaluate as evaluate
 from modula_optax._jaxpr._model import Model as Model

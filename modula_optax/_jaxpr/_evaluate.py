@@ -28,6 +28,10 @@ def evaluate(position: int, known: dict[int, Any], producers: Mapping[int, Op]) 
 
 
 def constant(program: Program, position: int) -> Any:
-    """A literal or a captured array of a program; random keys as they are."""
-    value, dtype = program.constants[position], program.avals[position].dtype
-    return value if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.asarray(value, dtype)
+    """A literal or a captured array of a program, as an array of NumPy's."""
+    return concrete(program.constants[position], program.avals[position].dtype)
+
+
+def concrete(x: Any, dtype: Any) -> Any:
+    """A value as an array of NumPy's; random keys as they are."""
+    return x if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.asarray(x, dtype)

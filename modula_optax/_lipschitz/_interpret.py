@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from modula_optax._jax import UnfamiliarError, familiar
-from modula_optax._jaxpr import Block, Loop, Op, Program, apply, constant, source, untold
+from modula_optax._jaxpr import Block, Loop, Op, Program, apply, concrete, constant, source, untold
 from modula_optax._lipschitz._activations import activation
 from modula_optax._lipschitz._entry_rules import of_iterations
 from modula_optax._lipschitz._normalisation import normalised, softmax
@@ -60,15 +60,15 @@ class Interpreter:
             unproven = [state for state in iterations if isinstance(state, Unproven)]
             return [unproven[0] if unproven else of_iterations(iterations, self.view.shape(op.ins[0]))]
         if op.name == "scan_slice" and isinstance(ins[0], Known):
-            return [_as_known(ins[0][self.view.step])]
+            return [concrete(ins[0][self.view.step], ins[0].dtype)]
         if all(isinstance(state, Known) for state in ins) and op.name != "resize":
-            return [_as_known(x) for x in apply(op, ins)]
+            return [concrete(x, x.dtype) for x in apply(op, ins)]
         try:
             with familiar(op.name):
                 return self._moving(op, ins)
         except (NoRuleError, UnfamiliarError) as error:
             reason = error.reason if isinstance(error, UnfamiliarError) else error
-            if all(isinstance(state, Known | Fixed) or _is_still(state) for state in ins):
+            if all(_is_still(state) for state in ins):
                 # whatever the operation is, it makes the same of the same
                 return [Bound(frozenset(), math.inf, 0.0) if self.view.is_real(out) else Fixed() for out in op.outs]
             where = source(*op.calls)
@@ -130,11 +130,8 @@ class Interpreter:
 
 
 def _is_still(state: State) -> bool:
-    return isinstance(state, Bound) and state.lipschitz == 0
-
-
-def _as_known(x) -> Known:
-    return x if str(x.dtype).startswith("key") else np.asarray(x)
+    """Whether a value is the same for both inputs."""
+    return isinstance(state, Known | Fixed) or (isinstance(state, Bound) and state.lipschitz == 0)
 
 
 def _rows(op: Op, table: np.ndarray) -> Bound:
