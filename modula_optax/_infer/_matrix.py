@@ -73,7 +73,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
         # its inputs were constants, as positions are
         confidence = least(confidence, EVIDENCE)
     # channels with several outputs each are groups of these, or a batch of kernels without an axis of inputs
-    apart = use.groups > 1 or (not fan_in and layout.axes(Axis.BATCH))
+    apart = layout.groups > 1 or (not fan_in and layout.axes(Axis.BATCH))
     depthwise = use.kind is UseKind.CONV and apart and all(shape[axis] == 1 for axis in fan_in)
     name = "depthwise" if depthwise else use.kind.value
     return Finding(name, fan_in, fan_out, taps, layout.groups, confidence, use=use)
