@@ -108,6 +108,34 @@ def test_vmap_over_a_batch_changes_nothing(name):
     assert infer(model, apply, inputs=stacked) == inferred(name)
 
 
+# nothing that follows tells what the axis of members is
+ENDS_WITH_MEMBERS = ("plain.linear_regression", "plain.linear_written_out", "plain_papers.knowledge_graph")
+
+
+def told(spec: mo.NormSpec, before: int = 0):
+    """Role, axes and groups, with so many axes before those of one member."""
+    axes = spec.axes or mo.Axes((), ())
+    return spec.role, [{i - before for i in some} for some in (axes.fan_in, axes.fan_out, axes.taps)], axes.groups
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in IN_GROUPS + ENDS_WITH_MEMBERS])
+def test_members_of_an_ensemble_are_told_from_features_or_asked_for(name, shared):
+    model = ZOO[name]()
+
+    def stacked(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), tree)
+
+    apply = jax.vmap(model.apply, (0, *(None if shared else 0 for _ in model.inputs)))
+    found = infer(model, apply, stacked(model.params), model.inputs if shared else stacked(model.inputs))
+    for path, spec in inferred(name).items():
+        is_scalar = spec.axes is not None and not any((spec.axes.fan_in, spec.axes.fan_out, spec.axes.taps))
+        is_asked = found[path].role == "unknown" or "guess" in (spec.confidence, found[path].confidence)
+        # a gain is moved by signs, whatever counts members
+        if spec.role not in ("unknown", "unused", "gain") and not (is_scalar or is_asked):
+            assert told(found[path], 1) == told(spec), path
+
+
 def random_like(tree, seed: int):
     """Values for shapes, cast by NumPy so that nothing is compiled: integers small enough to index any table."""
     rng = np.random.default_rng(seed)

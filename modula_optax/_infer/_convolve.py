@@ -62,12 +62,14 @@ def _note_inputs(trace: Trace, feature: Dim, groups: int, batches: int) -> None:
 def _split_off_batch(axes: list[AxisUse], groups: int) -> tuple[list[AxisUse], int]:
     """A batch of kernels is run as groups: their axis is the slowest of the merged output features."""
     outputs = [axis for axis in axes if axis.role is Axis.OUT]
-    whole = Counter(axis.axis for axis in outputs)
+    pieces = Counter(axis.axis for axis in outputs)
+    left = groups
     for axis in outputs[:-1]:
-        if whole[axis.axis] > 1:
-            continue
-        if groups % axis.size:
+        if left % axis.size:
             break
-        groups //= axis.size
-        axes = [other._replace(role=Axis.BATCH) if other is axis else other for other in axes]
+        left //= axis.size
+        # channels of which each has several outputs are a part of their axis
+        if pieces[axis.axis] == 1:
+            groups //= axis.size
+            axes = [other._replace(role=Axis.BATCH) if other is axis else other for other in axes]
     return axes, groups

@@ -1,6 +1,6 @@
 """Gated units whose kernels are entries of one parameter, picked one by one: together they are one layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 from modula_optax._infer._graph import Graph
 from modula_optax._infer._shifted import operands, picked_apart
@@ -12,10 +12,12 @@ _ENTRYWISE = named(
     *(Kind.SAME, Kind.NEGATION, Kind.SUM, Kind.PRODUCT, Kind.EXTREME, Kind.SELECT, Kind.ENTRYWISE, Kind.STEP)
 )
 
+Group = tuple[int, int]  # a parameter, and the data that it meets
+
 
 def join_gated(program: Program, trace: Trace) -> None:
     """Makes outputs of the axis that kernels were picked along, where they take the same data and gate each other."""
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[Group, list[int]] = {}
     for i, use in enumerate(trace.uses):
         if _is_picked(use):
             groups.setdefault((use.param, operands(trace, use)[1]), []).append(i)
@@ -23,7 +25,8 @@ def join_gated(program: Program, trace: Trace) -> None:
     if not groups:
         return
     graph = Graph.of(program, trace)
-    gated = _gated(program, trace, {trace.uses[i].op.outs[0] for members in groups.values() for i in members})
+    of_group = {trace.uses[i].op.outs[0]: key for key, members in groups.items() for i in members}
+    gated = _gated(program, trace, of_group)
     for (param, _), members in groups.items():
         uses = [trace.uses[i] for i in members]
         along = picked_apart(program, trace, graph, uses)
@@ -38,9 +41,9 @@ def _is_picked(use: Use) -> bool:
     return is_layer and any(piece.role is Axis.PICKED for piece in use.axes)
 
 
-def _gated(program: Program, trace: Trace, outputs: Iterable[int]) -> set[int]:
-    """Those of some outputs that another one of them is multiplied with, entry by entry."""
-    origins = {position: frozenset([position]) for position in outputs}
+def _gated(program: Program, trace: Trace, of_group: Mapping[int, Group]) -> set[int]:
+    """Those of some outputs that another one of their group is multiplied with, entry by entry."""
+    origins = {position: frozenset([position]) for position in of_group}
     found: set[int] = set()
     for op in operations(program.block):
         if op.name not in _ENTRYWISE or op.outs[0] in origins:
@@ -49,14 +52,10 @@ def _gated(program: Program, trace: Trace, outputs: Iterable[int]) -> set[int]:
         if of_operands:
             origins[op.outs[0]] = frozenset().union(*of_operands)
         if op.name == "mul" and len(of_operands) == 2:
-            found |= _apart(of_operands)
+            one, other = of_operands
+            groups = {of_group[i] for i in one - other} & {of_group[i] for i in other - one}
+            found |= {i for i in one ^ other if of_group[i] in groups}
     return found
-
-
-def _apart(pair: Sequence[frozenset[int]]) -> frozenset[int]:
-    """What differs between two sets, if each has something that the other has not."""
-    one, other = pair
-    return one ^ other if one - other and other - one else frozenset()
 
 
 def _as_outputs(use: Use, axis: int) -> Use:

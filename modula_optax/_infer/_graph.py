@@ -91,5 +91,5 @@ def moved_along(trace: Trace, op: Op, source: int) -> set[int]:
     before, after = trace.shape(source), trace.shape(op.outs[0])
     if len(before) != len(after):
         return set(range(len(before)))
-    named = op.params["dimension_numbers"].start_index_map if op.name == "gather" else [op.params.get("dimension")]
-    return {i for i, size in enumerate(before) if size != after[i] or i in named}
+    taken = op.params["slice_sizes"] if op.name == "gather" else before
+    return {i for i, n in enumerate(before) if n != after[i] or n != taken[i] or i == op.params.get("dimension")}

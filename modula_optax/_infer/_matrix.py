@@ -59,7 +59,7 @@ class _Layout(NamedTuple):
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     seen = roles_by_axis(use) if use.part.made is not Made.PRODUCT else _completed(use, evidence)
     layout = _Layout({axis: _one_role(axis, shape, seen.get(axis, set())) for axis in range(len(shape))}, use.groups)
-    layout = _with_blocks(layout, shape, use)
+    layout = _with_channels(_with_blocks(layout, shape, use), use, evidence)
     layout = _with_heads(_with_gates(layout, use, evidence), use, evidence)
     fan_in, fan_out, taps = map(layout.axes, (Axis.IN, Axis.OUT, Axis.TAP))
     if evidence.makes_matrix(use.param, fan_out):
@@ -73,7 +73,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
         # its inputs were constants, as positions are
         confidence = least(confidence, EVIDENCE)
     # channels with several outputs each are groups of these, or a batch of kernels without an axis of inputs
-    apart = use.groups > 1 or (not fan_in and layout.axes(Axis.BATCH))
+    apart = layout.groups > 1 or (not fan_in and layout.axes(Axis.BATCH))
     depthwise = use.kind is UseKind.CONV and apart and all(shape[axis] == 1 for axis in fan_in)
     name = "depthwise" if depthwise else use.kind.value
     return Finding(name, fan_in, fan_out, taps, layout.groups, confidence, use=use)
@@ -115,6 +115,16 @@ def _with_blocks(layout: _Layout, shape: tuple[int, ...], use: Use) -> _Layout:
     return layout.with_roles(dict.fromkeys(layout.axes(Axis.BLOCKS), Axis.OUT))._replace(groups=groups)
 
 
+def _with_channels(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
+    """Groups of a convolution that were taken for a batch of kernels, but are inputs of the next matrix together."""
+    for piece in use.axes if use.kind is UseKind.CONV else ():
+        label = Label(use.param, piece.axis)
+        is_merged = evidence.has(label, Clue.CONTRACTED) and not evidence.has(label, Clue.BATCHED)
+        if piece.position >= 0 and layout.roles[piece.axis] is Axis.BATCH and is_merged:
+            layout = layout.with_roles({piece.axis: Axis.OUT})._replace(groups=layout.groups * piece.size)
+    return layout
+
+
 def _with_gates(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
     """Experts whose gated outputs are summed look like heads, but for the gates."""
     pieces = {piece.axis: piece for piece in use.axes if piece.axis in layout.axes(Axis.IN) and piece.position >= 0}
@@ -132,11 +142,12 @@ def _with_heads(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
     contracted = min((p.position for p in pieces.values() if layout.roles[p.axis] is Axis.IN), default=-1)
     layout = _with_forms(layout, use, evidence)
     *leading, last = _kept(layout, use)
+    is_kernel = use.kind is UseKind.CONV
     if evidence.is_member(Label(use.param, last)) and evidence.has(Label(use.param, leading[-1]), Clue.CONTRACTED):
         # members that come last
         return layout.with_roles({last: Axis.BATCH}, EVIDENCE)
     for axis in leading:
-        role, confidence = _kept_role(pieces.get(axis), contracted, Label(use.param, axis), evidence)
+        role, confidence = _kept_role(pieces.get(axis), contracted, Label(use.param, axis), evidence, is_kernel)
         layout = layout.with_roles({axis: role}, confidence)
     return _without_members(layout, use, evidence)
 
@@ -165,7 +176,9 @@ def _kept(layout: _Layout, use: Use) -> list[int]:
     return list(dict.fromkeys(piece.axis for piece in use.axes if layout.roles[piece.axis] is Axis.OUT))
 
 
-def _kept_role(piece: AxisUse | None, contracted: int, label: Label, evidence: Evidence) -> tuple[Axis, str]:
+def _kept_role(
+    piece: AxisUse | None, contracted: int, label: Label, evidence: Evidence, is_kernel: bool
+) -> tuple[Axis, str]:
     leading = piece is not None and piece.position < contracted
     if leading and evidence.has(label, Clue.GATED):
         return Axis.BATCH, GUESS
@@ -174,7 +187,7 @@ def _kept_role(piece: AxisUse | None, contracted: int, label: Label, evidence: E
     if evidence.has(label, Clue.BATCHED):
         return Axis.BATCH, EVIDENCE
     if not leading:
-        return Axis.OUT, CERTAIN
+        return Axis.OUT, GUESS if is_kernel else CERTAIN
     return (Axis.OUT, EVIDENCE) if evidence.has(label, Clue.MERGED, Clue.UNPACKED) else (Axis.BATCH, GUESS)
 
 

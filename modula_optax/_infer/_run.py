@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from modula_optax._infer._move import unknown_primitive
+from modula_optax._infer._move import unite, unknown_primitive
 from modula_optax._infer._rules import rule_for
 from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import Value, join, parameter, plain
@@ -55,6 +55,7 @@ def _run_block(trace: Trace, block: Block) -> None:
             result = unknown_primitive(trace, op, ins)
         results = (result,) if isinstance(result, Value) else result
         trace.values.update(zip(op.outs, results, strict=True))
+        trace.makers.update(dict.fromkeys(op.outs, op))
 
 
 _ROUNDS = 12  # labels only grow, and settle after as many rounds as a value takes to pass through all carries
@@ -82,7 +83,7 @@ def _carried(trace: Trace, loop: Loop, start: Value, end: Value) -> Value:
         return start
     dims = join(start.dims, end.dims)
     if start.is_weight and end.is_weight:
-        parts = start.parts + tuple(part for part in end.parts if part not in start.parts)
+        parts = unite(start.parts + end.parts)
         return Value(dims, start.data or end.data, parts, deep=start.deep or end.deep)
     for one, other in ((start, end), (end, start)):
         if one.is_weight and other.is_activation:

@@ -72,6 +72,7 @@ class Trace:
         self.consumers = consumers
         self.parameters = parameters
         self.values: dict[int, Value] = {}
+        self.makers: dict[int, Op] = {}
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []

@@ -125,3 +125,39 @@ def forces_of_continuous_filters():
 
     params = shapes(emb=(5, 8), filter=(6, 8), out=(8, 8), w0=(8, 4), w1=(4, 1)) | {"in": array(8, 8)}
     return apply, params, (tokens(4), array(4, 3))
+
+
+TASKS = (array(4, 5, 3), array(4, 5, 3), array(4, 6, 3), array(4, 6, 3))
+
+
+def loss(p, x, y):
+    return ((network(p, x) - y) ** 2).mean()
+
+
+def after_step(p, gradient):
+    return jax.tree.map(lambda w, g: w - 0.1 * g, p, gradient)
+
+
+@zoo_model(truth={"b.": "bias > 0"} | LINEAR)
+def meta_learning():
+    """What is used is the parameters after some steps on each task: matrices with gradients added to them."""
+
+    def apply(p, *tasks):
+        def task(x, y, x_new, y_new):
+            p_new = lax.scan(lambda p, _: (after_step(p, jax.grad(loss)(p, x, y)), None), p, None, length=3)[0]
+            return loss(p_new, x_new, y_new)
+
+        return jax.vmap(task)(*tasks).mean()
+
+    return apply, NETWORK, TASKS
+
+
+@zoo_model(truth={"b.": "bias > 0"} | LINEAR)
+def meta_learning_of_first_order():
+    def apply(p, *tasks):
+        def task(x, y, x_new, y_new):
+            return loss(after_step(p, lax.stop_gradient(jax.grad(loss)(p, x, y))), x_new, y_new)
+
+        return jax.vmap(task)(*tasks).mean()
+
+    return apply, NETWORK, TASKS
