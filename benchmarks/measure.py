@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import modula_optax
 
@@ -29,6 +31,17 @@ def gaussian(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """Random gradients of these shapes."""
     rng = np.random.default_rng(0)
     return {name: jnp.asarray(rng.standard_normal(s.shape, np.float32)) for name, s in shapes.items()}
+
+
+def rolled_up(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Muon of Optax's main branch, whose iteration is a loop: that 0.2.8 asks to have it unrolled is not heard here."""
+
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None) -> Any:
+        with mock.patch.object(jax.lax, "fori_loop", lambda *arguments, unroll=None: fori_loop(*arguments)):
+            return tx.update(updates, state, params)
+
+    fori_loop = jax.lax.fori_loop
+    return optax.GradientTransformation(tx.init, update)
 
 
 class Compiled(NamedTuple):

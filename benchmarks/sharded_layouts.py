@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from counting import counted
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from measure import gpt2, machine
+from measure import gpt2, machine, rolled_up
 
 import modula_optax as mo
 
@@ -77,12 +77,14 @@ def costs(devices: int) -> dict[str, Any]:
     """Counts of one update in every layout."""
     results = {}
     for layout, (mesh, params) in layouts(devices).items():
+        muon = optax.contrib.scale_by_muon(
+            weight_dimension_numbers=jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), params)
+        )
         optimizers = {
             OURS: mo.dualize(mo.NormSpec(mo.Spectral())),
             f"{OURS}, exchange in bfloat16": mo.dualize(mo.NormSpec(mo.Spectral()), exchange="bfloat16"),
-            THEIRS: optax.contrib.scale_by_muon(
-                weight_dimension_numbers=jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), params)
-            ),
+            THEIRS: muon,
+            f"{THEIRS}, main": rolled_up(muon),
         }
         results[layout] = {"plain exchange": {"megabytes": plain_exchange(params, devices)}}
         with jax.set_mesh(mesh):

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from counting import counted
-from measure import compiled, gaussian, gpt2, in_turn, machine, ratio
+from measure import compiled, gaussian, gpt2, in_turn, machine, ratio, rolled_up
 from rollfast.optim.prism import prism
 
 import modula_optax as mo
@@ -41,6 +41,7 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
         "modula_optax.modular": mo.modular(0.02, mo.NormSpec(mo.Spectral()), weight_decay=0.0),
         "modula_optax.muon": mo.muon(0.02),
         "optax.contrib.muon": optax.contrib.muon(0.02),
+        "optax.contrib.muon, main": rolled_up(optax.contrib.muon(0.02)),
         # the Muon of that package, with its damping of what is new in a gradient
         "rollfast.prism": prism(0.02),
         "optax.adamw": optax.adamw(1e-3),
@@ -93,7 +94,7 @@ def precision() -> dict[str, dict[str, dict[str, float]]]:
         theirs = mo.polar(g, "muon")
         results[spectrum] = {
             name: {"alignment": float(jnp.vdot(g, o)) / nuclear / norm, "norm": norm}
-            for name, o in (("four-step, the default", ours), ("Muon's coefficients", theirs))
+            for name, o in (("three-step, the default", ours), ("Muon's coefficients", theirs))
             for norm in [float(np.linalg.norm(np.asarray(o, np.float64), 2))]
         }
     return results

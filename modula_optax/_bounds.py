@@ -26,7 +26,7 @@ def resolve_scaling(scaling: str | None, coefficients: Coefficients) -> Scaling:
     """The scaling of a name; for `None` the one that suits the coefficients."""
     if scaling is None:
         # an array of coefficients would be compared entry by entry
-        ours = isinstance(coefficients, str) and coefficients == "four-step"
+        ours = isinstance(coefficients, str) and coefficients in ("three-step", "four-step")
         scaling = "schatten-eight" if ours else "frobenius"
     if scaling not in _SCALINGS:
         names = ", ".join(repr(name) for name in _SCALINGS)

@@ -14,11 +14,26 @@ Coefficients = str | Sequence[Sequence[float]]
 
 COEFFICIENTS: dict[str, tuple[Polynomial, ...]] = {
     # Ours: each polynomial the nearest to 1 on the interval that those before it leave of [0.01, 1], as in Polar
-    # Express, but of degrees 5, 9, 9 and 5. With R = XXᵀ at hand a degree of nine costs five products against four for
-    # five: 15 products in all, where as good a fit by quintics takes 17. Within [0.9992, 0.9994] on [0.01, 1]: the last
-    # is 6e-4 smaller than it could be, since 5e-4 is what rounding in float32 adds where many singular values lie close
-    # to 0.01. Higher degrees in the first step, or 13 in the last, save another product, but their cancelling
-    # terms cost two digits of float32.
+    # Express, but of degrees 9, 9 and 17. With R = XXᵀ at hand a degree of five costs four products, of nine five, and
+    # of 17 six (`in_two_products`): 13 in all, where as good a fit by quintics takes 17. Within [0.9992, 0.9994] on
+    # [0.01, 1]: the last is 6e-4 smaller than it could be, since 5e-4 is what rounding in float32 adds where many
+    # singular values lie close to 0.01.
+    "three-step": (
+        (13.91004025, -132.7781783, 438.5199057, -561.608766, 243.8180307),
+        (4.823690527, -10.71070794, 9.50694718, -3.392127305, 0.4162163047),
+        (
+            3.58577358,
+            -10.74332037,
+            24.43451565,
+            -36.47909384,
+            35.81671064,
+            -22.92066498,
+            9.196855252,
+            -2.099416588,
+            0.2079163538,
+        ),
+    ),
+    # the same of degrees 5, 9, 9 and 5, in 15 products
     "four-step": (
         (8.093352351, -23.62028867, 17.44597733),
         (5.677192215, -13.23574942, 11.47958649, -3.927107002, 0.4584492911),
@@ -130,6 +145,29 @@ def inverse_root(low: float, high: float, degree: int) -> Polynomial:
     """The polynomial that agrees with (1 + x)^(-1/2) at the Chebyshev points of [low, high]."""
     fit = np.polynomial.Chebyshev.interpolate(lambda x: (1 + x) ** -0.5, degree, [low, high])
     return tuple(float(c) for c in fit.convert(kind=np.polynomial.Polynomial).coef)
+
+
+def in_two_products(polynomial: Polynomial) -> tuple[float, ...] | None:
+    """Nine coefficients of a polynomial of R as those of one that takes two products once R² is there, not three.
+
+    With T = R - 1 and Y = T² (c₁ T² + c₂ T) it is (Y + c₃ T² + c₄ T) (Y + c₅ T²) + c₆ Y + c₇ T² + c₈ T + c₉ (Sastre,
+    Efficient evaluation of matrix polynomials, 2018). Around 1, where singular values end up, nothing cancels. `None`
+    where these numbers would not be real.
+    """
+    b = np.polynomial.Polynomial(polynomial)(np.polynomial.Polynomial([1.0, 1.0])).coef
+    if len(b) != 9 or b[8] <= 0.0 or b[7] == 0.0:
+        return None
+    c1 = math.sqrt(b[8])
+    c2 = b[7] / (2 * c1)
+    both = (b[6] - c2 * c2) / c1
+    c4 = (b[5] - both * c2) / c1
+    # c₃ + c₅ is known by now, and c₃ c₅ + c₁ c₆ and c₄ c₅ + c₂ c₆ are: a quadratic equation for c₅
+    middle = both - c1 * c4 / c2
+    root = middle * middle + 4 * (c1 * b[3] / c2 - b[4] + c2 * c4)
+    if root < 0.0:
+        return None
+    c5 = (middle - math.sqrt(root)) / 2
+    return tuple(map(float, (c1, c2, both - c5, c4, c5, (b[3] - c4 * c5) / c2, b[2], b[1], b[0])))
 
 
 def resolve_coefficients(coefficients: Coefficients, steps: int | None = None) -> tuple[Polynomial, ...]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from modula_optax._coefficients import Polynomial
+from modula_optax._coefficients import Polynomial, in_two_products
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
@@ -84,6 +84,21 @@ def matrix_polynomial(coefficients: Polynomial | Array, gram: Gram, square: Gram
         *lower, a, b = lower
         result = b * gram + result
     return jnp.where(diagonal, result + a, result)
+
+
+def polynomial_of(
+    coefficients: Polynomial | Array, gram: Gram, product: Callable[[Gram, Gram], Gram] = commuting_product
+) -> Gram:
+    """The same of the matrix alone, in fewer products where there is a way."""
+    if isinstance(coefficients, tuple) and (fewer := in_two_products(coefficients)):
+        c1, c2, c3, c4, c5, c6, c7, c8, c9 = fewer
+        diagonal = jnp.eye(gram.shape[-1], dtype=bool)
+        t = jnp.where(diagonal, gram - 1, gram)
+        t2 = product(t, t)
+        y = product(t2, c1 * t2 + c2 * t)
+        result = product(y + c3 * t2 + c4 * t, y + c5 * t2) + c6 * y + c7 * t2 + c8 * t
+        return jnp.where(diagonal, result + c9, result)
+    return matrix_polynomial(coefficients, gram, product(gram, gram))
 
 
 def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:

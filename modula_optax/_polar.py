@@ -20,6 +20,7 @@ from modula_optax._linalg import (
     is_tall,
     matmul,
     matrix_polynomial,
+    polynomial_of,
     scale_of,
     working_dtype,
 )
@@ -43,7 +44,7 @@ def polar_by_formula(x: Matrices, polynomials: Sequence[Polynomial]) -> Matrices
 
 def polar(
     x: Matrices,
-    coefficients: Coefficients = "four-step",
+    coefficients: Coefficients = "three-step",
     *,
     steps: int | None = None,
     scaling: str | None = None,
@@ -55,19 +56,19 @@ def polar(
 
     Args:
       x: matrices, `[*batch, m, n]`; any scale from 1e-30 to 1e30 gives the same result, 0 gives 0.
-      coefficients: name of a table (`"four-step"`, `"six-step"`, `"five-step"`, `"muon"`, `"classical"`), or one
-        tuple (a, b, c, ...) for each step, such as those of `polar_express`.
+      coefficients: name of a table (`"three-step"`, `"four-step"`, `"six-step"`, `"five-step"`, `"muon"`,
+        `"classical"`), or one tuple (a, b, c, ...) for each step, such as those of `polar_express`.
       steps: how many steps to take; the last tuple repeats past the end. `None`: one for each tuple.
       scaling: the bound on the largest singular value that `x` is divided by first: `"frobenius"`, `"schatten"` (of
         order four), `"schatten-eight"`, `"spectral"` (exact) or `"aol"` (row by row). `None`: `"schatten-eight"` for
-        the four steps that are designed for it, `"frobenius"` otherwise.
+        the three or four steps that are designed for it, `"frobenius"` otherwise.
       products: `"bfloat16"` rounds both factors of every matrix product to bfloat16, and adds up in float32: many
         times as fast on accelerators, and good to 2 %. `"six-step"` then takes singular values above 1 % of the
         Frobenius norm into [0.97, 1]. `None`: all in float32, or float64 where `x` is.
 
     Returns:
       An array of the shape and dtype of `x`; half precision is iterated in float32. With the default, singular values
-      above 1 % of the Frobenius norm come out within [0.999, 1], smaller ones multiplied by up to 258.
+      above 1 % of the Frobenius norm come out within [0.999, 1], smaller ones multiplied by up to 241.
       A matrix with a NaN or an infinity comes back as NaN, other matrices of the stack are not touched.
 
     Raises:
@@ -143,13 +144,15 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
     if is_tall(x):
         return _iterate(x.mT, polynomials, bound, arithmetic).mT
 
-    def step(x: Matrices, polynomial: Polynomial | Array, first: bool = False) -> Matrices:
+    def step(x: Matrices, polynomial: Polynomial | Array) -> Matrices:
         gram = arithmetic.gram_matrix(x)
-        square = arithmetic.commuting_product(gram, gram)
-        scale = 1 / bound(gram, square) if first else 1.0
-        return arithmetic.step(_multiplier(polynomial, gram, square, scale), scale * polynomial[0], x)
+        return arithmetic.step(polynomial_of(polynomial, gram, arithmetic.commuting_product), polynomial[0], x)
 
-    x, rest = step(x, polynomials[0], first=True), polynomials[1:]
+    first, *rest = polynomials
+    gram = arithmetic.gram_matrix(x)
+    square = arithmetic.commuting_product(gram, gram)
+    scale = 1 / bound(gram, square)
+    x = arithmetic.step(_multiplier(first, gram, square, scale), scale * first[0], x)
     if len(rest) >= _MANY and len(set(map(len, rest))) == 1:
         # a scan can be differentiated backwards
         x, _ = jax.lax.scan(lambda x, polynomial: (step(x, polynomial), None), x, jnp.asarray(rest, x.dtype))
@@ -173,7 +176,7 @@ def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -
     product = step = _multiplier(polynomials[0], gram, square, 1 / bound(gram, square))
     for polynomial in polynomials[1:]:
         gram = commuting_product(commuting_product(step, gram), step)
-        step = matrix_polynomial(polynomial, gram, commuting_product(gram, gram))
+        step = polynomial_of(polynomial, gram)
         product = commuting_product(step, product)
     return product
 
@@ -185,7 +188,7 @@ def _multiplier(polynomial: Polynomial | Array, gram: Gram, square: Gram, scale:
 
 def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
     short, long = sorted(x.shape[-2:])
-    # squares go without their Gram matrices, in 14 products instead of 17
+    # squares go without their Gram matrices, in 13 products instead of 15
     if short == long:
         return False
     # The Gram matrix knows small singular values only to the square root of the rounding, and the iteration amplifies

@@ -16,6 +16,7 @@ from tests.cases import SPECTRA, enable_x64, untyped, with_spectrum
 pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized]
 
 SHAPES = [(12, 12), (12, 40), (40, 12)]
+OURS = ("three-step", "four-step")
 
 # the first eight for a lower bound of 1e-3 that Amsel et al. print
 PUBLISHED = (
@@ -47,7 +48,7 @@ def schatten(values, order):
 def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(name, spectrum, shape):
     coefficients = PUBLISHED if name == "express" else COEFFICIENTS[name]
     x, u, v = with_spectrum(0, shape, spectrum)
-    scaled = spectrum / schatten(spectrum, 8 if name == "four-step" else 2)
+    scaled = spectrum / schatten(spectrum, 8 if name in OURS else 2)
     expected = (u * scalar_response(coefficients, scaled)) @ v.T
     got = mo.polar(jnp.asarray(x, jnp.float32), PUBLISHED if name == "express" else name)
     # the product of the leading coefficients, 1e3 and more, amplifies rounding; in Gram form, its square does so for
@@ -61,7 +62,7 @@ def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(n
 def test_the_default_agrees_with_the_svd_to_its_stated_tolerance(name, shape):
     x, u, v = with_spectrum(1, shape, SPECTRA[name])
     difference = np.asarray(mo.polar(jnp.asarray(x, jnp.float32))) - u @ v.T
-    # all singular values are at least 0.8 % of the bound, where the four steps reach 0.99
+    # all singular values are at least 0.8 % of the bound, where the three steps reach 0.99
     assert np.linalg.norm(difference, 2) < 0.01
 
 
@@ -74,6 +75,15 @@ def test_rounding_takes_no_singular_value_above_one(shape):
     found = np.linalg.norm(np.asarray(jax.jit(mo.polar)(jnp.asarray(x, jnp.float32)), np.float64), 2, axis=(-2, -1))
     assert found.max() <= 1
     assert found.min() >= 0.999
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_polynomials_of_degree_seventeen_are_what_their_coefficients_say_whatever_these_are(seed):
+    polynomials = (1.0, 0.5, 0.25), tuple(np.random.default_rng(seed).uniform(-1, 1, 9))
+    spectrum = np.linspace(1, 0.1, 6)
+    x, u, v = with_spectrum(seed, (6, 8), spectrum)
+    expected = (u * scalar_response(polynomials, spectrum / np.linalg.norm(spectrum))) @ v.T
+    np.testing.assert_allclose(mo.polar(jnp.asarray(x, jnp.float32), polynomials), expected, atol=2e-6)
 
 
 def test_large_matrices_of_an_odd_size_become_orthogonal_in_fewer_operations_and_have_derivatives_of_both_kinds():
@@ -110,11 +120,12 @@ def test_products_in_bfloat16_are_good_to_their_stated_tolerance(spectrum, shape
 
 
 def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
-    assert scalar_response(COEFFICIENTS["four-step"], np.linspace(0, 1 + 1e-6, 100_001)).max() < 1 - 1.9e-5
-    assert scalar_response(COEFFICIENTS["four-step"], np.geomspace(0.01, 1, 100_001)).min() > 0.9992
-    # in the arithmetic it runs in, too
-    single = [[np.float32(c) for c in polynomial] for polynomial in COEFFICIENTS["four-step"]]
-    assert scalar_response(single, np.linspace(0, 1, 100_001, dtype=np.float32)).max() < 1
+    for name in OURS:
+        assert scalar_response(COEFFICIENTS[name], np.linspace(0, 1 + 1e-6, 100_001)).max() < 1 - 1.9e-5
+        assert scalar_response(COEFFICIENTS[name], np.geomspace(0.01, 1, 100_001)).min() > 0.9992
+        # in the arithmetic it runs in, too
+        single = [[np.float32(c) for c in polynomial] for polynomial in COEFFICIENTS[name]]
+        assert scalar_response(single, np.linspace(0, 1, 100_001, dtype=np.float32)).max() < 1
     assert scalar_response(COEFFICIENTS["six-step"], np.linspace(0, 1, 100_001)).max() < 0.9994
     band = scalar_response(COEFFICIENTS["six-step"], np.linspace(0.01, 1, 100_001))
     assert band.min() > 0.9955
@@ -124,11 +135,12 @@ def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
     assert scalar_response(COEFFICIENTS["muon"], np.linspace(0, 1, 100_001)).max() == pytest.approx(1.202, abs=2e-3)
 
 
-def test_no_polynomials_of_the_same_degrees_come_nearer_to_one_than_the_default():
+@pytest.mark.parametrize("name", OURS)
+def test_no_polynomials_of_the_same_degrees_come_nearer_to_one_than_ours(name):
     """Every step of a best composition attains its largest error, with alternating sign, at one point more than it has
     coefficients (Chebyshev)."""
     lower, upper = 0.01, 1.0
-    for polynomial in COEFFICIENTS["four-step"]:
+    for polynomial in COEFFICIENTS[name]:
         values = np.geomspace(lower, upper, 200_001)
         response = scalar_response([polynomial], values)
         # the last step is scaled to stay below one
@@ -310,7 +322,7 @@ def test_steps_take_a_prefix_or_repeat_the_last_triple():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'four-step', 'six-step'"),
+        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'three-step', 'four-step'"),
         ({"coefficients": (3.4, -4.7, 2.0)}, r"must be triples .* A single triple is written"),
         ({"coefficients": ()}, r"must be triples \(a, b, c\)"),
         ({"coefficients": ((1.0, float("nan"), 0.0),)}, r"finite numbers"),

@@ -51,7 +51,7 @@ class Spectral(Norm):
     measures_singular_values: ClassVar[bool] = True
     is_largest_singular_value: ClassVar[bool] = True
 
-    coefficients: Coefficients = "four-step"
+    coefficients: Coefficients = "three-step"
     steps: int | None = None
     scaling: str | None = None
     products: str | None = None
