@@ -101,7 +101,15 @@ def _forward(uses: Sequence[Use], alive: list[Use]) -> list[Use]:
     for some in (alive, [use for use in uses if use.kind is not UseKind.STATISTIC]):
         if forward := [use for use in some if not is_backward(use.op)]:
             return forward
-    return alive
+    return [_turned(use) for use in alive]
+
+
+def _turned(use: Use) -> Use:
+    """A layer of which only the way back is left, where it takes its outputs and gives its inputs."""
+    turned = {Axis.IN: Axis.OUT, Axis.OUT: Axis.IN}
+    is_layer = use.kind is UseKind.LINEAR and use.part.made is Made.WHOLE
+    axes = (axis._replace(role=turned.get(axis.role, axis.role)) if is_layer else axis for axis in use.axes)
+    return use._replace(axes=tuple(axes))
 
 
 def _telling(shape: tuple[int, ...], uses: list[Use]) -> list[Use]:
@@ -123,6 +131,8 @@ def _is_vector(uses: Sequence[Use]) -> bool:
 def _find_vector(
     shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence, findings: Mapping[int, Finding]
 ) -> Finding:
+    if any(_is_of_rows(use) and is_backward(use.op) for use in uses):
+        raise UnclearError("only rows of it are left, on the way back of a gradient")
     if UseKind.LOOKUP not in _kinds(uses):
         return find_vector(shape, uses, evidence, findings)
     if _kinds(uses) == {UseKind.LOOKUP, UseKind.ADD}:
