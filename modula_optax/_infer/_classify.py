@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modula_optax._infer._finding import (
@@ -16,8 +15,9 @@ from modula_optax._infer._finding import (
     product,
     roles_by_axis,
 )
-from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
+from modula_optax._infer._flow import DEAD, Reach
 from modula_optax._infer._matrix import find_matrix
+from modula_optax._infer._telling import forward, is_of_rows, strongest, telling
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Use
 from modula_optax._infer._values import Label
@@ -46,9 +46,9 @@ def classify(
     of_param: list[list[Use]] = [[] for _ in shapes]
     for use in uses:
         of_param[use.param].append(use)
-    chosen = [_strongest(mine, reached) for mine in of_param]
-    forwards = [_forward(mine, alive) for mine, alive in zip(of_param, chosen, strict=True)]
-    told = [_telling(shape, mine) for shape, mine in zip(shapes, forwards, strict=True)]
+    chosen = [strongest(mine, reached) for mine in of_param]
+    forwards = [forward(mine, alive) for mine, alive in zip(of_param, chosen, strict=True)]
+    told = [telling(shape, mine) for shape, mine in zip(shapes, forwards, strict=True)]
     order = {id(use): n for n, use in enumerate(uses)}
     met = sorted((i for i, mine in enumerate(chosen) if mine and i not in known), key=lambda i: order[id(chosen[i][0])])
     findings = dict(known)
@@ -76,40 +76,6 @@ def _placed(find: Callable[[], Finding], uses: Sequence[Use], reached: Mapping[i
         return error.finding(uses[0])
 
 
-def level_of(use: Use, reached: Mapping[int, Reach]) -> int:
-    level = reached.get(use.op.outs[0], Reach()).level
-    return min(level, WEAK) if use.weak else level
-
-
-def _strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
-    """The uses that the role is read off: those that a gradient comes through, if there are any."""
-    for level in (STRONG, WEAK):
-        at_level = [use for use in uses if level_of(use, reached) >= level]
-        proper = [use for use in at_level if use.kind is not UseKind.STATISTIC]
-        if proper:
-            return proper
-    return [use for use in uses if level_of(use, reached) != DEAD]
-
-
-def _forward(uses: Sequence[Use], alive: list[Use]) -> list[Use]:
-    """The uses on the way forward, where a gradient is taken inside the model: on the way back, layers are reversed.
-
-    The way forward need not reach the output: of forces, it was computed before.
-    """
-    if not any(is_backward(use.op) for use in alive):
-        return alive
-    for some in (alive, [use for use in uses if use.kind is not UseKind.STATISTIC]):
-        if forward := [use for use in some if not is_backward(use.op)]:
-            return forward
-    return alive
-
-
-def _telling(shape: tuple[int, ...], uses: list[Use]) -> list[Use]:
-    """The uses that say what a parameter is."""
-    uses = [_of_table(shape, use) for use in _with_data(uses)]
-    return _without_entries(uses) if len(shape) == 1 else uses
-
-
 def _kinds(uses: Iterable[Use]) -> set[UseKind]:
     return {use.kind for use in uses}
 
@@ -123,6 +89,8 @@ def _is_vector(uses: Sequence[Use]) -> bool:
 def _find_vector(
     shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence, findings: Mapping[int, Finding]
 ) -> Finding:
+    if any(is_of_rows(use) and is_backward(use.op) for use in uses):
+        raise UnclearError("only rows of it are left, on the way back of a gradient")
     if UseKind.LOOKUP not in _kinds(uses):
         return find_vector(shape, uses, evidence, findings)
     if _kinds(uses) == {UseKind.LOOKUP, UseKind.ADD}:
@@ -149,58 +117,6 @@ def _find_matrix(shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence
 
 def _mixed(uses: Sequence[Use]) -> UnclearError:
     return conflict(", ".join(sorted(kind.value for kind in _kinds(uses))))
-
-
-def _with_data(uses: list[Use]) -> list[Use]:
-    """What a parameter does to data says more than its products with others, as with learned first slots.
-
-    What a matrix does also says more than its rows alone, or constant mixtures of them, which are derivatives along
-    coordinates, and than a product of data with it entry by entry, of which a length is taken to divide by.
-    """
-    whole = [use for use in uses if use.part.made is Made.WHOLE]
-    is_layer = any(use.kind in (UseKind.LINEAR, UseKind.CONV) for use in whole)
-    # several vectors that are multiplied into data may be a state that gates let through
-    is_vector = any(use.kind is UseKind.ADD or (use.kind is UseKind.MUL and not _is_of_matrix(use)) for use in whole)
-    apart = [use for use in uses if not _is_of_product(use)] if is_layer or is_vector else uses
-    if not is_layer:
-        return apart
-    return [use for use in apart if not (_is_of_rows(use) or _is_of_matrix(use))]
-
-
-def _is_of_product(use: Use) -> bool:
-    made = use.part.made
-    return made in (Made.PRODUCT, Made.SEVERAL) or (made is Made.ADDEND and use.kind is UseKind.OTHER)
-
-
-def _is_of_rows(use: Use) -> bool:
-    return use.kind in (UseKind.ADD, UseKind.MUL) and any(x.role in (Axis.LOOKED, Axis.MIXED) for x in use.axes)
-
-
-def _is_of_matrix(use: Use) -> bool:
-    return use.kind is UseKind.MUL and sum(piece.size > 1 for piece in use.axes) > 1
-
-
-def _of_table(shape: tuple[int, ...], use: Use) -> Use:
-    """Rows looked up by constants, more of them than there are: vectors of a table, as of relative positions.
-
-    A permuted weight has each of its rows once, or runs along one axis.
-    """
-    looked = {piece.axis for piece in use.axes if piece.role is Axis.LOOKED}
-    for axis in looked if use.kind is UseKind.LINEAR else ():
-        sizes = [piece.size for piece in use.axes if piece.axis == axis and piece.position >= 0]
-        if len(sizes) > 1 and math.prod(sizes) > shape[axis]:
-            kept = tuple(piece for piece in use.axes if piece.axis not in looked or piece.role is Axis.LOOKED)
-            return use._replace(kind=UseKind.LOOKUP, axes=kept)
-    return use
-
-
-def _without_entries(uses: list[Use]) -> list[Use]:
-    """The uses but for single entries looked up, which say nothing beside what the whole is added to."""
-    added = [use for use in uses if use.kind is UseKind.ADD]
-    entries = [
-        use for use in uses if use.kind is UseKind.LOOKUP and all(piece.role is Axis.LOOKED for piece in use.axes)
-    ]
-    return added if added and len(added) + len(entries) == len(uses) else uses
 
 
 def _find_tied(shape: tuple[int, ...], uses: Sequence[Use], evidence: Evidence) -> Finding:

@@ -180,6 +180,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         trace = run(program, consumers, parameters, inputs, latents)
         join_shifted(program, trace)
         join_gated(program, trace)
+        trace.is_backward = False
         trace.note(trace.pieces.unpacked(), Clue.UNPACKED)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)

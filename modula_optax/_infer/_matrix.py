@@ -116,8 +116,9 @@ def _with_blocks(layout: _Layout, shape: tuple[int, ...], use: Use) -> _Layout:
 
 
 def _with_channels(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
-    """Groups of a convolution that were taken for a batch of kernels, but are inputs of the next matrix together."""
-    for piece in use.axes if use.kind is UseKind.CONV else ():
+    """Groups of a convolution that were taken for a batch of kernels, while its outputs are those of members."""
+    members = all(evidence.is_member(Label(use.param, axis)) for axis in layout.axes(Axis.OUT))
+    for piece in use.axes if use.kind is UseKind.CONV and members else ():
         label = Label(use.param, piece.axis)
         is_merged = evidence.has(label, Clue.CONTRACTED) and not evidence.has(label, Clue.BATCHED)
         if piece.position >= 0 and layout.roles[piece.axis] is Axis.BATCH and is_merged:

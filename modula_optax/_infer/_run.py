@@ -7,7 +7,7 @@ from modula_optax._infer._rules import rule_for
 from modula_optax._infer._trace import Trace, record_content
 from modula_optax._infer._values import Value, join, parameter, plain
 from modula_optax._jax import Params, UnfamiliarError, familiar
-from modula_optax._jaxpr import Block, Loop, Op, Program
+from modula_optax._jaxpr import Block, Loop, Op, Program, is_backward
 
 
 def run(
@@ -47,6 +47,7 @@ def _run_block(trace: Trace, block: Block) -> None:
             _run_loop(trace, op)
             continue
         ins = tuple(trace.values[i] for i in op.ins)
+        trace.is_backward = is_backward(op)
         try:
             with familiar(op.name):
                 result = rule_for(op.name)(trace, op, ins)

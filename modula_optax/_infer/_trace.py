@@ -73,6 +73,7 @@ class Trace:
         self.parameters = parameters
         self.values: dict[int, Value] = {}
         self.makers: dict[int, Op] = {}
+        self.is_backward = False
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []
@@ -105,6 +106,9 @@ class Trace:
         return tuple(Value(plain(self.shape(out)), data=data, deep=deep) for out in op.outs)
 
     def note(self, labels: Iterable[Label], clue: Clue) -> None:
+        """Notes a clue, but for what the way back of a gradient does, where layers are reversed."""
+        if self.is_backward:
+            return
         self.evidence.append((frozenset(labels), clue))
 
     def refuse(self, op: Op, ins: Iterable[Value]) -> None:

@@ -191,7 +191,7 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
     is_vector = len({piece.axis for piece in use.axes if piece.size > 1}) == 1
     is_gain = use.kind is UseKind.MUL and is_vector
     labels = frozenset().union(*(piece.labels for piece in pieces))
-    found = set()
+    found, unsure = set(), set()
     for label in labels:
         maker = findings.get(label.param)
         if (
@@ -202,8 +202,10 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
         ):
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
         if label.param != use.param and maker is not None:
-            found.add(_along(maker, label, evidence))
-    return next((along for along in (Along.FEATURES, Along.BATCH) if along in found), Along.POSITIONS)
+            # members of what is unknown, or of a gain, may be members of a layer
+            is_sure = maker.role not in ("unknown", "gain") or not evidence.is_member(label)
+            (found if is_sure else unsure).add(_along(maker, label, evidence))
+    return next((along for along in (Along.FEATURES, Along.BATCH) if along in (found or unsure)), Along.POSITIONS)
 
 
 def _is_matrix(label: Label, pieces: Sequence[AxisUse], is_vector: bool, evidence: Evidence) -> bool:
@@ -240,7 +242,7 @@ def _is_row(maker: Finding, label: Label, evidence: Evidence) -> bool:
 
 
 def _along(maker: Finding, label: Label, evidence: Evidence) -> Along:
-    if evidence.is_member(label) or _is_copied(maker, label, evidence):
+    if _is_copied(maker, label, evidence):
         return Along.BATCH
     if _is_row(maker, label, evidence):
         return Along.BATCH if evidence.has(label, Clue.BATCHED) else Along.POSITIONS

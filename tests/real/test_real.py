@@ -47,7 +47,9 @@ def without_single(text: str, shape: tuple[int, ...]) -> str:
 def test_no_leaf_is_silently_wrong(name, record_property, pinned):
     model = MODELS[name]()
     leaves = {path: leaf for path, leaf in flatten_with_paths(model.params)[0] if hasattr(leaf, "shape")}
-    specs = mo.infer_specs(model.apply, model.params, *model.inputs, unknown=mo.Unnormed())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        specs = mo.infer_specs(model.apply, model.params, *model.inputs, unknown=mo.Unnormed())
     found = {path: spec for path, spec in flatten_with_paths(specs)[0] if isinstance(spec, mo.NormSpec)}
     documented = model.documented(leaves)
 
@@ -61,7 +63,8 @@ def test_no_leaf_is_silently_wrong(name, record_property, pinned):
     record_property("leaves", (name, counts))
     wrong = {path: (axes_of(others[path]), documented[path], others[path].why) for path in others.keys() - unsure}
     assert not wrong
-    told = {path: axes_of(spec) for path, spec in refused_but_told(model, found).items()}
+    offered = refused_but_told(model, found) | guessed_and_told(found, [str(warning.message) for warning in caught])
+    told = {path: axes_of(spec) for path, spec in offered.items()}
     assert told == {path: documented[path] for path in told}
     assert pinned is None or counts == pinned[name]
 
@@ -74,7 +77,20 @@ def refused_but_told(model, found) -> dict[str, mo.NormSpec]:
     with pytest.raises(ValueError, match="that cannot be told") as raised:
         mo.infer_specs(model.apply, model.params, *model.inputs)
     rules = pasted(str(raised.value))[0].rules
-    offered = {path: next((rule.spec for rule in rules if rule.matches(path)), None) for path in unknown}
+    return by_path(rules, unknown)
+
+
+def guessed_and_told(found, messages) -> dict[str, mo.NormSpec]:
+    """What the warning of a model offers to settle its guesses with."""
+    guessed = [path for path, spec in found.items() if spec.confidence == "guess"]
+    if not guessed:
+        return {}
+    (message,) = (message for message in messages if "is settled by" in message)
+    return by_path(pasted(message)[0].rules, guessed)
+
+
+def by_path(rules, paths) -> dict[str, mo.NormSpec]:
+    offered = {path: next((rule.spec for rule in rules if rule.matches(path)), None) for path in paths}
     return {path: spec for path, spec in offered.items() if spec is not None}
 
 

@@ -161,3 +161,27 @@ def meta_learning_of_first_order():
         return jax.vmap(task)(*tasks).mean()
 
     return apply, NETWORK, TASKS
+
+
+@zoo_model(truth={"v": "linear 1 > 2", "b": "bias > 1", "[we]": "linear 1 > 2"})
+def gradients_of_an_ensemble():
+    """On the way back, what goes into all members is summed over these, too."""
+
+    def apply(p, x):
+        def scores(x):
+            return jax.vmap(lambda p: jnp.tanh(jnp.tanh(x @ p["e"] + p["b"]) @ p["w"]) @ p["v"])(p).sum()
+
+        return jax.grad(scores)(x)
+
+    return apply, shapes(e=(4, 3, 8), b=(4, 8), w=(4, 8, 6), v=(4, 6, 1)), (array(5, 3),)
+
+
+@zoo_model(truth={"b0": "bias > 0", "b1": "unused"} | LINEAR)
+def penalty_of_a_compiled_gradient():
+    """Of the last layer, only the way back is left, which the gradient of the penalty takes for a constant."""
+
+    def apply(p, x):
+        slopes = jax.jit(jax.grad(lambda x: network(p, x).sum()))
+        return jax.grad(lambda x: (slopes(x) ** 2).sum())(x)
+
+    return apply, NETWORK, (array(5, 3),)
