@@ -15,25 +15,25 @@ Coefficients = str | Sequence[Sequence[float]]
 COEFFICIENTS: dict[str, tuple[Polynomial, ...]] = {
     # Ours: each polynomial the nearest to 1 on the interval that those before it leave of [0.01, 1], as in Polar
     # Express, but of degrees 9, 9 and 17. With R = XXᵀ at hand a degree of five costs four products, of nine five, and
-    # of 17 six (`in_two_products`): 13 in all, where as good a fit by quintics takes 17. Within [0.9992, 0.9994] on
-    # [0.01, 1]: the last is 6e-4 smaller than it could be, since 5e-4 is what rounding in float32 adds where many
+    # of 17 six (`in_two_products`): 13 in all, where as good a fit by quintics takes 17. Within [0.9992, 0.9993] on
+    # [0.01, 1]: the last is 7e-4 smaller than it could be, since 5e-4 is what rounding in float32 adds where many
     # singular values lie close to 0.01.
     "three-step": (
         (13.91004025, -132.7781783, 438.5199057, -561.608766, 243.8180307),
         (4.823690527, -10.71070794, 9.50694718, -3.392127305, 0.4162163047),
         (
-            3.58577358,
-            -10.74332037,
-            24.43451565,
-            -36.47909384,
-            35.81671064,
-            -22.92066498,
-            9.196855252,
-            -2.099416588,
-            0.2079163538,
+            3.585594174,
+            -10.74278286,
+            24.43329313,
+            -36.4772687,
+            35.81491864,
+            -22.9195182,
+            9.19639511,
+            -2.099311549,
+            0.2079059512,
         ),
     ),
-    # the same of degrees 5, 9, 9 and 5, in 15 products
+    # the same on [0.01, 1], of degrees 5, 9, 9 and 5, in 15 products
     "four-step": (
         (8.093352351, -23.62028867, 17.44597733),
         (5.677192215, -13.23574942, 11.47958649, -3.927107002, 0.4584492911),
