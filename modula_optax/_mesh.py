@@ -1,8 +1,9 @@
 """The mesh in force: which of its axes work is shared out over, and a function of stacks on each of its devices."""
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -90,29 +91,42 @@ def devices_along(axes: tuple[str, ...]) -> int:
     return math.prod(mesh.shape[name] for name in axes)
 
 
+@contextlib.contextmanager
+def _mesh_for(arrays: Any) -> Iterator[jax.sharding.AbstractMesh]:
+    """The mesh in force. Where there is none, but arrays have one in their types, theirs is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    theirs = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(arrays) if mesh.empty)
+    found = next((other for other in theirs if not other.empty), None)
+    with contextlib.nullcontext() if found is None else jax.sharding.use_abstract_mesh(found):
+        yield found or mesh
+
+
 def automatic(function: Callable[..., Any], *args: Any, shardings: Any) -> Any:
     """`function(*args)` where the compiler finds the shardings, whatever the mesh; those of the results are given."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or AxisType.Explicit not in mesh.axis_types:
-        return function(*args)
-    in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=shardings)
-    return in_automatic_mode(*args)
+    with _mesh_for(args) as mesh:
+        if AxisType.Explicit not in mesh.axis_types:
+            return function(*args)
+        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=shardings)
+        return in_automatic_mode(*args)
 
 
 def shardings_of(tree: Any) -> Any:
-    """The shardings that are part of the types of arrays."""
-    return jax.tree.map(lambda x: jax.typeof(x).sharding, tree)
+    """How arrays lie over the mesh, as far as their types say."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
 
 
 def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` where the compiler finds the shardings, whatever the mesh; every device gets the whole results."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or AxisType.Manual in mesh.axis_types:
-        return function
-    if AxisType.Explicit in mesh.axis_types:
-        in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
-        return in_automatic_mode
-    return lambda *arguments: jax.lax.with_sharding_constraint(function(*arguments), PartitionSpec())
+
+    def on_every_device(*args: Any) -> Any:
+        with _mesh_for(args) as mesh:
+            if mesh.empty or AxisType.Manual in mesh.axis_types:
+                return function(*args)
+            if AxisType.Explicit not in mesh.axis_types:
+                return jax.lax.with_sharding_constraint(function(*args), PartitionSpec())
+        return automatic(function, *args, shardings=PartitionSpec())
+
+    return on_every_device
 
 
 def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any]) -> Any:

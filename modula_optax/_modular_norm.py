@@ -6,7 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from modula_optax._align import Leaves
+from modula_optax._canonical import Canonical
 from modula_optax._layout import canonical
+from modula_optax._mesh import replicated
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 
@@ -30,11 +33,8 @@ def leaf_norms(tree: Any, specs: Any) -> Any:
       {'w': Array(2., dtype=float32)}
     """
     leaves = resolve(specs, tree)
-    norms = {
-        leaf.path: leaf.spec.norm.norm(canonical(leaf.value, leaf.spec)) if leaf.spec.is_normed else None
-        for leaf in leaves.present
-    }
-    return leaves.rebuilt(norms)
+    norms = _per_leaf(leaves, lambda leaf, spec: spec.norm.norm(leaf))
+    return leaves.rebuilt({leaf.path: norms.get(leaf.path) for leaf in leaves.present})
 
 
 def modular_norm(tree: Any, specs: Any) -> Scalar:
@@ -62,8 +62,8 @@ def modular_norm(tree: Any, specs: Any) -> Scalar:
     References:
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, definition 3.
     """
-    norms = _per_leaf(tree, specs, lambda leaf, spec: _in_targets(spec.norm.norm(leaf), spec.target))
-    return jnp.max(jnp.stack(norms)) if norms else jnp.zeros(())
+    norms = _per_leaf(resolve(specs, tree), lambda leaf, spec: _in_targets(spec.norm.norm(leaf), spec.target))
+    return jnp.max(jnp.stack(_as_wide(norms))) if norms else jnp.zeros(())
 
 
 def _in_targets(norms: Float[Array, "*batch"], target: float) -> Scalar:
@@ -93,12 +93,21 @@ def dual_norm(grads: Any, specs: Any) -> Scalar:
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265, section 3.
     """
-    norms = _per_leaf(grads, specs, lambda leaf, spec: spec.target * jnp.sum(spec.norm.dual_norm(leaf)))
-    return jnp.sum(jnp.stack(norms)) if norms else jnp.zeros(())
+    norms = _per_leaf(resolve(specs, grads), lambda leaf, spec: spec.target * jnp.sum(spec.norm.dual_norm(leaf)))
+    return jnp.sum(jnp.stack(_as_wide(norms))) if norms else jnp.zeros(())
 
 
-def _per_leaf(tree: Any, specs: Any, measure: Callable[[Array, NormSpec], Scalar]) -> list[Scalar]:
-    leaves = resolve(specs, tree).present
-    values = [measure(canonical(leaf.value, leaf.spec), leaf.spec) for leaf in leaves if leaf.spec.is_normed]
-    widest = jnp.float64 if any(value.dtype == jnp.float64 for value in values) else jnp.float32
-    return [value.astype(widest) for value in values]
+def _per_leaf(leaves: Leaves, measure: Callable[[Canonical, NormSpec], Array]) -> dict[str, Array]:
+    """What is measured of every parameter that has a norm, by path, wherever it lies."""
+    normed = leaves.where(lambda spec: spec.is_normed)
+
+    def measured(arrays: dict[str, Array]) -> dict[str, Array]:
+        return {path: measure(canonical(arrays[path], spec), spec) for path, spec in normed}
+
+    return replicated(measured)(leaves.of(normed)) if normed else {}
+
+
+def _as_wide(norms: dict[str, Scalar]) -> list[Scalar]:
+    """Numbers that can be put together: in float32, or float64 where one is."""
+    widest = jnp.float64 if any(norm.dtype == jnp.float64 for norm in norms.values()) else jnp.float32
+    return [norm.astype(widest) for norm in norms.values()]

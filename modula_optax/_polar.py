@@ -24,6 +24,7 @@ from modula_optax._linalg import (
     scale_of,
     working_dtype,
 )
+from modula_optax._mesh import automatic, shardings_of
 from modula_optax._stacks import apply_alike
 
 Matrices = Float[Array, "*batch m n"]
@@ -85,7 +86,7 @@ def polar(
       al., The Polar Express, arXiv:2505.16932.
     """
     factors = polar_of_stack(coefficients, steps, scaling, products)
-    return _in_turns(factors, x) if x.size else x
+    return automatic(partial(_in_turns, factors), x, shardings=shardings_of(x)) if x.size else x
 
 
 # `inline`, here and below: what is traced once is copied where it is used again, and outside of `jit` compiled once

@@ -1,5 +1,6 @@
 """Several devices: the same results, in the same shardings, each matrix orthogonalized on one device, once."""
 
+import contextlib
 import re
 import sys
 from collections import Counter
@@ -322,6 +323,60 @@ def test_devices_that_are_not_used_are_mentioned(key):
     with jax.set_mesh(mesh):
         tx.init(params)
     mo.modular(0.1, mo.NormSpec(mo.Spectral()), mesh_axes=()).init(params)
+
+
+HELD = {
+    "w": mo.NormSpec(mo.Spectral(), constraint=mo.SpectralCap()),
+    "stacked": mo.NormSpec(mo.Spectral(), constraint=mo.UnitSphere()),
+    "table": mo.NormSpec(mo.Embedding()),
+    "gain": mo.NormSpec(mo.Diagonal()),
+}
+LINKS = {
+    "modular": mo.modular(0.1, HELD, mesh_axes=()),
+    "whitened": mo.whitened(0.1, HELD, mesh_axes=()),
+    "muon": mo.muon(0.1, mesh_axes=()),
+    "monitor": mo.monitor(HELD, optax.sgd(0.1)),
+    "output moments": mo.scale_by_output_moments(HELD),
+    "cautious decay": mo.add_cautious_decay(HELD),
+}
+MEASURES = {
+    "modular_norm": lambda tree: mo.modular_norm(tree, HELD),
+    "dual_norm": lambda tree: mo.dual_norm(tree, HELD),
+    "leaf_norms": lambda tree: mo.leaf_norms(tree, HELD),
+    "project": lambda tree: mo.project(tree, HELD),
+    "polar": lambda tree: mo.polar(tree["stacked"]),
+}
+
+
+def told_by_types(key):
+    """Parameters on eight devices, which their types say; and the same on one."""
+    shapes = {"w": (16, 24), "stacked": (3, 16, 24), "table": (24, 8), "gain": (16,)}
+    params = {name: random_like(jax.random.fold_in(key, i), shape) for i, (name, shape) in enumerate(shapes.items())}
+    mesh = make_mesh("fully sharded", AxisType.Explicit)
+    return laid_out(params, mesh, P("data", None)), params
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_arrays_whose_types_tell_their_mesh_need_none_in_force(link, key):
+    tx = LINKS[link]
+
+    def stepped(params):
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        return updates
+
+    told, alone = told_by_types(key)
+    updates = stepped(told)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updates, stepped(alone))
+    assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, told)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("in_force", [False, True], ids=["no mesh", "mesh"])
+def test_what_lies_on_several_devices_is_measured_as_on_one(measure, in_force, key):
+    told, alone = told_by_types(key)
+    with jax.set_mesh(told["w"].sharding.mesh) if in_force else contextlib.nullcontext():
+        found = jax.jit(MEASURES[measure])(told)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, MEASURES[measure](alone))
 
 
 def test_another_exchange_is_refused():
