@@ -1,9 +1,9 @@
 """Biases, gains and positional tables: told apart by the axes of the activations that they meet."""
 
 import dataclasses
-import enum
 from collections.abc import Mapping, Sequence
 
+from modula_optax._infer._along import Along, is_guessed, labels_along, runs_along
 from modula_optax._infer._finding import (
     CERTAIN,
     EVIDENCE,
@@ -16,16 +16,8 @@ from modula_optax._infer._finding import (
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import AxisUse, Use
-from modula_optax._infer._values import Label, Labels
-
-
-class Along(enum.Enum):
-    """What an axis of a vector or a table runs along; of one entry, it is a batch."""
-
-    FEATURES = enum.auto()
-    POSITIONS = enum.auto()
-    BATCH = enum.auto()
+from modula_optax._infer._trace import Use
+from modula_optax._infer._values import Label
 
 
 def find_vector(
@@ -67,10 +59,10 @@ def _is_row_of(found: Finding, table: Finding, shape: tuple[int, ...]) -> bool:
 
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Finding:
     roles = roles_by_axis(use)
-    runs = {axis: _runs_along(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
+    runs = {axis: runs_along(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
     labels = frozenset().union(*(piece.labels for piece in use.axes))
     makers = (label for label in labels if label.param in findings and label.param != use.param)
-    sureness = GUESS if any(_is_guessed(findings[label.param], label, evidence) for label in makers) else CERTAIN
+    sureness = GUESS if any(is_guessed(findings[label.param], label, evidence) for label in makers) else CERTAIN
 
     def axes(*along: Along) -> tuple[int, ...]:
         return tuple(axis for axis in runs if runs[axis] in along)
@@ -146,7 +138,7 @@ def _apart(
     Raises:
       UnclearError: axes that different layers made, of which what follows does not tell these apart.
     """
-    named = {axis: _labels(axis, use) for axis in features + positions}
+    named = {axis: labels_along(axis, use) for axis in features + positions}
     taken = {axis for axis, labels in named.items() if any(evidence.has(label, Clue.CONTRACTED) for label in labels)}
     if features and positions:
         # what is unnamed, but goes into a matrix, is a feature of the data; what a layer made, and does not, a token
@@ -161,93 +153,3 @@ def _apart(
             "its axes come from different layers: it is a bias, or positions of tokens that a layer made"
         )
     return tuple(a for a in features if a in taken), tuple(a for a in features if a not in taken)
-
-
-def _labels(axis: int, use: Use) -> Labels:
-    """What made an axis of the activations that an axis of a vector meets; itself, if nothing else did."""
-    return frozenset({Label(use.param, axis)}).union(*(piece.labels for piece in use.axes if piece.axis == axis))
-
-
-def _runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
-    pieces = [piece for piece in use.axes if piece.axis == axis]
-    proper = [piece for piece in pieces if piece.role not in (Axis.PICKED, Axis.LOOKED)]
-    if not proper and not pieces and size > 1:
-        raise UnclearError(f"axis {axis} was lost sight of on the way")
-    if any(piece.role is Axis.JOINED for piece in proper):
-        return _made_along(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(
-        Label(use.param, axis)
-    ):
-        return Along.BATCH
-    if any(piece.role is Axis.EXPANDED for piece in proper):
-        return Along.POSITIONS
-    if all(piece.role is not Axis.ALIGNED for piece in proper):
-        return Along.FEATURES
-    return _made_along(proper, use, evidence, findings)
-
-
-def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, findings: Mapping[int, Finding]) -> Along:
-    # a gain on rows or on columns of a matrix scales them whatever the matrix is for
-    is_vector = len({piece.axis for piece in use.axes if piece.size > 1}) == 1
-    is_gain = use.kind is UseKind.MUL and is_vector
-    labels = frozenset().union(*(piece.labels for piece in pieces))
-    found, unsure = set(), set()
-    for label in labels:
-        maker = findings.get(label.param)
-        if (
-            not is_gain
-            and maker is not None
-            and maker.role == "unknown"
-            and _is_matrix(label, pieces, is_vector, evidence)
-        ):
-            raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
-        if label.param != use.param and maker is not None:
-            # members of what is unknown, or of a gain, may be members of a layer
-            is_sure = maker.role not in ("unknown", "gain") or not evidence.is_member(label)
-            (found if is_sure else unsure).add(_along(maker, label, evidence))
-    return next((along for along in (Along.FEATURES, Along.BATCH) if along in (found or unsure)), Along.POSITIONS)
-
-
-def _is_matrix(label: Label, pieces: Sequence[AxisUse], is_vector: bool, evidence: Evidence) -> bool:
-    """Whether what runs along an axis of a matrix that was made from data is no bias of the layer that this is."""
-    clues = [clue for clue in (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN) if evidence.has(label, clue)]
-    is_part = all(piece.size < evidence.entries(label) for piece in pieces)
-    return len(clues) == 2 and not is_part if is_vector else bool(clues)
-
-
-def _is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
-    """Whether an axis of activations was only guessed to be a batch."""
-    named = maker.fan_in + maker.fan_out + maker.taps
-    if evidence.is_member(label):
-        return False
-    return _is_copied(maker, label, evidence) or (maker.confidence == GUESS and label.axis not in named)
-
-
-def _is_copied(maker: Finding, label: Label, evidence: Evidence) -> bool:
-    """Data scaled once for each member of an ensemble: these never meet."""
-    if maker.role != "gain" or maker.use is None or evidence.has(label, Clue.CONTRACTED, Clue.MERGED):
-        return False
-    roles = roles_by_axis(maker.use)
-    return Axis.EXPANDED in roles.get(label.axis, ()) and any(Axis.ALIGNED in others for others in roles.values())
-
-
-def _is_row(maker: Finding, label: Label, evidence: Evidence) -> bool:
-    """An entry of the data for each vector of a table that it scales: the vectors meet matrices, not the entries."""
-    if maker.role != "gain" or maker.use is None or evidence.has(label, Clue.CONTRACTED, Clue.MERGED):
-        return False
-    roles = roles_by_axis(maker.use)
-    return Axis.ALIGNED in roles.get(label.axis, ()) and any(
-        Axis.EXPANDED in roles[axis] and evidence.has(Label(label.param, axis), Clue.CONTRACTED) for axis in roles
-    )
-
-
-def _along(maker: Finding, label: Label, evidence: Evidence) -> Along:
-    if _is_copied(maker, label, evidence):
-        return Along.BATCH
-    if _is_row(maker, label, evidence):
-        return Along.BATCH if evidence.has(label, Clue.BATCHED) else Along.POSITIONS
-    if maker.role in ("embedding", "positional") and label.axis in maker.fan_in:
-        return Along.POSITIONS
-    # an axis of inputs is one of outputs too where a matrix is used in both directions
-    is_feature = maker.role == "unknown" or label.axis in maker.fan_out + maker.fan_in
-    return Along.FEATURES if is_feature else Along.BATCH
