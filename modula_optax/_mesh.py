@@ -122,9 +122,9 @@ def replicated(function: Callable[..., Any]) -> Callable[..., Any]:
         with _mesh_for(args) as mesh:
             if mesh.empty or AxisType.Manual in mesh.axis_types:
                 return function(*args)
-            if AxisType.Explicit not in mesh.axis_types:
-                return jax.lax.with_sharding_constraint(function(*args), PartitionSpec())
-        return automatic(function, *args, shardings=PartitionSpec())
+            if AxisType.Explicit in mesh.axis_types:
+                return automatic(function, *args, shardings=PartitionSpec())
+            return jax.lax.with_sharding_constraint(function(*args), PartitionSpec())
 
     return on_every_device
 
