@@ -8,7 +8,7 @@ import numpy as np
 from modula_optax._infer._terms import Axis
 from modula_optax._infer._trace import Trace
 from modula_optax._infer._values import Label, labels_of
-from modula_optax._jaxpr import Block, Kind, Loop, Op, Program, named, operations, producers_of
+from modula_optax._jaxpr import Block, Kind, Loop, Op, Program, named, operations
 
 SHIFTS = named(Kind.SHIFT, Kind.SAME, Kind.LOOKUP)
 
@@ -32,7 +32,7 @@ class Graph(NamedTuple):
         for op in operations(program.block):
             for position in set(op.ins):
                 readers.setdefault(position, []).append(op)
-        return cls(producers_of(program.block), readers, dict(_loops(program.block)), *_numbered(program, trace))
+        return cls(trace.makers, readers, dict(_loops(program.block)), *_numbered(program, trace))
 
     def varies(self, position: int, loop: Loop, numbers: Mapping[int, int]) -> bool:
         """Whether turns of a loop differ in a value, each operand of which is looked up in `numbers`."""

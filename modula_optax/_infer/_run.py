@@ -38,6 +38,7 @@ def run(
         value = parameter(number, trace.shape(position))
         values[position] = Value(value.dims, data=True, deep=True) if number in latents else value
     _run_block(trace, program.block)
+    trace.is_backward = False
     return trace
 
 
@@ -56,7 +57,6 @@ def _run_block(trace: Trace, block: Block) -> None:
             result = unknown_primitive(trace, op, ins)
         results = (result,) if isinstance(result, Value) else result
         trace.values.update(zip(op.outs, results, strict=True))
-        trace.makers.update(dict.fromkeys(op.outs, op))
 
 
 _ROUNDS = 12  # labels only grow, and settle after as many rounds as a value takes to pass through all carries

@@ -18,7 +18,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
-from modula_optax._jaxpr import Op, Program, untold
+from modula_optax._jaxpr import Op, Program, producers_of, untold
 
 
 class AxisUse(NamedTuple):
@@ -72,7 +72,7 @@ class Trace:
         self.consumers = consumers
         self.parameters = parameters
         self.values: dict[int, Value] = {}
-        self.makers: dict[int, Op] = {}
+        self.makers = producers_of(program.block)
         self.is_backward = False
         self.uses: list[Use] = []
         # what happened to axes of activations that a parameter made
