@@ -1,11 +1,12 @@
 """Bare tables: those whose rows go into a hidden matrix as they are, with no normalisation in between."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from modula_optax._jaxpr import Block, Kind, Loop, Op, Program, named
+from modula_optax._infer._finding import Finding
+from modula_optax._jaxpr import REDUCING, Block, Loop, Op, Program
 
-_REDUCING = named(Kind.REDUCTION, Kind.WINDOWS) - {"argmax", "argmin"}
 _SCALING = frozenset({"mul", "div"})
 
 
@@ -18,25 +19,29 @@ class Content(NamedTuple):
 
 _NOTHING = Content()
 
-
 # whether an operation with a matrix is one of a hidden layer, by where its first output is
 Matrices = Mapping[int, bool]
 
 
-def bare_tables(program: Program, tables: Mapping[int, int], matrices: Matrices) -> frozenset[int]:
-    """The tables that some hidden matrix reads without a normalisation.
+def with_bare_tables(
+    program: Program, findings: Sequence[Finding], matrices: Mapping[int, frozenset[int]]
+) -> list[Finding]:
+    """The findings, with those tables marked that some hidden matrix reads without a normalisation.
 
     A head may read them: it follows the growth of its inputs, and has nothing behind it that saturates.
 
     Args:
-      program: see `flatten`.
-      tables: parameters, by their position.
-      matrices: the operations with matrices.
+      program: see `flatten`; its first inputs are the parameters.
+      findings: what the parameters do.
+      matrices: parameters that are matrices in an operation, by where its first output is.
     """
+    tables = {program.inputs[i]: i for i, finding in enumerate(findings) if finding.role == "embedding"}
     if not tables:
-        return frozenset()
+        return list(findings)
+    hidden = {i for i, finding in enumerate(findings) if finding.place == "hidden"}
     found = {position: Content(frozenset({table})) for position, table in tables.items()}
-    return _forwards(program.block, found, matrices)
+    bare = _forwards(program.block, found, {out: bool(used & hidden) for out, used in matrices.items()})
+    return [dataclasses.replace(finding, bare=i in bare) for i, finding in enumerate(findings)]
 
 
 def _forwards(block: Block, found: dict[int, Content], matrices: Matrices) -> frozenset[int]:
@@ -70,7 +75,7 @@ def _through_loop(loop: Loop, found: dict[int, Content], matrices: Matrices) -> 
 
 def _result(op: Op, operands: list[Content], joined: Content) -> Content:
     rows, statistics = joined
-    if op.name in _REDUCING or (op.name == "dot_general" and op.ins[0] == op.ins[1]):
+    if op.name in REDUCING or (op.name == "dot_general" and op.ins[0] == op.ins[1]):
         return Content(statistics=rows | statistics)
     if op.name in _SCALING:
         # divided by a length of their own, or multiplied by one over it

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align_new
-from modula_optax._infer._bare import bare_tables
+from modula_optax._infer._bare import with_bare_tables
 from modula_optax._infer._choose import (
     HEAD,
     NORMS,
@@ -134,7 +134,9 @@ def infer_specs(
     defaults = NORMS | {"tied": tied, "unknown": unknown}
     shapes = [leaf.shape for leaf in model.leaves]
     findings = [split_up(i, f, shape, trace, splits) for i, (f, shape) in enumerate(zip(findings, shapes, strict=True))]
-    depth = depth_of(program, findings, shapes, matrices_by_output(trace.uses))
+    used = matrices_by_output(trace.uses)
+    findings = with_bare_tables(program, findings, used)
+    depth = depth_of(program, findings, shapes, used)
     # what is traced says itself how much each parameter moves the output
     is_traced = sensitivity == "traced"
     head = head or (NORMS["linear"] if is_traced else HEAD)
@@ -180,7 +182,6 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         trace = run(program, consumers, parameters, inputs, latents)
         join_shifted(program, trace)
         join_gated(program, trace)
-        trace.is_backward = False
         trace.note(trace.pieces.unpacked(), Clue.UNPACKED)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace.evidence, trace.uses, shapes)
@@ -188,12 +189,8 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
 
     findings, trace = with_latents(read)
-    tables = {parameters[i]: i for i, finding in enumerate(findings) if finding.role == "embedding"}
-    hidden = {i for i, finding in enumerate(findings) if finding.place == "hidden"}
-    used = matrices_by_output(trace.uses)
-    bare = bare_tables(program, tables, {out: bool(params & hidden) for out, params in used.items()})
     findings = [
-        dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace), bare=i in bare)
+        dataclasses.replace(check_dtype(finding, leaf), blocks=blocks_of(i, finding, leaf, trace))
         for i, (finding, leaf) in enumerate(zip(findings, model.leaves, strict=True))
     ]
     return findings, program, trace

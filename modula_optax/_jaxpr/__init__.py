@@ -9,6 +9,7 @@ from modula_optax._jaxpr._model import trace_model as trace_model
 from modula_optax._jaxpr._outside import register_primitive as register_primitive
 from modula_optax._jaxpr._outside import untold as untold
 from modula_optax._jaxpr._primitives import PRIMITIVES as PRIMITIVES
+from modula_optax._jaxpr._primitives import REDUCING as REDUCING
 from modula_optax._jaxpr._primitives import Kind as Kind
 from modula_optax._jaxpr._primitives import Primitive as Primitive
 from modula_optax._jaxpr._primitives import Slope as Slope

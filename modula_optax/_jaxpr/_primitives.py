@@ -126,6 +126,9 @@ def named(*kinds: Kind) -> frozenset[str]:
     return frozenset(name for name, row in PRIMITIVES.items() if row.kind in kinds)
 
 
+# what makes statistics of values
+REDUCING = named(Kind.REDUCTION, Kind.WINDOWS) - {"argmax", "argmin"}
+
 T = TypeVar("T")
 
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from modula_optax._jaxpr import Kind, Op, Program, named, operations, softmax_of
+from modula_optax._jaxpr import REDUCING, Kind, Op, Program, named, operations, softmax_of
 from modula_optax._sensitivity._origins import Origin
 from modula_optax._sensitivity._regions import REARRANGING
 
-_REDUCING = named(Kind.REDUCTION, Kind.WINDOWS) - {"argmax", "argmin"}
 _MIXING = named(Kind.CONTRACTION, Kind.CONVOLUTION, Kind.LOOKUP) | {"concatenate"}
 
 
@@ -37,7 +36,7 @@ class Statistics:
         op = self.producers.get(position)
         if op is None or self.values[position].is_constant:
             return False
-        if op.name in _REDUCING:
+        if op.name in REDUCING:
             return True
         if op.name in _MIXING or op.outs[0] in self.softmaxes:
             return False
