@@ -6,9 +6,9 @@
 Optimizers: `modular`, `whitened`, `muon`, `scion`.
 
 Links of a chain: `scale_by_momentum`, `scale_by_whitened_momentum`, `look_along_average`, `dualize`,
-`scale_by_output_moments`, `floor_relative_update`, `add_cautious_decay`, `brake_growth`, `keep_lengths_fixed`,
-`average_params`, `keep_params_projected`; and, outside of one, `project`, `averaged_params`, `params_behind`,
-`ParamsAverageState`.
+`dualize_whitened`, `scale_by_output_moments`, `floor_relative_update`, `add_cautious_decay`, `brake_growth`,
+`keep_lengths_fixed`, `average_params`, `keep_params_projected`; and, outside of one, `project`, `averaged_params`,
+`params_behind`, `ParamsAverageState`.
 
 Specs: `infer_specs`, `NormRegistry` of `Rule`, `NormSpec`, `Axes`; `tare`, `summarize`, `specs_to_json`,
 `specs_from_json`; `register_primitive` for kernels of your own.
@@ -72,6 +72,7 @@ from modula_optax._project import project as project
 from modula_optax._initialize import initialize as initialize
 from modula_optax._momentum import scale_by_momentum as scale_by_momentum
 from modula_optax._whiten import scale_by_whitened_momentum as scale_by_whitened_momentum
+from modula_optax._dualize_whitened import dualize_whitened as dualize_whitened
 from modula_optax._per_output import scale_by_output_moments as scale_by_output_moments
 from modula_optax._size import floor_relative_update as floor_relative_update
 from modula_optax._size import add_cautious_decay as add_cautious_decay

@@ -1,13 +1,14 @@
-"""One step of a learned metric: second moments of gradients, the bases that follow them, and averages divided there."""
+"""One step of a learned metric: second moments of gradients, bases that follow them, and averages measured there."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int, Shaped
 
 from modula_optax._linalg import between, length, matmul, one_where_zero
 from modula_optax._momentum import Averaging, average
+from modula_optax._norms import Norm
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
 
 Matrices = Float[Array, "n rows columns"]
@@ -18,10 +19,17 @@ Number = jax.typing.ArrayLike
 
 
 class Side(NamedTuple):
-    """The second moment of the gradients along one side of every matrix, and the basis that follows it."""
+    """The second moment of the gradients along one side of every matrix, and its eigenvectors when it was last asked.
+
+    Attributes:
+      moment: mean of GGᵀ, or of GᵀG.
+      basis: orthonormal columns that follow its eigenvectors.
+      values: what the moment was along each of these, as the basis was taken; 0 before there is one.
+    """
 
     moment: Float[Array, "n k k"]
-    basis: Float[Array, "n k k"]
+    basis: Basis
+    values: Float[Array, "n k"]
 
 
 class Metric(NamedTuple):
@@ -34,7 +42,8 @@ class Metric(NamedTuple):
     scale: PerMatrix
     left: Side | None
     right: Side | None
-    squares: Matrices
+    # of every entry in these bases, where entries are what is divided
+    squares: Matrices | None
 
 
 class Step(NamedTuple):
@@ -59,7 +68,9 @@ def turn_of(count: Int[Array, ""], every: Int[Array, ""]) -> Int[Array, ""]:
     )
 
 
-def first_metric(shape: tuple[int, ...], dtype: DTypeLike, mu_dtype: DTypeLike, max_size: int) -> Metric:
+def first_metric(
+    shape: tuple[int, ...], dtype: DTypeLike, mu_dtype: DTypeLike, max_size: int, by_entries: bool
+) -> Metric:
     """That of a stack of this shape, of which nothing is known."""
     count, rows, columns = shape
 
@@ -67,58 +78,48 @@ def first_metric(shape: tuple[int, ...], dtype: DTypeLike, mu_dtype: DTypeLike, 
         if size > max_size:
             return None
         identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype), (count, size, size))
-        return Side(jnp.zeros_like(identity), identity)
+        return Side(jnp.zeros_like(identity), identity, jnp.zeros((count, size), dtype))
 
     zeros = jnp.zeros(shape, dtype)
-    return Metric(zeros.astype(mu_dtype), jnp.zeros(count, dtype), side(rows), side(columns), zeros)
+    squares = zeros if by_entries else None
+    return Metric(zeros.astype(mu_dtype), jnp.zeros(count, dtype), side(rows), side(columns), squares)
 
 
-class Whitened(NamedTuple):
-    """What a step gives.
+class Learned(NamedTuple):
+    """What a step knows once it has seen its gradients.
 
     Attributes:
-      average: of the gradients, as it is.
-      coordinates: the same in the bases of both sides, in which recent gradients are isotropic; before there are any,
-        as it is.
-      metric: what is known now.
-      begun: whether there are bases.
+      average: of the gradients.
+      rotated: the same in the bases of both sides, in units of the metric's scale.
+      kept: what the past counts in these units, from now on.
+      metric: what is known now, but for squares of entries.
     """
 
     average: Matrices
-    coordinates: Matrices
+    rotated: Matrices
+    kept: Float[Array, "n 1 1"]
     metric: Metric
-    begun: Bool[Array, ""]
-
-    @property
-    def bases(self) -> tuple[Basis | None, Basis | None]:
-        """What takes coordinates back, from the left and from the right."""
-        left, right = self.metric.left, self.metric.right
-        return None if left is None else left.basis, None if right is None else right.basis.mT
 
 
-def whitened(g: Matrices, before: Metric, numbers: Step) -> Whitened:
-    """One step of the metric with these gradients, and their average in it."""
+def learned(g: Matrices, before: Metric, numbers: Step) -> Learned:
+    """The average and the moments with these gradients in them, and bases where their turn has come."""
     dtype, turn = g.dtype, jnp.max(numbers.turn)
-    b2, eps, averaging = jax.tree.map(lambda x: x[:, None, None], (numbers.b2, numbers.eps, numbers.averaging))
-    b2, eps = b2.astype(dtype), eps.astype(dtype)
+    b2, averaging = jax.tree.map(_per_matrix, (jnp.asarray(numbers.b2, dtype), numbers.averaging))
     averaged, mu = average(averaging, g, before.mu)
     averaged = averaged.astype(dtype)
     # decays as the roots of moments do, so that these neither vanish nor overflow in units of it
     scale = jnp.maximum(jnp.sqrt(b2[:, 0, 0]) * before.scale, jnp.max(jnp.abs(g), axis=(-2, -1)))
-    units = one_where_zero(scale)
-    kept, added = b2 * (before.scale / units)[:, None, None] ** 2, 1 - b2
-    g, m = g / units[:, None, None], averaged / units[:, None, None]
-    left = _advanced(before.left, kept, added, g, turn)
-    right = _advanced(before.right, kept, added, g.mT, turn)
+    units = _per_matrix(one_where_zero(scale))
+    kept = b2 * (_per_matrix(before.scale) / units) ** 2
+    g, m = g / units, averaged / units
+    left = _advanced(before.left, kept, 1 - b2, g, turn)
+    right = _advanced(before.right, kept, 1 - b2, g.mT, turn)
     rotated = between(None if left is None else left.basis.mT, m, None if right is None else right.basis)
-    squares = kept * before.squares + added * rotated**2
-    begun = turn > _BEFORE
-    # where nothing was seen, 0 over the smallest root is 0, and so is its derivative
-    seen = (begun & (scale > 0.0))[:, None, None]
-    roots = jnp.sqrt(jnp.where(seen, jnp.maximum(squares, jnp.finfo(dtype).tiny), jnp.ones_like(squares)))
-    divided = rotated / (roots + eps * length(roots, (-2, -1))[:, None, None])
-    metric = Metric(mu, scale, left, right, jnp.where(begun, squares, before.squares))
-    return Whitened(averaged, jnp.where(begun, divided, averaged), metric, begun)
+    return Learned(averaged, rotated, kept, Metric(mu, scale, left, right, before.squares))
+
+
+def _per_matrix(x: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1"]:
+    return x[:, None, None]
 
 
 def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, turn: Array) -> Side | None:
@@ -126,5 +127,63 @@ def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, turn: A
     if side is None:
         return None
     moment = kept * side.moment + added * matmul(g, g.mT)
-    branches = [lambda a, p: p, lambda a, p: p, orthogonal_iteration, lambda a, p: eigenbasis(a)]
-    return Side(moment, jax.lax.switch(turn, branches, moment, side.basis))
+
+    def refreshed(basis: Basis) -> tuple[Basis, Array]:
+        return basis, jnp.sum(basis * matmul(moment, basis), axis=-2)
+
+    same = lambda: (side.basis, side.values)  # noqa: E731
+    branches = [
+        same,
+        same,
+        lambda: refreshed(orthogonal_iteration(moment, side.basis)),
+        lambda: refreshed(eigenbasis(moment)),
+    ]
+    return Side(moment, *jax.lax.switch(turn, branches))
+
+
+def whitened(g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metric]:
+    """The average with its entries in these bases divided by their roots, of its own length; at first as it is."""
+    average, rotated, kept, metric = learned(g, before, numbers)
+    dtype, begun = g.dtype, jnp.max(numbers.turn) > _BEFORE
+    b2, eps = (_per_matrix(jnp.asarray(x, dtype)) for x in (numbers.b2, numbers.eps))
+    known = cast(Matrices, before.squares)
+    squares = kept * known + (1 - b2) * rotated**2
+    # where nothing was seen, 0 over the smallest root is 0, and so is its derivative
+    seen = begun & _per_matrix(metric.scale > 0.0)
+    roots = jnp.sqrt(jnp.where(seen, jnp.maximum(squares, jnp.finfo(dtype).tiny), jnp.ones_like(squares)))
+    divided = rotated / (roots + eps * _per_matrix(length(roots, (-2, -1))))
+    back = _rotated_back(metric, jnp.where(begun, divided, average))
+    result = jnp.where(begun, _as_long_as(average, back), average)
+    return result, metric._replace(squares=jnp.where(begun, squares, known))
+
+
+def steepest(norm: Norm, g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metric]:
+    """The steepest direction for the average where W has the norm of L^¼ W R^¼, as long as one without a metric."""
+    _, rotated, _, metric = learned(g, before, numbers)
+    eps = jnp.asarray(numbers.eps, g.dtype)
+    # of one tap
+    direction = norm.dualize(_shrunk(metric, rotated, eps)[:, None])[:, 0]
+    return _as_long_as(direction, _rotated_back(metric, _shrunk(metric, direction, eps))), metric
+
+
+def _shrunk(metric: Metric, x: Matrices, eps: Array) -> Matrices:
+    """L^-¼ X R^-¼ in the bases of both, each moment in units of its mean: a side without a basis is left alone."""
+    if metric.left is not None:
+        x = _roots(metric.left, eps)[:, :, None] * x
+    return x if metric.right is None else x * _roots(metric.right, eps)[:, None, :]
+
+
+def _roots(side: Side, eps: Array) -> Float[Array, "n k"]:
+    """The moment along each vector of the basis, to the power of -¼; all alike before there is one."""
+    values = jnp.maximum(side.values, 0.0)
+    return (values / one_where_zero(jnp.mean(values, axis=-1, keepdims=True)) + eps[:, None]) ** -0.25
+
+
+def _rotated_back(metric: Metric, x: Matrices) -> Matrices:
+    left, right = metric.left, metric.right
+    return between(None if left is None else left.basis, x, None if right is None else right.basis.mT)
+
+
+def _as_long_as(x: Matrices, y: Matrices) -> Matrices:
+    """The multiple of y that has the length of x."""
+    return _per_matrix(length(x, (-2, -1)) / one_where_zero(length(y, (-2, -1)))) * y

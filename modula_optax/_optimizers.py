@@ -11,11 +11,11 @@ from modula_optax._arguments import check_numbers, check_rate, check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._decay import WEIGHT_DECAY, decayed
 from modula_optax._dualize import dualize
+from modula_optax._dualize_whitened import dualize_whitened
 from modula_optax._fallback import with_fallback
 from modula_optax._momentum import scale_by_momentum
 from modula_optax._project import keep_params_projected
 from modula_optax._steepest import Links, steepest
-from modula_optax._whiten import dual_map_after, visiting, without_dual_maps
 
 
 def modular(
@@ -104,12 +104,13 @@ def whitened(
     fallback: optax.GradientTransformation = optax.adam(1e-3),
     mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`modular` in a metric that is learned: matrices are whitened before the steepest step is taken.
+    r"""`modular` in a metric that is learned: the steepest step where recent gradients are isotropic.
 
-    .. math:: w_i \leftarrow w_i - \eta \left( \frac{m_i}{s_i} \, \text{dualize}_i(u_i) + \lambda_i w_i \right)
+    .. math:: w_i \leftarrow w_i - \eta \left( \frac{m_i}{s_i} \, u_i + \lambda_i w_i \right), \qquad
+      u_i = L_i^{-1/4} \; \text{dualize}_i(L_i^{-1/4} \mu_i R_i^{-1/4}) \; R_i^{-1/4}
 
-    with :math:`u` the whitened momentum of `scale_by_whitened_momentum`, which says what it needs of memory. In
-    everything else, and in the learning rate, it is `modular`.
+    with :math:`L` and :math:`R` the second moments of the gradients of a matrix, `dualize_whitened`, which says what it
+    needs of memory. In everything else it is `modular`; start with a learning rate of 0.05, or a little more.
 
     Args:
       learning_rate: modular norm moved per step, or a schedule of it; see `modular`.
@@ -139,12 +140,12 @@ def whitened(
       >>> tx = whitened(0.5, NormSpec(Spectral()), every=1, weight_decay=0.0)
       >>> grads = {"w": jnp.diag(jnp.array([5.0, 0.1]))}
       >>> tx.update(grads, tx.init(grads))[0]["w"].round(2) + 0.0
-      Array([[-0.5,  0. ],
-             [ 0. , -0.5]], dtype=float32)
+      Array([[-0.02,  0.  ],
+             [ 0.  , -0.71]], dtype=float32)
 
     References:
-      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Vyas et al., SOAP, arXiv:2409.11321;
-      Zhang et al., Mousse, arXiv:2603.09697.
+      Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Gupta et al., Shampoo,
+      arXiv:1802.09568; Zhang et al., Mousse, arXiv:2603.09697.
     """
     check_rate("whitened", "learning_rate", learning_rate)
     check_rate("whitened", "weight_decay", weight_decay)
@@ -155,11 +156,10 @@ def whitened(
 
     def direction(specs: Any) -> Links:
         return (
-            # where a matrix is whitened its dual map is taken, too: on several devices it travels there once
-            visiting(
+            # in place of momentum and dual map
+            dualize_whitened(
                 specs,
-                dual_map_after,
-                b1=b1,
+                b1,
                 nesterov=nesterov,
                 b2=b2,
                 every=every,
@@ -167,7 +167,6 @@ def whitened(
                 accumulator_dtype=accumulator_dtype,
                 mesh_axes=mesh_axes,
             ),
-            dualize(without_dual_maps(specs), mesh_axes=mesh_axes),
         )
 
     return steepest("whitened", direction, learning_rate, specs, weight_decay, weight_decay_mask, fallback, mesh_axes)

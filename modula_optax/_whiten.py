@@ -12,18 +12,16 @@ from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import Leaves, is_abstract
 from modula_optax._checks import as_count, is_traced
-from modula_optax._constraints import Manifold
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
-from modula_optax._linalg import between, length, one_where_zero
 from modula_optax._match import matching
 from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike, warn_of_idle_mesh
-from modula_optax._metric import Matrices, Metric, Step, turn_of, whitened
+from modula_optax._metric import Matrices, Metric, Step, steepest, turn_of, whitened
 from modula_optax._momentum import MomentumState, averaging, scale_by_momentum
-from modula_optax._norms import Norm, Unnormed, dualize_between
+from modula_optax._norms import Norm
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
 from modula_optax._stacks import apply_alike
-from modula_optax._whitened_stacks import Group, gathered, grouped, start, taken_apart, takes_operators
+from modula_optax._whitened_stacks import Group, gathered, grouped, start, taken_apart
 
 
 class WhitenedState(NamedTuple):
@@ -117,17 +115,6 @@ def scale_by_whitened_momentum(
         accumulator_dtype=accumulator_dtype,
         mesh_axes=mesh_axes,
     )
-
-
-def dual_map_after(spec: NormSpec) -> Norm | None:
-    """The norm whose dual map is taken where a matrix is whitened: where that needs nothing but its average."""
-    visited = takes_operators(spec) and not isinstance(spec.constraint, Manifold)
-    return spec.norm if visited else None
-
-
-def without_dual_maps(specs: Any) -> Any:
-    """The specs, without norms where dual maps were taken already."""
-    return jax.tree.map(lambda spec: spec if dual_map_after(spec) is None else NormSpec(Unnormed()), specs)
 
 
 def visiting(
@@ -225,14 +212,6 @@ _STAYS = (Work(False, True), False)  # pyright: ignore[reportArgumentType]
 
 
 def _worked(norm: Norm | None, work: Work, numbers: Step) -> Work:
-    """One visit: the average in the metric, as long as without, or its steepest direction, which forgets the length."""
-    result = whitened(work.matrices, work.metric, numbers)
-    left, right = result.bases
-    if norm is not None:
-        # rotating back the steepest direction is one with the last product of its polynomials
-        taps = lambda x: None if x is None else x[:, None]  # noqa: E731
-        direction = dualize_between(norm, taps(left), result.coordinates[:, None], taps(right))
-        return Work(direction[:, 0], result.metric)
-    back = between(left, result.coordinates, right)
-    size = length(result.average, (-2, -1)) / one_where_zero(length(back, (-2, -1)))
-    return Work(jnp.where(result.begun, size[:, None, None] * back, result.average), result.metric)
+    """One visit: the average in the metric, or the steepest direction of a norm there."""
+    step = whitened if norm is None else partial(steepest, norm)
+    return Work(*step(work.matrices, work.metric, numbers))

@@ -71,7 +71,9 @@ def start(group: Group, mu_dtype: DTypeLike | None, max_size: int, axes: tuple[s
     dtypes = [leaf.value.dtype for leaf in group.members]
     dtype = jnp.result_type(*map(working_dtype, dtypes))
     kept = jnp.result_type(*dtypes) if mu_dtype is None else mu_dtype
-    return batched_over(axes, rows, lambda: first_metric((rows, *group.shape), dtype, kept, max_size))
+    return batched_over(
+        axes, rows, lambda: first_metric((rows, *group.shape), dtype, kept, max_size, group.norm is None)
+    )
 
 
 def gathered(group: Group, arrays: dict[str, Array], metric: Metric, axes: tuple[str, ...]) -> Matrices:

@@ -268,32 +268,3 @@ def test_eight_devices_learn_what_one_learns_and_keep_it_where_it_is(layout, kin
     # eight experts: one on each device
     experts = state[0].metrics["16x24"]
     assert {shard.data.shape[0] for shard in experts.left.basis.addressable_shards} == {1}
-
-
-def test_the_alias_is_the_chain_of_its_links():
-    shapes = {"taps": (3, 8, 6), "plain": (8, 6), "other norm": (8, 6), "held": (8, 6), "wide": (6, 20), "bias": (6,)}
-    specs = {
-        "taps": mo.NormSpec(mo.Spectral(), mo.Axes(fan_in=1, fan_out=2, taps=0), mass=2.0),
-        "plain": SPECTRAL,
-        "other norm": mo.NormSpec(mo.Frobenius(), sensitivity=4.0),
-        "held": mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel()),
-        "wide": SPECTRAL,
-        "bias": mo.NormSpec(mo.RMS()),
-    }
-    rng = np.random.default_rng(2)
-    draw = lambda: {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}  # noqa: E731
-    params, grads = draw(), [draw() for _ in range(7)]
-    params["held"] = jnp.linalg.qr(params["held"])[0]
-    free = {name: spec if name != "held" else SPECTRAL for name, spec in specs.items()}
-    links = (mo.scale_by_whitened_momentum(free, every=3), mo.dualize(specs), optax.scale_by_learning_rate(0.1))
-    chain = optax.chain(*links, mo.keep_params_projected(specs, learning_rate=0.1))
-
-    def last(tx):
-        state, step = tx.init(params), jax.jit(tx.update)
-        for g in grads:
-            updates, state = step(g, state, params)
-        return updates
-
-    alias, chained = last(mo.whitened(0.1, specs, every=3, weight_decay=0.0)), last(chain)
-    for name in shapes:
-        np.testing.assert_allclose(alias[name], chained[name], atol=2e-4, err_msg=name)

@@ -51,6 +51,7 @@ TRANSFORMATIONS = {name: factory(**arguments) for name, (factory, arguments) in 
     "keep_params_projected": mo.keep_params_projected(REGISTRY),
     "scale_by_momentum": mo.scale_by_momentum(),
     "scale_by_whitened_momentum": mo.scale_by_whitened_momentum(REGISTRY, every=2),
+    "dualize_whitened": mo.dualize_whitened(REGISTRY, every=2),
     "scale_by_output_moments": mo.scale_by_output_moments(REGISTRY),
     "floor_relative_update": mo.floor_relative_update(REGISTRY, per_output=0.5),
     "brake_growth": mo.brake_growth(REGISTRY),
@@ -119,6 +120,7 @@ WAYS = {
     "whitened": trained(
         MATRICES,
         lambda rate: optax.chain(
+            mo.scale_by_whitened_momentum(MATRICES, every=2, max_size=4),
             mo.whitened(rate, MATRICES, every=2, max_size=4, weight_decay=0.0, fallback=optax.sgd(rate)),
             mo.scale_by_output_moments(MATRICES),
             mo.floor_relative_update(MATRICES, 0.01),

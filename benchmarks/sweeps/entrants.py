@@ -61,28 +61,31 @@ def decayed(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
 
 
 def averaged(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
-    """The momentum of `mo.modular`."""
-    del specs
-    return mo.scale_by_momentum(hyper.b1)
+    """The direction of `mo.modular`."""
+    return optax.chain(mo.scale_by_momentum(hyper.b1), mo.dualize(specs))
+
+
+def momentum_whitened(hyper: Hyper, specs: Any) -> optax.GradientTransformation:
+    """The dual map of whitened momentum, which does not go back through the metric."""
+    return optax.chain(mo.scale_by_whitened_momentum(specs, hyper.b1), mo.dualize(specs))
 
 
 def learned(**metric: Any) -> Callable[[Hyper, Any], optax.GradientTransformation]:
-    """The momentum of `mo.whitened`."""
-    return lambda hyper, specs: mo.scale_by_whitened_momentum(specs, hyper.b1, **metric)
+    """The direction of `mo.whitened`."""
+    return lambda hyper, specs: mo.dualize_whitened(specs, hyper.b1, **metric)
 
 
 def linked(
-    momentum: Callable[[Hyper, Any], optax.GradientTransformation],
+    direction: Callable[[Hyper, Any], optax.GradientTransformation],
     *links: Callable[[Any], optax.GradientTransformation],
     last: Callable[[Any], optax.GradientTransformation] | None = None,
     decay: Callable[[Hyper, Any], optax.GradientTransformation] = decayed,
 ) -> Callable[..., optax.GradientTransformation]:
-    """The chain of an alias with links added: after the dual map, or at its end."""
+    """The chain of an alias with links added: after the direction, or at its end."""
 
     def transform(rate: optax.Schedule, hyper: Hyper, specs: Any) -> optax.GradientTransformation:
         return optax.chain(
-            momentum(hyper, specs),
-            mo.dualize(specs),
+            direction(hyper, specs),
             *(link(specs) for link in links),
             decay(hyper, specs),
             optax.scale_by_learning_rate(rate),
@@ -198,15 +201,15 @@ PANEL: dict[str, Entrant] = {
     "adamw": Entrant(adamw, has_norms=False),
     "scion": Entrant(scion, scion_specs, start_at_norm_one=True),
     "whitened": Entrant(whitened),
+    "whitened momentum": Entrant(linked(momentum_whitened)),
     "whitened, b2 0.95": Entrant(partial(whitened, b2=0.95)),
     "whitened, b2 0.98": Entrant(partial(whitened, b2=0.98)),
     "whitened, every 2": Entrant(partial(whitened, every=2)),
     "whitened, every 5": Entrant(partial(whitened, every=5)),
-    "whitened, every 5, b2 0.95": Entrant(partial(whitened, every=5, b2=0.95)),
     "whitened, one side": Entrant(partial(whitened, max_size=64)),
     "whitened, no side": Entrant(partial(whitened, max_size=1)),
-    "whitened, eps 1e-3": Entrant(linked(learned(eps=1e-3))),
-    "whitened, eps 1e-7": Entrant(linked(learned(eps=1e-7))),
+    "whitened, eps 0.1": Entrant(linked(learned(eps=0.1))),
+    "whitened, eps 1e-5": Entrant(linked(learned(eps=1e-5))),
     "whitened, output moments": Entrant(linked(learned(), mo.scale_by_output_moments)),
     "whitened, floor": Entrant(linked(learned(), mo.floor_relative_update)),
     "whitened, brake": Entrant(linked(learned(), last=mo.brake_growth)),
