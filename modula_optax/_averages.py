@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import is_abstract
+from modula_optax._arguments import DECAY, FINITE, check_numbers
 from modula_optax._guard import guarded, refuse_without
 from modula_optax._linalg import working_dtype
 
@@ -32,7 +33,7 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
       parameters.
 
     Raises:
-      ValueError: `update` is called without parameters.
+      ValueError: `decay` is not in [0, 1), or `update` is called without parameters.
 
     Example:
       >>> tx, w = average_params(0.5), jnp.array([0.0])
@@ -43,6 +44,7 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
     References:
       Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
     """
+    check_numbers("average_params", DECAY, decay=decay)
 
     def init(params: optax.Params) -> ParamsAverageState:
         def first(p: Any) -> Array:
@@ -111,6 +113,9 @@ def look_along_average(
     Returns:
       A transformation whose state is a `LookaheadState`, in at least float32.
 
+    Raises:
+      ValueError: `decay` is not in [0, 1), or `multiple` is not finite.
+
     Example:
       >>> tx = look_along_average(2.0, 0.5)
       >>> y, state = tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))
@@ -120,6 +125,8 @@ def look_along_average(
     References:
       modded-nanogpt, records of track 3, 2026.
     """
+    check_numbers("look_along_average", FINITE, multiple=multiple)
+    check_numbers("look_along_average", DECAY, decay=decay)
 
     def init(params: optax.Params) -> LookaheadState:
         return LookaheadState(jax.tree.map(lambda p: jnp.zeros_like(p, working_dtype(p.dtype)), params))

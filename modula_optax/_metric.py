@@ -69,8 +69,9 @@ def first_metric(shape: tuple[int, ...], dtype: DTypeLike, mu_dtype: DTypeLike, 
         identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype), (count, size, size))
         return Side(jnp.zeros_like(identity), identity)
 
-    zeros = jnp.zeros(shape, dtype)
-    return Metric(zeros.astype(mu_dtype), jnp.zeros(count, dtype), side(rows), side(columns), zeros)
+    # two arrays of zeros, also of one dtype: no buffer can be donated twice
+    mu, squares = jnp.zeros(shape, mu_dtype), jnp.zeros(shape, dtype)
+    return Metric(mu, jnp.zeros(count, dtype), side(rows), side(columns), squares)
 
 
 class Whitened(NamedTuple):

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import Leaves, is_abstract
+from modula_optax._arguments import AT_LEAST_0, DECAY, check_mesh_axes, check_numbers
 from modula_optax._checks import as_count, is_traced
 from modula_optax._constraints import Manifold
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
@@ -93,7 +94,8 @@ def scale_by_whitened_momentum(
       A transformation whose state is a `WhitenedState`.
 
     Raises:
-      ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1.
+      ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1, a decay is
+        not in [0, 1), or `eps` is negative.
 
     Example:
       >>> tx = scale_by_whitened_momentum(NormSpec(Spectral()), every=1, nesterov=False)
@@ -146,6 +148,9 @@ def visiting(
     """Whitened momentum, and the dual map of the norm that `follows` from a spec while a device has the matrix."""
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
+    check_numbers("scale_by_whitened_momentum", DECAY, b1=b1, b2=b2)
+    check_numbers("scale_by_whitened_momentum", AT_LEAST_0, eps=eps)
+    check_mesh_axes(mesh_axes)
     match = matching(specs, "mo.scale_by_whitened_momentum(specs)")
     momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
 
