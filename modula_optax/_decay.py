@@ -110,6 +110,11 @@ def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[st
             "Mark one of them that has a norm (Unnormed() parameters are the fallback's), leave the mask out to decay\n"
             "hidden matrices, or write weight_decay=0.0."
         )
+        if mask is False:
+            advice += (
+                " Of a function, this is what optax.inject_hyperparams makes, which takes functions for schedules. Write\n"
+                'optax.inject_hyperparams(mo.modular, static_args="weight_decay_mask")(...).'
+            )
         many = "parameters, and weight_decay_mask decays none of them"
         raise ValueError(listing("parameter, and weight_decay_mask does not decay it", many, lines, advice))
     if not any(is_constant(weight_decay, value) for value in (0.0, WEIGHT_DECAY)) and not is_traced(weight_decay):

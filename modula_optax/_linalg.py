@@ -108,7 +108,8 @@ def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
 
 def working_dtype(dtype: DTypeLike) -> DTypeLike:
     """What norms and polynomials are computed in: float32, or float64 where the array is."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+    # NumPy's arrays may be wider than JAX allows
+    return jnp.float64 if dtype == jnp.float64 == jnp.result_type(float) else jnp.float32
 
 
 def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:

@@ -17,7 +17,7 @@ from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._match import matching
 from modula_optax._measure import Directions, first_directions, measure, names_measured
 from modula_optax._mesh import free_axes, replicated, unclaimed
-from modula_optax._paths import is_absent, listing, nested, path_string, unnested
+from modula_optax._paths import flatten_with_paths, is_absent, listing, nested, unnested
 
 
 class MonitorState(NamedTuple):
@@ -126,7 +126,7 @@ def read_monitor(opt_state: optax.OptState) -> dict[str, float]:
         raise ValueError("There is no monitor in this state; write tx = monitor(specs, tx).")
     # one transfer for all
     measured = jax.device_get([state.measurements for state in monitors])
-    named = [(path_string(keys), np.asarray(x)) for tree in measured for keys, x in jax.tree.leaves_with_path(tree)]
+    named = [(path, np.asarray(x)) for tree in measured for path, x in flatten_with_paths(tree)[0] if not is_absent(x)]
     counts = Counter(name for name, _ in named)
     if repeated := sorted({name.rpartition("/")[0] for name, count in counts.items() if count > 1}):
         one, many = "parameter is measured by several monitors", "parameters are measured by several monitors"

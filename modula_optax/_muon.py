@@ -146,7 +146,8 @@ def _muon_specs(norms: MuonNorms, dimension_numbers: Any, consistent_rms: bool, 
     """Spec tree in which a spectral step of learning rate 1 is as large as Muon's; see `MuonNorms` for complex ones."""
 
     def spec(path: Any, x: Any, numbers: tuple[MuonDimensionNumbers | None]) -> NormSpec:
-        if numbers[0] is None:
+        # nor has a matrix without entries a direction
+        if numbers[0] is None or math.prod(x.shape) == 0:
             return NormSpec(Unnormed())
         try:
             axes = normalize_axes(Axes(numbers[0].reduction_axis, numbers[0].output_axis), x.shape)

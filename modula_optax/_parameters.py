@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
 from modula_optax._specs import NormSpec
@@ -44,6 +45,11 @@ def _mistakes(tree: Any) -> Iterator[str]:
         yield (
             f"A {type(states[0]).__name__} is the state of an optimizer, not parameters. Write tx.init(params), "
             "tx.update(grads, state, params)."
+        )
+    if is_array(tree) and tree.shape == () and jnp.issubdtype(tree.dtype, jnp.integer):
+        yield (
+            "This is an integer, not parameters: optax.inject_hyperparams takes functions for schedules. Write\n"
+            'optax.inject_hyperparams(mo.modular, static_args="specs")(...).'
         )
     if hasattr(tree, "params") and hasattr(tree, "opt_state"):
         yield f"A {name} is not the parameters: it holds the optimizer's state, too. Pass its field, state.params."

@@ -164,7 +164,7 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
     """
 
     def size(w: jax.Array) -> jax.Array:
-        return length(w.astype(working_dtype(w.dtype)), tuple(range(w.ndim)))
+        return length(jnp.asarray(w, working_dtype(w.dtype)), tuple(range(w.ndim)))
 
     def init(params: optax.Params) -> FixedLengthsState:
         if is_absent(params):

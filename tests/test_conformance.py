@@ -72,6 +72,12 @@ def test_updates_and_state_have_the_dtype_of_the_parameters(tx, dtype):
 
 
 @every_transformation
+def test_parameters_may_be_arrays_of_numpy_that_are_wider_than_those_of_jax(tx):
+    params, grads = (jax.tree.map(lambda x: np.asarray(x, np.float64), tree) for tree in (PARAMS, GRADS))
+    jax.eval_shape(tx.update, grads, tx.init(params), params)
+
+
+@every_transformation
 def test_extra_arguments_that_it_does_not_know_change_nothing(tx):
     state = tx.init(PARAMS)
     expected, _ = tx.update(GRADS, state, PARAMS)

@@ -117,6 +117,24 @@ def test_what_is_no_tree_of_parameters_is_refused_with_what_to_pass(mistake):
             function(tree)
 
 
+@pytest.mark.parametrize(
+    "link", [mo.scale_by_momentum, mo.average_params, mo.look_along_average, mo.keep_lengths_fixed]
+)
+def test_links_that_take_anything_of_arrays_refuse_functions(link):
+    with pytest.raises(ValueError, match=r"2 leaves of the parameters are not arrays:\n  activation "):
+        link().init(equinox_module())
+
+
+def test_functions_that_were_taken_for_schedules_are_told():
+    rules, mask = lambda params: RULES.resolve(params), lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    for arguments in ({"specs": rules}, {"specs": RULES, "weight_decay_mask": mask}):
+        made = optax.inject_hyperparams(mo.modular)(learning_rate=0.1, **arguments)
+        with pytest.raises(ValueError, match="takes functions for schedules") as error:
+            made.init(PARAMS)
+        advised = eval(str(error.value).split("Write\n")[1].removesuffix("(...)."))
+        advised(learning_rate=0.1, **arguments).init(PARAMS)
+
+
 def test_what_users_pass_rightly_is_taken():
     params = linen_variables()["params"]
     masked = {"params": params, "batch_stats": {"norm": optax.MaskedNode()}}
