@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from modula_optax._checks import is_number
+from modula_optax._checks import as_float, is_number
 from modula_optax._norms import Norm
 from modula_optax._paths import describe, is_array
 from modula_optax._specs import NormSpec
@@ -74,7 +74,7 @@ def check_numbers(function: str, kind: Kind, **values: Any) -> None:
 
 def _is_of(kind: Kind, value: Any) -> bool:
     # arrays may be traced, or rounded to the dtype of the parameters, as `optax.inject_hyperparams` makes them
-    return is_number(value) and (isinstance(value, jax.Array) or kind.holds(float(value)))
+    return is_number(value) and (isinstance(value, jax.Array) or kind.holds(as_float(value)))
 
 
 def check_dtype(name: str, value: Any) -> None:

@@ -112,7 +112,7 @@ def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[st
         )
         if mask is False:
             advice += (
-                " Of a function, this is what optax.inject_hyperparams makes, which takes functions for schedules. Write\n"
+                " Of a function,\noptax.inject_hyperparams makes this: it takes functions for schedules. Write\n"
                 'optax.inject_hyperparams(mo.modular, static_args="weight_decay_mask")(...).'
             )
         many = "parameters, and weight_decay_mask decays none of them"

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.core
-import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._align import Leaf

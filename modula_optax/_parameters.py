@@ -46,7 +46,7 @@ def _mistakes(tree: Any) -> Iterator[str]:
             f"A {type(states[0]).__name__} is the state of an optimizer, not parameters. Write tx.init(params), "
             "tx.update(grads, state, params)."
         )
-    if is_array(tree) and tree.shape == () and jnp.issubdtype(tree.dtype, jnp.integer):
+    if is_array(tree) and _is_step(tree):
         yield (
             "This is an integer, not parameters: optax.inject_hyperparams takes functions for schedules. Write\n"
             'optax.inject_hyperparams(mo.modular, static_args="specs")(...).'
@@ -75,6 +75,10 @@ def _mistakes(tree: Any) -> Iterator[str]:
             "of nnx.Optimizer, or graph, params, rest = nnx.split(model, nnx.Param, ...)."
         )
         yield listing("variable is no parameter", "variables are no parameters", variables, advice)
+
+
+def _is_step(array: Any) -> bool:
+    return array.shape == () and jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def _is_optimizer_state(node: Any) -> bool:

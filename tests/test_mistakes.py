@@ -227,6 +227,26 @@ ARGUMENTS = {
         "accumulator_dtype must be a floating-point dtype, such as jnp.float32, or None; got the class int32",
     ),
     "no dtype": (lambda: mo.muon(0.1, mu_dtype="bf16"), "mu_dtype must be a floating-point dtype.*got 'bf16'"),
+    "a vector's polar factor": (
+        lambda: mo.polar(jnp.ones(3)),
+        r"x must be an array of real matrices.*got float32\[3\]",
+    ),
+    "that of integers": (lambda: mo.polar(jnp.ones((3, 2), int)), r"got int32\[3, 2\]"),
+    "norms of shapes": (
+        lambda: mo.modular_norm(jax.ShapeDtypeStruct((3, 2), jnp.float32), mo.NormSpec(mo.Spectral())),
+        r"1 parameter is a shape without values:\n  \(root\)  float32\[3, 2\]\nNorms are of arrays",
+    ),
+    "a registry in JSON": (lambda: mo.specs_to_json(RULES), r"specs_to_json takes a spec tree.*write registry.resolve"),
+    "parameters in JSON": (
+        lambda: mo.specs_to_json(PARAMS),
+        r"2 leaves of the spec tree are no NormSpecs:\n  dense/bias ",
+    ),
+    "the name of a file": (lambda: mo.specs_from_json("specs.json"), r"such as pathlib.Path\(path\).read_text\(\)"),
+    "masses of parameters": (lambda: mo.tare(PARAMS, ".*", 1.0), "leaves of the spec tree are no NormSpecs"),
+    "measurements while a step is traced": (
+        lambda: jax.jit(mo.read_monitor)(mo.monitor(SPECS).init(PARAMS)),
+        r"write read_monitor\(state\) outside of jit",
+    ),
     "one axis": (lambda: mo.dualize(SPECS, mesh_axes="data"), r"such as \('data',\), or None; got 'data'"),
     "a number of axes": (lambda: mo.project(PARAMS, SPECS, mesh_axes=2), "mesh_axes must be names"),  # pyright: ignore
 }
