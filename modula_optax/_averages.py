@@ -18,7 +18,12 @@ State = TypeVar("State")
 
 
 class ParamsAverageState(NamedTuple):
-    """Number of updates so far, and the average of the parameters after them; the first parameters before any."""
+    """State of `average_params`, for `averaged_params`.
+
+    Attributes:
+      count: number of updates so far.
+      average: that of the parameters after them, in at least float32; before any, the first parameters.
+    """
 
     count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
     average: Any
