@@ -222,7 +222,9 @@ def choices() -> Lines:
 
 def metric() -> Lines:
     """What plain momentum, and one change of the learned metric, cost beside `mo.whitened`."""
-    return _costs("whitened", ["modular", *(name for name in ENTRANTS if name.startswith("whitened") and name != "whitened")])
+    return _costs(
+        "whitened", ["modular", *(name for name in ENTRANTS if name.startswith("whitened") and name != "whitened")]
+    )
 
 
 def _costs(base_name: str, names: Lines) -> Lines:

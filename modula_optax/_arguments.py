@@ -1,27 +1,67 @@
 """Arguments of what makes transformations: refused at once where another was meant, in a line."""
 
-from typing import Any
+import inspect
+import math
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from modula_optax._checks import is_number
+from modula_optax._checks import as_float, is_number
 from modula_optax._norms import Norm
+from modula_optax._paths import describe, is_array
 from modula_optax._specs import NormSpec
 
 
-def check_rate(function: str, name: str, value: Any) -> None:
-    """Refuses what is neither a number nor a schedule."""
-    if is_number(value) or value is None or (callable(value) and not isinstance(value, type | Norm)):
-        return
-    hint = f" The specs come second: write mo.{function}(0.05, specs)." if holds_specs(value) else ""
-    raise ValueError(f"{name} of {function} must be a number or a schedule; got {in_words(value)}.{hint}")
+class Kind(NamedTuple):
+    """Which numbers an argument may be: in words, and those that are known."""
+
+    words: str
+    holds: Callable[[float], bool]
 
 
-def check_numbers(function: str, **values: Any) -> None:
-    """Refuses what is no number; schedules, too, with what makes numbers follow them."""
+FINITE = Kind("a finite number", math.isfinite)
+AT_LEAST_0 = Kind("a finite number of at least 0", lambda x: 0 <= x < math.inf)
+ABOVE_0 = Kind("a finite number above 0", lambda x: 0 < x < math.inf)
+DECAY = Kind("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
+SHARE = Kind("a number above 0 and at most 1", lambda x: 0 < x <= 1)
+
+
+def check_rates(function: str, **values: Any) -> None:
+    """Refuses what is neither a finite number nor a schedule, a function from the number of a step to a number."""
     for name, value in values.items():
-        if is_number(value):
+        if _is_of(FINITE, value) or _is_schedule(f"{name} of {function}", value):
+            continue
+        hint = f" The specs come second: write mo.{function}(0.05, specs)." if holds_specs(value) else ""
+        raise ValueError(f"{name} of {function} must be a finite number or a schedule; got {in_words(value)}.{hint}")
+
+
+def _is_schedule(name: str, value: Any) -> bool:
+    """Whether a value may be a schedule, of which those are refused that give no number."""
+    if not callable(value) or isinstance(value, type | Norm):
+        return False
+    try:
+        inspect.signature(value).bind(0)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a function that does not tell what it takes
+    try:
+        given = jax.eval_shape(value, jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception:  # one that asks for the number of the step in Python tells nothing before
+        return True
+    if not is_array(given) or given.shape or not jnp.issubdtype(given.dtype, jnp.number):
+        got = describe("", given).split()[-1]
+        raise ValueError(f"{name} must be one number for every step; its schedule gives {got}.")
+    return True
+
+
+def check_numbers(function: str, kind: Kind, **values: Any) -> None:
+    """Refuses what is no number of a kind; schedules, too, with what makes numbers follow them."""
+    for name, value in values.items():
+        if _is_of(kind, value):
             continue
         hint = ""
         if callable(value):
@@ -29,7 +69,28 @@ def check_numbers(function: str, **values: Any) -> None:
                 f" For one that follows a schedule, wrap the optimizer:\noptax.inject_hyperparams(mo.{function})"
                 f"(..., {name}=schedule)."
             )
-        raise ValueError(f"{name} of {function} must be a number; got {in_words(value)}.{hint}")
+        raise ValueError(f"{name} of {function} must be {kind.words}; got {in_words(value)}.{hint}")
+
+
+def _is_of(kind: Kind, value: Any) -> bool:
+    # arrays may be traced, or rounded to the dtype of the parameters, as `optax.inject_hyperparams` makes them
+    return is_number(value) and (isinstance(value, jax.Array) or kind.holds(as_float(value)))
+
+
+def check_dtype(name: str, value: Any) -> None:
+    """Refuses what no average can be kept in."""
+    try:
+        fits = value is None or jnp.issubdtype(jnp.dtype(value), jnp.inexact)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must be a floating-point dtype, such as jnp.float32, or None; got {in_words(value)}.")
+
+
+def check_mesh_axes(value: Any) -> None:
+    """Refuses what is no sequence of names."""
+    if value is not None and (isinstance(value, str) or not isinstance(value, Collection)):
+        raise ValueError(f"mesh_axes must be names of axes, such as ('data',), or None; got {in_words(value)}.")
 
 
 def check_transformation(name: str, value: Any, example: str) -> None:

@@ -1,6 +1,7 @@
 """Averages over training: of weights, for what is evaluated; of steps, for where gradients are taken."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,21 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import is_abstract
+from modula_optax._arguments import DECAY, FINITE, check_numbers
 from modula_optax._guard import guarded, refuse_without
 from modula_optax._linalg import working_dtype
+from modula_optax._paths import flatten_with_paths, is_absent, listing, owners_among
+
+State = TypeVar("State")
 
 
 class ParamsAverageState(NamedTuple):
-    """Number of updates so far, and the average of the parameters after them; the first parameters before any."""
+    """State of `average_params`, for `averaged_params`.
+
+    Attributes:
+      count: number of updates so far.
+      average: that of the parameters after them, in at least float32; before any, the first parameters.
+    """
 
     count: jax.typing.ArrayLike  # pyright: ignore[reportIncompatibleMethodOverride]
     average: Any
@@ -32,7 +42,7 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
       parameters.
 
     Raises:
-      ValueError: `update` is called without parameters.
+      ValueError: `decay` is not in [0, 1), or `update` is called without parameters.
 
     Example:
       >>> tx, w = average_params(0.5), jnp.array([0.0])
@@ -43,6 +53,7 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
     References:
       Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
     """
+    check_numbers("average_params", DECAY, decay=decay)
 
     def init(params: optax.Params) -> ParamsAverageState:
         def first(p: Any) -> Array:
@@ -68,24 +79,31 @@ def average_params(decay: jax.typing.ArrayLike = 0.99) -> optax.GradientTransfor
     return guarded(init, update)
 
 
-def averaged_params(state: ParamsAverageState, params: Any, share: float = 0.6) -> Any:
+def averaged_params(state: optax.OptState, params: Any, share: jax.typing.ArrayLike = 0.6) -> Any:
     r"""Parameters to evaluate, :math:`(1 - s) \, w_t + s \, a_t`: those of now blended with their average.
 
     Args:
-      state: that of `average_params`, out of the state of the chain.
+      state: that of an optimizer with `average_params` in it, however it is wrapped.
       params: the parameters of now.
       share: how much s of the average.
 
     Returns:
-      A tree like `params`.
+      A tree like `params`. What is masked from `average_params` stays as it is.
+
+    Raises:
+      ValueError: the state holds no average or several, or not that of these parameters.
 
     Example:
       >>> averaged_params(ParamsAverageState(1, jnp.array([1.0])), jnp.array([3.0]), share=0.5)
       Array([2.], dtype=float32)
     """
-    return jax.tree.map(
-        lambda p, a: (p.astype(a.dtype) + share * (a - p.astype(a.dtype))).astype(p.dtype), params, state.average
-    )
+    check_numbers("averaged_params", FINITE, share=share)
+
+    def blended(p: Array, a: Array) -> Array:
+        now = p.astype(a.dtype)
+        return (now + jnp.asarray(share, a.dtype) * (a - now)).astype(p.dtype)
+
+    return _beside(blended, params, _only(ParamsAverageState, state, "average_params").average)
 
 
 class LookaheadState(NamedTuple):
@@ -111,6 +129,9 @@ def look_along_average(
     Returns:
       A transformation whose state is a `LookaheadState`, in at least float32.
 
+    Raises:
+      ValueError: `decay` is not in [0, 1), or `multiple` is not finite.
+
     Example:
       >>> tx = look_along_average(2.0, 0.5)
       >>> y, state = tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))
@@ -120,6 +141,8 @@ def look_along_average(
     References:
       modded-nanogpt, records of track 3, 2026.
     """
+    check_numbers("look_along_average", FINITE, multiple=multiple)
+    check_numbers("look_along_average", DECAY, decay=decay)
 
     def init(params: optax.Params) -> LookaheadState:
         return LookaheadState(jax.tree.map(lambda p: jnp.zeros_like(p, working_dtype(p.dtype)), params))
@@ -140,14 +163,50 @@ def look_along_average(
     return guarded(init, update)
 
 
-def params_behind(state: LookaheadState, params: Any) -> Any:
+def params_behind(state: optax.OptState, params: Any) -> Any:
     """The parameters that `look_along_average` looks ahead of.
 
     Args:
-      state: its state, out of that of the chain.
+      state: that of an optimizer with `look_along_average` in it, however it is wrapped.
       params: the points that are trained.
 
     Returns:
-      A tree like `params`.
+      A tree like `params`. What is masked from `look_along_average` stays as it is.
+
+    Raises:
+      ValueError: the state holds no such average or several, or not that of these parameters.
+
+    Example:
+      >>> tx, y = optax.chain(optax.sgd(1.0), look_along_average(2.0, 0.5)), jnp.array([0.0])
+      >>> u, state = tx.update(jnp.array([-1.0]), tx.init(y), y)
+      >>> params_behind(state, optax.apply_updates(y, u))
+      Array([1.], dtype=float32)
     """
-    return jax.tree.map(lambda y, a: (y.astype(a.dtype) - a).astype(y.dtype), params, state.ahead)
+    ahead = _only(LookaheadState, state, "look_along_average").ahead
+    return _beside(lambda y, a: (y.astype(a.dtype) - a).astype(y.dtype), params, ahead)
+
+
+def _only(kind: type[State], state: Any, link: str) -> State:
+    """The one state of a kind in that of an optimizer."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    found = [node for node in nodes if isinstance(node, kind)]
+    if len(found) != 1:
+        raise ValueError(
+            f"This state must hold that of one {link}, and holds {len(found)}. Pass the state of an optimizer such as\n"
+            f"optax.chain(..., mo.{link}()), or, of several, the state of one of them."
+        )
+    return found[0]
+
+
+def _beside(function: Callable[[Array, Array], Array], params: Any, averages: Any) -> Any:
+    """`function` of every parameter and what is kept of it, found by path; parameters that were masked stay."""
+    flat, treedef = flatten_with_paths(params)
+    kept = dict(flatten_with_paths(averages)[0])
+    owners = owners_among(kept, flat)
+    known = {path: kept[path] for path, p in flat if not (is_absent(p) or is_absent(kept.get(path)))}
+    of_others = [path for path, p in flat if path in known and p.shape != known[path].shape]
+    if strangers := {*owners.missing, *owners.extra, *of_others}:
+        one, many = "parameter is not as this state knows it", "parameters are not as this state knows them"
+        raise ValueError(listing(one, many, sorted(strangers), "Pass the parameters that the optimizer trains."))
+    values = [function(p, known[path]) if path in known else p for path, p in flat]
+    return treedef.unflatten(values)

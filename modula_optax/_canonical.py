@@ -25,7 +25,20 @@ def stacked(w: Canonical) -> Stack:
 
 
 def spectral_gain(w: Canonical) -> float:
-    """What all singular values of an atom on the unit sphere of `Spectral` are: sqrt(d_out / d_in) / K."""
+    r"""What all singular values of an atom on the unit sphere of `Spectral` are.
+
+    .. math:: \sqrt{d_{out} / d_{in}} \, / K
+
+    Args:
+      w: canonical array of K taps.
+
+    Returns:
+      The number, which depends on the shape alone.
+
+    Example:
+      >>> norms.spectral_gain(jnp.ones((1, 4, 16)))
+      2.0
+    """
     return spectral_gain_of(w.shape)
 
 
@@ -36,12 +49,36 @@ def spectral_gain_of(shape: tuple[int, ...]) -> float:
 
 
 def inputs(w: Canonical) -> int:
-    """How many numbers every output unit reads, taps included."""
+    r"""How many numbers every output unit reads, taps included.
+
+    .. math:: K \, d_{in}
+
+    Args:
+      w: canonical array, `[*batch, K, d_in, d_out]`.
+
+    Returns:
+      The count.
+
+    Example:
+      >>> norms.inputs(jnp.ones((9, 3, 8)))
+      27
+    """
     return w.shape[-3] * w.shape[-2]
 
 
 def singular_values(w: Canonical) -> Float[Array, "*batch taps rank"]:
-    """All singular values of every tap, largest first."""
+    """All singular values of every tap, largest first; as precise at 1e-30 as at 1.
+
+    Args:
+      w: canonical array, `[*batch, taps, fan_in, fan_out]`.
+
+    Returns:
+      An array `[*batch, taps, min(fan_in, fan_out)]`.
+
+    Example:
+      >>> norms.singular_values(jnp.diag(jnp.array([1.0, 3.0]))[None])
+      Array([[3., 1.]], dtype=float32)
+    """
     scale = scale_of(w, (-2, -1))
     return jnp.linalg.svdvals(w / scale) * scale[..., 0]
 

@@ -35,10 +35,18 @@ def as_mass(name: str, value: Any) -> float:
 
 
 def _as_finite(name: str, value: Any, kind: str, is_fit: Callable[[float], bool]) -> float:
-    number = float(value) if is_number(value) and not is_traced(value) else None
+    number = as_float(value) if is_number(value) and not is_traced(value) else None
     if number is None or not math.isfinite(number) or not is_fit(number):
         raise ValueError(f"{name} must be a finite number {kind}; {_got(value)}.")
     return number
+
+
+def as_float(number: Any) -> float:
+    """A real number; an integer that is too large for one is infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def set_fields(instance: Any, **values: Any) -> None:

@@ -47,20 +47,26 @@ def decaying(weight_decay: optax.ScalarOrSchedule, mask: Any, specs: Any, params
       ValueError: a mask of another structure, of anything but booleans, or that decays no parameter with a norm; a
         decay other than the default where no spec is of a hidden matrix.
     """
-    flat, treedef = flatten_with_paths(specs)
-    present = {path: spec for path, spec in flat if not is_absent(spec)}
+    flat, _ = flatten_with_paths(specs)
     if is_constant(weight_decay, 0.0):
-        chosen = dict.fromkeys(present, False)
+        decays = jax.tree.map(lambda spec: False, specs)
     elif mask is None:
-        chosen = {path: is_hidden_matrix(spec) for path, spec in present.items()}
+        decays = jax.tree.map(is_hidden_matrix, specs)
     else:
-        marks = _of_user(mask, params, flat)
-        chosen = {path: marks[path] and spec.is_normed for path, spec in present.items()}
+        decays = marked(mask, specs, params)
+    present = [f"{path or '(root)'}  {spec.norm!r}" for path, spec in flat if not is_absent(spec)]
     # of a masked tree nobody knows what the mask hides
     is_whole = not any(isinstance(spec, optax.MaskedNode) for _, spec in flat)
-    if present and is_whole and not any(chosen.values()):
-        _refuse_idle(weight_decay, mask, [f"{path or '(root)'}  {spec.norm!r}" for path, spec in present.items()])
-    return treedef.unflatten([chosen.get(path, spec) for path, spec in flat])
+    if present and is_whole and not any(jax.tree.leaves(decays)):
+        _refuse_idle(weight_decay, mask, present)
+    return decays
+
+
+def marked(mask: Any, specs: Any, params: Any) -> Any:
+    """Tree of booleans: which parameters have a norm, and decay by a user's mask; see `decaying`."""
+    flat, treedef = flatten_with_paths(specs)
+    marks = _of_user(mask, params, flat)
+    return treedef.unflatten([spec if is_absent(spec) else marks[path] and spec.is_normed for path, spec in flat])
 
 
 def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
@@ -75,7 +81,7 @@ def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[st
     if is_function(mask):
         mask = mask(params)
     marks = {path: mark for path, mark in flatten_with_paths(mask)[0] if not is_absent(mark)}
-    wrong = [f"{path or '(root)'}: {mark!r}" for path, mark in marks.items() if not isinstance(mark, bool | np.bool_)]
+    wrong = [f"{path or '(root)'}: {mark!r}" for path, mark in marks.items() if not _is_boolean(mark)]
     if wrong:
         one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
         raise ValueError(listing(one, many, wrong, "Write True for what decays and False for what does not."))
@@ -93,10 +99,22 @@ def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[st
     return {path: bool(marks[owner]) for path, owner in owners.of.items() if owner is not None}
 
 
+def _is_boolean(mark: Any) -> bool:
+    return not is_traced(mark) and np.ndim(mark) == 0 and np.asarray(mark).dtype == bool
+
+
 def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[str]) -> None:
     """Refuses a decay that was asked for, and is of nothing."""
     if mask is not None and not is_constant(weight_decay, 0.0):
-        advice = "Mark one of them that has a norm (Unnormed() parameters are the fallback's), or leave the mask out."
+        advice = (
+            "Mark one of them that has a norm (Unnormed() parameters are the fallback's), leave the mask out to decay\n"
+            "hidden matrices, or write weight_decay=0.0."
+        )
+        if mask is False:
+            advice += (
+                " Of a function,\noptax.inject_hyperparams makes this: it takes functions for schedules. Write\n"
+                'optax.inject_hyperparams(mo.modular, static_args="weight_decay_mask")(...).'
+            )
         many = "parameters, and weight_decay_mask decays none of them"
         raise ValueError(listing("parameter, and weight_decay_mask does not decay it", many, lines, advice))
     if not any(is_constant(weight_decay, value) for value in (0.0, WEIGHT_DECAY)) and not is_traced(weight_decay):

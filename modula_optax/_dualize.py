@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaves, Named
+from modula_optax._arguments import check_mesh_axes
 from modula_optax._canonical import Stack
 from modula_optax._constraints import Manifold
 from modula_optax._guard import guarded
@@ -64,6 +65,7 @@ def dualize(
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
     match = matching(specs, "mo.dualize(specs)")
+    check_mesh_axes(mesh_axes)
     if exchange not in (None, "bfloat16"):
         raise ValueError(f"Unknown exchange {exchange!r}. Write 'bfloat16', or None for that of matrices as they are.")
 

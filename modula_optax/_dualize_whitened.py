@@ -59,7 +59,8 @@ def dualize_whitened(
       A transformation whose updates have norm one, times mass over sensitivity, in the metric.
 
     Raises:
-      ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1.
+      ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1, a decay is
+        not in [0, 1), or `eps` is negative.
 
     Example:
       >>> tx = dualize_whitened(NormSpec(Spectral()), every=1, nesterov=False)
@@ -73,6 +74,7 @@ def dualize_whitened(
       arXiv:2409.11321.
     """
     whitening = visiting(
+        "dualize_whitened",
         specs,
         _dual_map_after,
         b1=b1,

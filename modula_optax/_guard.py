@@ -7,27 +7,38 @@ import jax
 import numpy as np
 import optax
 
-from modula_optax._parameters import mistake
+from modula_optax._parameters import flatten_parameters, mistake
 from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
 
 
 def guarded(init: Callable[..., Any], update: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
     """The transformation of two functions, with errors that say what was passed in place of what.
 
-    A state is looked at only when an update with it fails: nothing is asked of one that works.
+    Parameters and states are looked at only when something fails with them: nothing is asked of those that work.
     """
 
-    def guarded_update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
-        params = like_updates(params, updates)
+    def guarded_init(params: optax.Params) -> Any:
         try:
-            return update(updates, state, params, **extra_args)
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            problem = _problem_of_state(init, updates if params is None else params, state)
+            return init(params)
+        except _FAILURES:
+            # refuses what is no tree of parameters
+            flatten_parameters(params)
+            raise
+
+    def guarded_update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
+        alike = like_updates(params, updates)
+        try:
+            return update(updates, state, alike, **extra_args)
+        except _FAILURES as error:
+            problem = _problem_of_state(init, updates if alike is None else alike, state)
             if problem is None:
                 raise
-            raise ValueError(problem) from error
+            raise ValueError(_without_gradient(init, updates, params, state) or problem) from error
 
-    return optax.GradientTransformationExtraArgs(init, guarded_update)
+    return optax.GradientTransformationExtraArgs(guarded_init, guarded_update)
+
+
+_FAILURES = (ValueError, TypeError, AttributeError, LookupError)
 
 
 def refuse_without(params: Any, name: str, purpose: str = "") -> None:
@@ -76,6 +87,20 @@ def like_updates(params: Any, updates: Any) -> Any:
 
 def _shape(x: Any) -> tuple[int, ...] | None:
     return tuple(x.shape) if is_array(x) else None
+
+
+def _without_gradient(init: Callable[..., Any], updates: Any, params: Any, state: Any) -> str | None:
+    """Which parameters have no gradient, if the state was made of more than those that have one."""
+    if params is None or _problem_of_state(init, params, state) is not None:
+        return None
+    theirs = {path for path, x in flatten_with_paths(updates)[0] if not is_absent(x)}
+    lines = [describe(path, x) for path, x in flatten_with_paths(params)[0] if not is_absent(x) and path not in theirs]
+    one, many = "parameter of this state has no gradient", "parameters of this state have no gradients"
+    advice = (
+        "Make the state of what gradients are taken of, and of nothing else: with Equinox,\n"
+        "write tx.init(eqx.filter(model, eqx.is_inexact_array))."
+    )
+    return listing(one, many, lines, advice)
 
 
 def _problem_of_state(init: Callable[..., Any], params: Any, state: Any) -> str | None:

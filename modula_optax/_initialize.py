@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.core
-import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._align import Leaf
@@ -70,7 +69,7 @@ def _initialize_leaf(key: PRNGKeyArray, leaf: Leaf) -> Any:
         return value
     # the path, not the position: masking a tree or adding a layer leaves what the other leaves get alone
     key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-    fresh = _random_parameter(key, spec, tuple(value.shape), jnp.dtype(value.dtype))
+    fresh = _random_parameter(key, spec, tuple(value.shape), jax.dtypes.canonicalize_dtype(value.dtype))
     sharding = getattr(value, "sharding", None)
     return fresh if sharding is None or isinstance(value, jax.core.Tracer) else jax.device_put(fresh, sharding)
 

@@ -108,7 +108,8 @@ def identity_like(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
 
 def working_dtype(dtype: DTypeLike) -> DTypeLike:
     """What norms and polynomials are computed in: float32, or float64 where the array is."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+    # NumPy's arrays may be wider than JAX allows
+    return jnp.float64 if dtype == jnp.float64 == jnp.result_type(float) else jnp.float32
 
 
 def largest_entry(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
@@ -131,7 +132,21 @@ def one_where_zero(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
-    """Euclidean length over `axes`, without overflow or underflow of the squares."""
+    r"""Euclidean length over `axes`, without overflow or underflow of the squares.
+
+    .. math:: \sqrt{\textstyle\sum_i x_i^2}
+
+    Args:
+      x: an array of any shape.
+      axes: what is summed over; these axes are gone from the result.
+
+    Returns:
+      The lengths. Where one is 0, its derivative is 0, too.
+
+    Example:
+      >>> norms.length(jnp.array([[3e-25, 4e-25], [0.0, 0.0]]), -1)
+      Array([5.e-25, 0.e+00], dtype=float32)
+    """
     axes = (axes,) if isinstance(axes, int) else axes
     scale = scale_of(x, axes)
     squares = jnp.sum((x / scale) ** 2, axis=axes, keepdims=True)
@@ -140,7 +155,22 @@ def length(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, 
 
 
 def unit(x: Float[Array, "..."], axes: int | tuple[int, ...]) -> Float[Array, "..."]:
-    """Vectors over `axes` of length one; 0 for 0."""
+    r"""Vectors over `axes` of Euclidean length one; 0 for 0.
+
+    .. math:: x / |x|_2
+
+    Args:
+      x: an array of any shape and scale.
+      axes: the axes of one vector.
+
+    Returns:
+      An array of the same shape.
+
+    Example:
+      >>> norms.unit(jnp.array([[3e-25, 4e-25], [0.0, 0.0]]), -1).round(3)
+      Array([[0.6, 0.8],
+             [0. , 0. ]], dtype=float32)
+    """
     axes = (axes,) if isinstance(axes, int) else axes
     x = x / scale_of(x, axes)
     squares = jnp.sum(x * x, axis=axes, keepdims=True)

@@ -80,9 +80,9 @@ def first_metric(
         identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype), (count, size, size))
         return Side(jnp.zeros_like(identity), identity, jnp.zeros((count, size), dtype))
 
-    zeros = jnp.zeros(shape, dtype)
-    squares = zeros if by_entries else None
-    return Metric(zeros.astype(mu_dtype), jnp.zeros(count, dtype), side(rows), side(columns), squares)
+    # every array of zeros one of its own, also where dtypes are alike: no buffer can be donated twice
+    squares = jnp.zeros(shape, dtype) if by_entries else None
+    return Metric(jnp.zeros(shape, mu_dtype), jnp.zeros(count, dtype), side(rows), side(columns), squares)
 
 
 class Learned(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
-from modula_optax._arguments import check_numbers
+from modula_optax._arguments import DECAY, check_dtype, check_numbers
 from modula_optax._guard import guarded
 
 
@@ -47,6 +47,9 @@ def scale_by_momentum(
       A transformation whose updates are as wide as gradients and average together: gradients in half precision of
       weights in float32 are averaged in float32. The average keeps its dtype.
 
+    Raises:
+      ValueError: `b1` is not in [0, 1), or the dtype is none of floating-point numbers.
+
     Example:
       >>> tx = scale_by_momentum(0.9, nesterov=False)
       >>> tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))[0].round(3)
@@ -55,7 +58,8 @@ def scale_by_momentum(
     References:
       Dozat, Incorporating Nesterov Momentum into Adam, 2016.
     """
-    check_numbers("scale_by_momentum", b1=b1)
+    check_numbers("scale_by_momentum", DECAY, b1=b1)
+    check_dtype("accumulator_dtype", accumulator_dtype)
 
     def init(params: optax.Params) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=accumulator_dtype))

@@ -13,11 +13,12 @@ from jaxtyping import Array, Scalar
 
 from modula_optax._align import Leaves, Named, is_abstract
 from modula_optax._arguments import check_transformation
+from modula_optax._checks import is_traced
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._match import matching
 from modula_optax._measure import Directions, first_directions, measure, names_measured
 from modula_optax._mesh import free_axes, replicated, unclaimed
-from modula_optax._paths import is_absent, listing, nested, path_string, unnested
+from modula_optax._paths import flatten_with_paths, is_absent, listing, nested, unnested
 
 
 class MonitorState(NamedTuple):
@@ -115,7 +116,8 @@ def read_monitor(opt_state: optax.OptState) -> dict[str, float]:
       A flat dictionary, `{"path/metric": value}`; see `monitor`. All 0 before the first update.
 
     Raises:
-      ValueError: no monitor is in the state, two measure the same parameter, or the state is that of an ensemble.
+      ValueError: no monitor is in the state, two measure the same parameter, the state is that of an ensemble, or is
+        traced.
 
     Example:
       >>> read_monitor(monitor(NormSpec(RMS())).init({"b": jnp.ones(3)}))["b/weight_norm"]
@@ -124,9 +126,13 @@ def read_monitor(opt_state: optax.OptState) -> dict[str, float]:
     monitors = list(_monitors(opt_state))
     if not monitors:
         raise ValueError("There is no monitor in this state; write tx = monitor(specs, tx).")
+    if any(map(is_traced, jax.tree.leaves(opt_state))):
+        raise ValueError(
+            "Measurements are known when a step has been computed: write read_monitor(state) outside of jit."
+        )
     # one transfer for all
     measured = jax.device_get([state.measurements for state in monitors])
-    named = [(path_string(keys), np.asarray(x)) for tree in measured for keys, x in jax.tree.leaves_with_path(tree)]
+    named = [(path, np.asarray(x)) for tree in measured for path, x in flatten_with_paths(tree)[0] if not is_absent(x)]
     counts = Counter(name for name, _ in named)
     if repeated := sorted({name.rpartition("/")[0] for name, count in counts.items() if count > 1}):
         one, many = "parameter is measured by several monitors", "parameters are measured by several monitors"

@@ -11,9 +11,9 @@ from jaxtyping import DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from modula_optax._align import Leaf
-from modula_optax._arguments import check_numbers, check_rate, in_words
+from modula_optax._arguments import AT_LEAST_0, DECAY, FINITE, check_dtype, check_numbers, check_rates, in_words
 from modula_optax._axes import Axes, normalize_axes
-from modula_optax._decay import decayed
+from modula_optax._decay import decayed, decayed_where, marked
 from modula_optax._dualize import dualize
 from modula_optax._fallback import with_fallback
 from modula_optax._layout import resolve_axes
@@ -92,19 +92,24 @@ def muon(
     References:
       Jordan et al., Muon, 2024; Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982.
     """
-    check_rate("muon", "learning_rate", learning_rate)
-    check_rate("muon", "weight_decay", weight_decay)
-    check_rate("muon", "adam_weight_decay", adam_weight_decay)
-    check_rate("muon", "adam_learning_rate", adam_learning_rate)
-    check_numbers("muon", beta=beta, eps=eps, adam_b1=adam_b1, adam_b2=adam_b2, adam_eps_root=adam_eps_root)
-    check_numbers("muon", consistent_rms=1.0 if consistent_rms is None else consistent_rms)
+    adam_learning_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_rates("muon", learning_rate=learning_rate, adam_learning_rate=adam_learning_rate)
+    check_rates("muon", weight_decay=weight_decay, adam_weight_decay=adam_weight_decay)
+    check_numbers("muon", DECAY, beta=beta, adam_b1=adam_b1, adam_b2=adam_b2)
+    check_numbers("muon", AT_LEAST_0, eps=eps, adam_eps_root=adam_eps_root)
+    check_numbers("muon", FINITE, consistent_rms=1.0 if consistent_rms is None else consistent_rms)
+    check_dtype("mu_dtype", mu_dtype)
     norms = muon_norms(ns_coeffs, ns_steps, preconditioning)
 
     def specs(params: Any) -> Any:
         return _muon_specs(norms, muon_weight_dimension_numbers, consistent_rms is not None, params)
 
     def matrices(specs: Any, tree: Any) -> optax.GradientTransformation:
-        del tree
+        decay = (
+            decayed(weight_decay)
+            if weight_decay_mask is None
+            else decayed_where(marked(weight_decay_mask, specs, tree), weight_decay)
+        )
         return optax.chain(
             scale_by_momentum(beta, nesterov=nesterov, accumulator_dtype=mu_dtype),
             on_real_matrices(
@@ -112,12 +117,12 @@ def muon(
             ),
             # a link of its own, since what masses are made of must not be traced
             optax.identity() if consistent_rms is None else optax.scale(consistent_rms),
-            decayed(weight_decay, weight_decay_mask),
+            decay,
             optax.scale_by_learning_rate(learning_rate),
         )
 
     others = optax.adamw(
-        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        adam_learning_rate,
         b1=adam_b1,
         b2=adam_b2,
         eps=eps,
@@ -141,7 +146,8 @@ def _muon_specs(norms: MuonNorms, dimension_numbers: Any, consistent_rms: bool, 
     """Spec tree in which a spectral step of learning rate 1 is as large as Muon's; see `MuonNorms` for complex ones."""
 
     def spec(path: Any, x: Any, numbers: tuple[MuonDimensionNumbers | None]) -> NormSpec:
-        if numbers[0] is None:
+        # nor has a matrix without entries a direction
+        if numbers[0] is None or math.prod(x.shape) == 0:
             return NormSpec(Unnormed())
         try:
             axes = normalize_axes(Axes(numbers[0].reduction_axis, numbers[0].output_axis), x.shape)

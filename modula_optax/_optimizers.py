@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
-from modula_optax._arguments import check_numbers, check_rate, check_specs
+from modula_optax._arguments import DECAY, SHARE, check_dtype, check_numbers, check_rates, check_specs
 from modula_optax._checks import as_count, is_traced
 from modula_optax._decay import WEIGHT_DECAY, decayed
 from modula_optax._dualize import dualize
@@ -74,9 +74,8 @@ def modular(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Bernstein & Newhouse,
       Modular Duality in Deep Learning, arXiv:2410.21265.
     """
-    check_rate("modular", "learning_rate", learning_rate)
-    check_rate("modular", "weight_decay", weight_decay)
-    check_numbers("modular", b1=b1)
+    check_rates("modular", learning_rate=learning_rate, weight_decay=weight_decay)
+    check_numbers("modular", DECAY, b1=b1)
     check_specs(specs)
 
     def direction(specs: Any) -> Links:
@@ -147,9 +146,8 @@ def whitened(
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813; Gupta et al., Shampoo,
       arXiv:1802.09568; Zhang et al., Mousse, arXiv:2603.09697.
     """
-    check_rate("whitened", "learning_rate", learning_rate)
-    check_rate("whitened", "weight_decay", weight_decay)
-    check_numbers("whitened", b1=b1, b2=b2)
+    check_rates("whitened", learning_rate=learning_rate, weight_decay=weight_decay)
+    check_numbers("whitened", DECAY, b1=b1, b2=b2)
     check_specs(specs)
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
@@ -216,8 +214,9 @@ def scion(
     References:
       Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, arXiv:2502.07529.
     """
-    check_rate("scion", "learning_rate", learning_rate)
-    check_numbers("scion", momentum=momentum)
+    check_rates("scion", learning_rate=learning_rate)
+    check_numbers("scion", SHARE, momentum=momentum)
+    check_dtype("accumulator_dtype", accumulator_dtype)
     check_specs(specs, "mo.scion(0.05, specs)")
 
     def normed(specs: Any, tree: Any) -> optax.GradientTransformation:

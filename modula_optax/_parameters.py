@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
 from modula_optax._specs import NormSpec
@@ -45,6 +46,11 @@ def _mistakes(tree: Any) -> Iterator[str]:
             f"A {type(states[0]).__name__} is the state of an optimizer, not parameters. Write tx.init(params), "
             "tx.update(grads, state, params)."
         )
+    if is_array(tree) and _is_step(tree):
+        yield (
+            "This is an integer, not parameters: optax.inject_hyperparams takes functions for schedules. Write\n"
+            'optax.inject_hyperparams(mo.modular, static_args="specs")(...).'
+        )
     if hasattr(tree, "params") and hasattr(tree, "opt_state"):
         yield f"A {name} is not the parameters: it holds the optimizer's state, too. Pass its field, state.params."
     is_model = callable(getattr(tree, "init", None)) and callable(getattr(tree, "apply", None))
@@ -69,6 +75,10 @@ def _mistakes(tree: Any) -> Iterator[str]:
             "of nnx.Optimizer, or graph, params, rest = nnx.split(model, nnx.Param, ...)."
         )
         yield listing("variable is no parameter", "variables are no parameters", variables, advice)
+
+
+def _is_step(array: Any) -> bool:
+    return array.shape == () and jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def _is_optimizer_state(node: Any) -> bool:

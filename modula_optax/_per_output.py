@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, is_abstract
+from modula_optax._arguments import ABOVE_0, AT_LEAST_0, DECAY, check_numbers
 from modula_optax._atomwise import map_atoms
 from modula_optax._canonical import ATOM, Stack
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
@@ -26,7 +27,11 @@ class OutputMomentsState(NamedTuple):
 
 
 def scale_by_output_moments(
-    specs: Any, b2: jax.typing.ArrayLike = 0.95, *, eps: jax.typing.ArrayLike = 1e-8, rms: float | None = None
+    specs: Any,
+    b2: jax.typing.ArrayLike = 0.95,
+    *,
+    eps: jax.typing.ArrayLike = 1e-8,
+    rms: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Evens out how far output units move, as NorMuon does: after `dualize`, before the learning rate.
 
@@ -47,7 +52,7 @@ def scale_by_output_moments(
       A transformation whose state is an `OutputMomentsState`: as many numbers as there are output units.
 
     Raises:
-      ValueError: specs do not fit the parameters.
+      ValueError: specs do not fit the parameters, `b2` is not in [0, 1), `eps` negative, or `rms` not above 0.
 
     Example:
       >>> tx = scale_by_output_moments(NormSpec(Frobenius()), rms=0.2)
@@ -59,6 +64,9 @@ def scale_by_output_moments(
       Li et al., NorMuon, arXiv:2510.05491, algorithm 1.
     """
     match = matching(specs, "mo.scale_by_output_moments(specs)")
+    check_numbers("scale_by_output_moments", DECAY, b2=b2)
+    check_numbers("scale_by_output_moments", AT_LEAST_0, eps=eps)
+    check_numbers("scale_by_output_moments", ABOVE_0, rms=1.0 if rms is None else rms)
 
     def init(params: optax.Params) -> OutputMomentsState:
         if is_absent(params):
@@ -82,7 +90,7 @@ def scale_by_output_moments(
         even = u / one_where_zero(roots + jnp.asarray(eps, u.dtype))
         size, wanted = length(even, ATOM), length(u, ATOM)
         if rms is not None:
-            wanted = rms * (u[0].size ** 0.5) * jnp.sign(wanted)
+            wanted = jnp.asarray(rms, u.dtype) * (u[0].size ** 0.5) * jnp.sign(wanted)
         return even * (wanted / one_where_zero(size))[:, None, None, None], v
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

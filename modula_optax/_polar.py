@@ -25,6 +25,7 @@ from modula_optax._linalg import (
     working_dtype,
 )
 from modula_optax._mesh import automatic, shardings_of
+from modula_optax._paths import describe
 from modula_optax._stacks import apply_alike
 
 Matrices = Float[Array, "*batch m n"]
@@ -44,7 +45,7 @@ def polar_by_formula(x: Matrices, polynomials: Sequence[Polynomial]) -> Matrices
 
 
 def polar(
-    x: Matrices,
+    x: jax.typing.ArrayLike,
     coefficients: Coefficients = "three-step",
     *,
     steps: int | None = None,
@@ -73,8 +74,8 @@ def polar(
       A matrix with a NaN or an infinity comes back as NaN, other matrices of the stack are not touched.
 
     Raises:
-      ValueError: unknown name of coefficients, of scaling or of products, fewer than one step, or polynomials of
-        degree above five with products in bfloat16, where their terms would not cancel.
+      ValueError: `x` holds no real matrices, an unknown name of coefficients, of scaling or of products, fewer than one
+        step, or polynomials of degree above five with products in bfloat16, where their terms would not cancel.
 
     Example:
       >>> polar(jnp.diag(jnp.array([3.0, 0.1])), "classical").round(3)
@@ -85,7 +86,10 @@ def polar(
       Jordan et al., Muon, 2024. Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265. Amsel et
       al., The Polar Express, arXiv:2505.16932.
     """
-    factors = polar_of_stack(coefficients, steps, scaling, products)
+    factors, x = polar_of_stack(coefficients, steps, scaling, products), jnp.asarray(x)
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        got = describe("", x).removeprefix("(root)  ")
+        raise ValueError(f"x must be an array of real matrices, such as float32[..., rows, columns]; got {got}.")
     return automatic(partial(_in_turns, factors), x, shardings=shardings_of(x)) if x.size else x
 
 

@@ -12,7 +12,23 @@ from modula_optax._linalg import length, matmul, unit
 def power_iteration(
     w: Canonical, v: Float[Array, "*batch taps fan_out"], steps: int
 ) -> tuple[Float[Array, "*batch taps fan_in"], PerTap, Float[Array, "*batch taps fan_out"]]:
-    """Leading singular triple (u, s, v) of every tap, approached from `v`; s is never above the truth."""
+    r"""Leading singular triple of every tap, approached from `v`.
+
+    .. math:: v \leftarrow W^\top W v / |W^\top W v|_2, \qquad u = W v / |W v|_2, \qquad s = |W v|_2
+
+    Args:
+      w: canonical array, `[*batch, taps, fan_in, fan_out]`.
+      v: where to start, of length one; what an earlier call returned is a good start for weights that moved little.
+      steps: how many products with W and its transpose.
+
+    Returns:
+      u, s and v. s is never above the truth, but for rounding.
+
+    Example:
+      >>> u, s, v = norms.power_iteration(jnp.diag(jnp.array([2.0, 1.0]))[None], jnp.array([[0.6, 0.8]]), 8)
+      >>> s.round(3)
+      Array([2.], dtype=float32)
+    """
 
     def step(_: int, v: Array) -> Array:
         image = unit(_times(w, v), -1)
@@ -32,7 +48,19 @@ def _times(w: Canonical, v: Float[Array, "*batch taps n"]) -> Float[Array, "*bat
 
 
 def leading_direction(w: Canonical, iterations: int = 32) -> Float[Array, "*batch taps fan_out"]:
-    """Leading right singular vector of every tap, by power iteration from a start that is fixed, but at random."""
+    """Leading right singular vector of every tap, by power iteration from a start that is fixed, but at random.
+
+    Args:
+      w: canonical array, `[*batch, taps, fan_in, fan_out]`.
+      iterations: how many products with W and its transpose.
+
+    Returns:
+      Vectors of length one, `[*batch, taps, fan_out]`.
+
+    Example:
+      >>> abs(norms.leading_direction(jnp.diag(jnp.array([2.0, 1.0]))[None])).round(3)
+      Array([[1., 0.]], dtype=float32)
+    """
     # a constant: the random numbers of JAX would take longer to compile than all that follows
     start = np.random.default_rng(0).standard_normal(w.shape[-1])
     start = jnp.broadcast_to(jnp.asarray(start / np.linalg.norm(start), w.dtype), (*w.shape[:-2], w.shape[-1]))

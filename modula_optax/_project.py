@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from modula_optax._align import Leaves, Named, is_abstract
-from modula_optax._arguments import check_rate
+from modula_optax._arguments import check_mesh_axes, check_rates
 from modula_optax._guard import guarded
 from modula_optax._match import matching
 from modula_optax._paths import describe, listing, nested, unnested
@@ -45,6 +45,7 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
     References:
       Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265.
     """
+    check_mesh_axes(mesh_axes)
     leaves = resolve(specs, params)
     held = leaves.where(_is_held)
     kept, _ = retract(held, mesh_axes, leaves.of(held), {}, None, jnp.zeros(2)) if held else ({}, {})
@@ -93,8 +94,9 @@ def keep_params_projected(
       Array([[0., 0.]], dtype=float32)
     """
     match = matching(specs, "mo.keep_params_projected(specs)")
-    check_rate("keep_params_projected", "learning_rate", learning_rate)
-    check_rate("keep_params_projected", "weight_decay", weight_decay)
+    rates = {"weight_decay": weight_decay} | ({} if learning_rate is None else {"learning_rate": learning_rate})
+    check_rates("keep_params_projected", **rates)
+    check_mesh_axes(mesh_axes)
 
     def init(params: optax.Params) -> ProjectionState:
         leaves = match(params)

@@ -35,9 +35,9 @@ def warn_of_small_rate(name: str, learning_rate: optax.ScalarOrSchedule) -> None
 
 
 def _highest(learning_rate: optax.ScalarOrSchedule) -> float | None:
-    """The rate, or the highest of the first of a schedule; `None` where it cannot be known."""
+    """The rate uphill or downhill, or the highest of the first of a schedule; `None` where it cannot be known."""
     if isinstance(learning_rate, numbers.Real):
-        return float(learning_rate)
+        return abs(float(learning_rate))
     if not callable(learning_rate):
         return None
     try:
@@ -49,4 +49,4 @@ def _highest(learning_rate: optax.ScalarOrSchedule) -> float | None:
         rates = [learning_rate(step) for step in range(FIRST)]
     if any(map(is_traced, jax.tree.leaves(rates))):
         return None
-    return float(np.max(np.asarray(rates, np.float64)))
+    return float(np.max(np.abs(np.asarray(rates, np.float64))))

@@ -8,7 +8,7 @@ import optax
 from modula_optax._align import Leaves, align, align_new, fitting, refuse_restacked
 from modula_optax._arguments import check_specs
 from modula_optax._axes import Axes
-from modula_optax._checks import brief_repr
+from modula_optax._checks import brief_repr, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters
@@ -51,9 +51,10 @@ class Rule:
     def __post_init__(self) -> None:
         compile_pattern(self.pattern)
         try:
-            _ = self.spec
+            spec = self.spec
         except ValueError as error:
             raise ValueError(f"Rule({self.pattern!r}, ...): {error}") from None
+        set_fields(self, mass=spec.mass, sensitivity=spec.sensitivity)
 
     @property
     def spec(self) -> NormSpec:
@@ -182,7 +183,7 @@ def resolve(specs: Any, tree: Any) -> Leaves:
     """Aligns whatever a user may give as `specs` with a tree of parameters or updates.
 
     Args:
-      specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from a tree to a spec tree.
+      specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from a tree to any of these.
       tree: arrays (or `jax.ShapeDtypeStruct`); absent leaves are allowed.
 
     Raises:
@@ -192,10 +193,10 @@ def resolve(specs: Any, tree: Any) -> Leaves:
         # Optax initializes transformations on placeholders without leaves, which no function of the user expects
         return align({}, tree)
     check_specs(specs)
+    if is_function(specs):
+        specs = specs(tree)
     if isinstance(specs, NormRegistry):
         specs = specs.resolve(tree)
-    elif is_function(specs):
-        specs = specs(tree)
     leaves = align(specs, tree)
     refuse_restacked(leaves.entries)
     return leaves

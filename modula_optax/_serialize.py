@@ -9,8 +9,8 @@ from modula_optax._axes import Axes
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import flatten_with_paths, is_absent, listing, nested, prefixes
-from modula_optax._specs import NormSpec
+from modula_optax._paths import is_absent, listing, nested, prefixes
+from modula_optax._specs import NormSpec, spec_leaves
 
 _VERSION = 1
 _Class = TypeVar("_Class", bound=type)
@@ -62,14 +62,15 @@ def specs_to_json(specs: Any) -> str:
       JSON that `specs_from_json` reads.
 
     Raises:
-      ValueError: a norm or a constraint that is not of this package; names its path.
+      ValueError: no spec tree, or a norm or a constraint that is not of this package; names its path.
 
     Example:
       >>> specs = {"w": NormSpec(Spectral(), mass=0.5)}
       >>> specs_from_json(specs_to_json(specs)) == specs
       True
     """
-    entries = {path: _entry(path, spec) for path, spec in flatten_with_paths(specs)[0] if not is_absent(spec)}
+    flat, _ = spec_leaves("specs_to_json", specs)
+    entries = {path: _entry(path, spec) for path, spec in flat if not is_absent(spec)}
     return json.dumps({"version": _VERSION, "specs": entries}, indent=1)
 
 
@@ -112,7 +113,8 @@ def _read(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"This is no JSON: {error}.") from None
+        hint = "Pass the text itself, such as pathlib.Path(path).read_text()."
+        raise ValueError(f"This is no JSON: {error}. {hint}") from None
     if not (
         isinstance(content, dict) and content.get("version") == _VERSION and isinstance(content.get("specs"), dict)
     ):
@@ -120,9 +122,7 @@ def _read(text: str) -> dict[str, Any]:
     return content["specs"]
 
 
-def _entry(path: str, spec: Any) -> dict[str, Any]:
-    if not isinstance(spec, NormSpec):
-        raise ValueError(f"{path}: {spec!r} is no NormSpec.")
+def _entry(path: str, spec: NormSpec) -> dict[str, Any]:
     entry = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     for name, module in (("norm", _norms), ("constraint", _constraints)):
         entry[name] = _named(path, entry[name], module)

@@ -8,9 +8,9 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import is_abstract
+from modula_optax._arguments import ABOVE_0, FINITE, SHARE, check_numbers
 from modula_optax._atomwise import link_of_atoms
 from modula_optax._canonical import ATOM, Stack
-from modula_optax._checks import as_positive
 from modula_optax._decay import is_hidden_matrix
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._linalg import length, one_where_zero, unit, working_dtype
@@ -22,7 +22,7 @@ _INPUTS = (-3, -2)
 
 
 def floor_relative_update(
-    specs: Any, floor: float = 0.35, *, per_output: float | None = None
+    specs: Any, floor: jax.typing.ArrayLike = 0.35, *, per_output: jax.typing.ArrayLike | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lengthens updates that are short beside their weights: after `dualize`, before the learning rate.
 
@@ -50,8 +50,8 @@ def floor_relative_update(
     References:
       modded-nanogpt, records of track 3, 2026.
     """
-    floor = as_positive("floor", floor)
-    per_output = None if per_output is None else as_positive("per_output", per_output)
+    per = floor if per_output is None else per_output
+    check_numbers("floor_relative_update", ABOVE_0, floor=floor, per_output=per)
 
     def lengthened(u: Stack, w: Stack) -> Stack:
         if per_output is not None:
@@ -62,7 +62,7 @@ def floor_relative_update(
     return link_of_atoms("floor_relative_update", lengthened, specs, _has_norm)
 
 
-def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformationExtraArgs:
+def brake_growth(specs: Any, strength: jax.typing.ArrayLike = 0.5) -> optax.GradientTransformationExtraArgs:
     r"""Shortens the part of a step that lengthens weights: the last link of a chain, before projections.
 
     .. math:: c = \frac{\langle u, w \rangle}{\langle w, w \rangle}, \qquad c' = c - \beta \max(c, 0), \qquad
@@ -90,14 +90,12 @@ def brake_growth(specs: Any, strength: float = 0.5) -> optax.GradientTransformat
     References:
       modded-nanogpt, records of track 3, 2026.
     """
-    strength = as_positive("strength", strength)
-    if strength > 1:
-        raise ValueError(f"strength must be at most 1, which takes all growth; got {strength!r}.")
+    check_numbers("brake_growth", SHARE, strength=strength)
 
     def braked(u: Stack, w: Stack) -> Stack:
         normal, size = unit(w, ATOM), length(w, ATOM)[:, None, None, None]
         along = jnp.sum(u * normal, axis=ATOM, keepdims=True)
-        grown = jnp.maximum(size + along - strength * jnp.maximum(along, 0.0), 0.0)
+        grown = jnp.maximum(size + along - jnp.asarray(strength, w.dtype) * jnp.maximum(along, 0.0), 0.0)
         after = grown * unit(u - along * normal + grown * normal, ATOM)
         return jnp.where(size > 0.0, after - w, u)
 
@@ -117,7 +115,7 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
       A transformation without state, which needs parameters.
 
     Raises:
-      ValueError: specs do not fit, or `update` is called without parameters.
+      ValueError: `weight_decay` is no finite number, specs do not fit, or `update` is called without parameters.
 
     Example:
       >>> tx, w = add_cautious_decay(NormSpec(Spectral()), 0.5), jnp.array([[2.0, 2.0]])
@@ -127,6 +125,7 @@ def add_cautious_decay(specs: Any, weight_decay: jax.typing.ArrayLike = 0.03) ->
     References:
       Chen et al., Cautious Weight Decay, arXiv:2510.12402.
     """
+    check_numbers("add_cautious_decay", FINITE, weight_decay=weight_decay)
 
     def decayed(u: Stack, w: Stack) -> Stack:
         # signs, since the product of small numbers is 0
@@ -165,7 +164,7 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
     """
 
     def size(w: jax.Array) -> jax.Array:
-        return length(w.astype(working_dtype(w.dtype)), tuple(range(w.ndim)))
+        return length(jnp.asarray(w, working_dtype(w.dtype)), tuple(range(w.ndim)))
 
     def init(params: optax.Params) -> FixedLengthsState:
         if is_absent(params):
@@ -186,6 +185,8 @@ def keep_lengths_fixed() -> optax.GradientTransformationExtraArgs:
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del extra_args
+        if is_absent(updates):
+            return updates, state
         refuse_without(params, "keep_lengths_fixed")
         lengths = jax.tree.map(known, params, state.lengths)
         return jax.tree.map(kept, updates, params, lengths), FixedLengthsState(lengths)
@@ -197,8 +198,8 @@ def _has_norm(spec: NormSpec) -> bool:
     return spec.is_normed
 
 
-def _at_least(u: Stack, w: Stack, fraction: float, axes: tuple[int, ...]) -> Stack:
-    return u * jnp.maximum(1.0, fraction * _ratio(w, u, axes))
+def _at_least(u: Stack, w: Stack, fraction: jax.typing.ArrayLike, axes: tuple[int, ...]) -> Stack:
+    return u * jnp.maximum(1.0, jnp.asarray(fraction, u.dtype) * _ratio(w, u, axes))
 
 
 def _ratio(x: Stack, y: Stack, axes: tuple[int, ...]) -> Array:

@@ -11,7 +11,7 @@ from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, set
 from modula_optax._constraints import Constraint
 from modula_optax._deprecation import warn_deprecated
 from modula_optax._norms import Norm, Unnormed
-from modula_optax._paths import flatten_with_paths
+from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
 
 ROLES = (
     *("linear", "embedding", "tied", "conv", "depthwise", "bias", "gain", "positional"),
@@ -171,7 +171,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
       A spec tree of the same structure.
 
     Raises:
-      ValueError: nothing is selected, the masses of what is sum to zero, or `absolute` is not a mass.
+      ValueError: no spec tree, nothing is selected, the masses of what is sum to zero, or `absolute` is not a mass.
 
     Example:
       >>> specs = {"w": NormSpec(Spectral()), "b": NormSpec(RMS(), mass=3.0)}
@@ -182,9 +182,7 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
       Large et al., Scalable Optimization in the Modular Norm, arXiv:2405.14813, section 3.3.
     """
     absolute = as_mass("absolute", absolute)
-    flat, treedef = flatten_with_paths(specs)
-    if callable(getattr(specs, "resolve", None)):
-        raise ValueError("tare scales the masses of a spec tree, not of a registry: write registry.resolve(params).")
+    flat, treedef = spec_leaves("tare", specs)
     if not (isinstance(select, str) or callable(select)):
         raise ValueError(f"select must be a regular expression or a predicate (path, spec) -> bool; got {select!r}.")
     if isinstance(select, str):
@@ -205,6 +203,17 @@ def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: fl
         for (_, spec), c in zip(flat, chosen, strict=True)
     ]
     return treedef.unflatten(scaled)
+
+
+def spec_leaves(function: str, specs: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """Paths and leaves of a spec tree, and its structure; what is no spec tree is refused."""
+    if callable(getattr(specs, "resolve", None)):
+        raise ValueError(f"{function} takes a spec tree, not a registry: write registry.resolve(params).")
+    flat, treedef = flatten_with_paths(specs)
+    if wrong := [describe(path, leaf) for path, leaf in flat if not (isinstance(leaf, NormSpec) or is_absent(leaf))]:
+        one, many = "leaf of the spec tree is no NormSpec", "leaves of the spec tree are no NormSpecs"
+        raise ValueError(listing(one, many, wrong, "Specs are made by infer_specs, NormRegistry.resolve or NormSpec."))
+    return flat, treedef
 
 
 def _has_mass(spec: Any) -> bool:

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import Leaves, is_abstract
+from modula_optax._arguments import AT_LEAST_0, DECAY, check_mesh_axes, check_numbers
 from modula_optax._checks import as_count, is_traced
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._match import matching
@@ -91,7 +92,8 @@ def scale_by_whitened_momentum(
       A transformation whose state is a `WhitenedState`.
 
     Raises:
-      ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1.
+      ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1, a decay is
+        not in [0, 1), or `eps` is negative.
 
     Example:
       >>> tx = scale_by_whitened_momentum(NormSpec(Spectral()), every=1, nesterov=False)
@@ -104,6 +106,7 @@ def scale_by_whitened_momentum(
       Vyas et al., SOAP, arXiv:2409.11321; Zhang et al., Mousse, arXiv:2603.09697.
     """
     return visiting(
+        "scale_by_whitened_momentum",
         specs,
         lambda spec: None,
         b1=b1,
@@ -118,6 +121,7 @@ def scale_by_whitened_momentum(
 
 
 def visiting(
+    name: str,
     specs: Any,
     follows: Callable[[NormSpec], Norm | None],
     *,
@@ -130,10 +134,13 @@ def visiting(
     accumulator_dtype: DTypeLike | None,
     mesh_axes: Sequence[str] | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Whitened momentum, and the dual map of the norm that `follows` from a spec while a device has the matrix."""
+    """Whitened momentum, or the steepest direction of the norm that `follows` from a spec; `name` is the caller's."""
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
-    match = matching(specs, "mo.scale_by_whitened_momentum(specs)")
+    check_numbers(name, DECAY, b1=b1, b2=b2)
+    check_numbers(name, AT_LEAST_0, eps=eps)
+    check_mesh_axes(mesh_axes)
+    match = matching(specs, f"mo.{name}(specs)")
     momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
 
     def init(params: optax.Params) -> WhitenedState:

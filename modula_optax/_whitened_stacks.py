@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
@@ -68,7 +69,7 @@ def start(group: Group, mu_dtype: DTypeLike | None, max_size: int, axes: tuple[s
     """
     count = sum(map(_count, group.members))
     rows = filled(count, group.shape, axes) if axes else count
-    dtypes = [leaf.value.dtype for leaf in group.members]
+    dtypes = [jax.dtypes.canonicalize_dtype(leaf.value.dtype) for leaf in group.members]
     dtype = jnp.result_type(*map(working_dtype, dtypes))
     kept = jnp.result_type(*dtypes) if mu_dtype is None else mu_dtype
     return batched_over(

@@ -28,6 +28,31 @@ def test_the_average_is_that_of_the_last_parameters():
     np.testing.assert_allclose(blended, 0.75 * path[-1] + 0.25 * expected, rtol=1e-9)
 
 
+def test_averages_are_found_in_the_state_of_an_optimizer_and_masked_parameters_stay():
+    params = {"w": jnp.zeros(2), "frozen": jnp.ones(3)}
+    averages = optax.chain(optax.sgd(1.0), mo.average_params(0.5), mo.look_along_average(2.0, 0.5))
+    tx = optax.masked(averages, {"w": True, "frozen": False})
+    updates, state = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    np.testing.assert_array_equal(mo.averaged_params(state, params, share=1.0)["w"], [-1.0, -1.0])
+    behind = mo.params_behind(state, optax.apply_updates(params, updates))
+    np.testing.assert_array_equal(behind["w"], [-1.0, -1.0])
+    assert behind["frozen"].shape == (3,)
+
+
+@pytest.mark.parametrize("read", [mo.averaged_params, mo.params_behind])
+def test_what_holds_no_average_of_these_parameters_is_refused(read):
+    params, both = {"w": jnp.ones(2)}, optax.chain(mo.average_params(), mo.look_along_average())
+    state = both.init(params)
+    for other in (optax.sgd(0.1).init(params), None, params, (state, state)):
+        with pytest.raises(
+            ValueError, match=r"must hold that of one (average_params|look_along_average), and holds [02]"
+        ):
+            read(other, params)
+    for others in ({"v": jnp.ones(2)}, {"w": jnp.ones(3)}):
+        with pytest.raises(ValueError, match="as this state knows"):
+            read(state, others)
+
+
 def test_averages_of_half_precision_are_kept_in_float32():
     tx, w = untyped(mo.average_params(0.999)), jnp.full(3, 1.0, jnp.bfloat16)
     state = tx.init(w)

@@ -40,8 +40,9 @@ def test_jit_scan_and_donation_take_the_same_steps_and_compile_once(tx):
     assert_close(carry[0], expected)
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(parameters(seed + 1) for seed in range(3)))
-    copies = jax.tree.map(jnp.copy, (PARAMS, tx.init(PARAMS)))
-    scanned = jax.jit(lambda carry: jax.lax.scan(step, carry, stacked)[0], donate_argnums=0)(copies)
+    # the state as `init` makes it: no two of its arrays, and none of the parameters, may be one buffer
+    copies = jax.tree.map(jnp.copy, PARAMS)
+    scanned = jax.jit(lambda carry: jax.lax.scan(step, carry, stacked)[0], donate_argnums=0)((copies, tx.init(copies)))
     assert_close(scanned[0], expected)
 
 
@@ -68,6 +69,12 @@ def test_updates_and_state_have_the_dtype_of_the_parameters(tx, dtype):
             jnp.dtype(dtype),
             jnp.dtype(statistics),
         }
+
+
+@every_transformation
+def test_parameters_may_be_arrays_of_numpy_that_are_wider_than_those_of_jax(tx):
+    params, grads = (jax.tree.map(lambda x: np.asarray(x, np.float64), tree) for tree in (PARAMS, GRADS))
+    jax.eval_shape(tx.update, grads, tx.init(params), params)
 
 
 @every_transformation
@@ -124,7 +131,7 @@ def test_multi_steps_average_gradients(tx):
 
 
 # what decides shapes is no hyperparameter that a compiled step could take
-STATIC = {"whitened": ("max_size",)}
+STATIC = {"whitened": ("max_size",), "scale_by_whitened_momentum": ("max_size",)}
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -153,6 +160,16 @@ def test_masked_leaves_pass_through_and_others_do_not_notice(tx):
     some, whole = both(PARAMS, GRADS)
     assert_close(some["dense"], GRADS["dense"], atol=0)
     assert_close((some["embed"], some["gain"]), (whole["embed"], whole["gain"]))
+
+
+@every_transformation
+def test_a_part_that_nothing_is_in_has_its_state_and_passes_on(tx):
+    """The group of `optax.partition` that no label names, or a mask that is False."""
+    masked = optax.masked(tx, False)
+    state = masked.init(PARAMS)
+    updates, after = masked.update(GRADS, state, PARAMS)
+    assert_close(updates, GRADS, atol=0)
+    assert kinds(after) == kinds(state)
 
 
 @every_transformation

@@ -64,7 +64,7 @@ def test_decay_is_of_hidden_matrices_by_role_or_by_norm():
 MASKS = {
     "a tree": ({"table": False, "block": {"kernel": True, "bias": True, "gain": False}, "head": False},
                {"block/kernel", "block/bias"}),
-    "a prefix": ({"table": True, "block": False, "head": np.bool_(True)}, {"table", "head"}),
+    "a prefix": ({"table": jnp.asarray(True), "block": False, "head": np.bool_(True)}, {"table", "head"}),
     "all": (True, ALL),
     "a function": (lambda p: jax.tree.map(lambda x: x.ndim > 1, p), {"table", "block/kernel", "head"}),
     "a function that gives a prefix": (lambda p: {"table": False, "block": True, "head": False},
@@ -137,6 +137,13 @@ def test_a_decay_that_is_of_nothing_or_of_other_parameters_is_refused_by_init(mi
         mo.modular(RATE, **{"specs": SPECS} | arguments).init(PARAMS)
 
 
+@pytest.mark.parametrize("mistake", ["another structure", "no booleans"])
+def test_masks_of_muon_are_refused_with_their_paths_too(mistake):
+    arguments, message = REFUSED[mistake]
+    with pytest.raises(ValueError, match=message):
+        mo.muon(RATE, weight_decay=0.1, **arguments).init(PARAMS)
+
+
 def test_constraints_know_which_of_their_parameters_decay(key):
     """A soft cap is as weak as the step that it has to hold allows, so that it has to know whether that decays."""
     w = 2.0 * mo.initialize(key, jnp.zeros((6, 6)), mo.NormSpec(mo.Spectral()))
@@ -161,6 +168,7 @@ TOO_SMALL = {
     "a schedule in Python": lambda step: 1e-3 if step < 10 else 1e-4,
 }
 FINE = {
+    "a number, uphill": -0.05,
     "a number": 2e-3,
     "a schedule that is small at first": optax.warmup_cosine_decay_schedule(0.0, 0.05, 100, 1000),
     "a schedule in Python": lambda step: 0.05 if step == 999 else 0.0,

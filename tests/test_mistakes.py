@@ -117,6 +117,24 @@ def test_what_is_no_tree_of_parameters_is_refused_with_what_to_pass(mistake):
             function(tree)
 
 
+@pytest.mark.parametrize(
+    "link", [mo.scale_by_momentum, mo.average_params, mo.look_along_average, mo.keep_lengths_fixed]
+)
+def test_links_that_take_anything_of_arrays_refuse_functions(link):
+    with pytest.raises(ValueError, match=r"2 leaves of the parameters are not arrays:\n  activation "):
+        link().init(equinox_module())
+
+
+def test_functions_that_were_taken_for_schedules_are_told():
+    rules, mask = lambda params: RULES.resolve(params), lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    for arguments in ({"specs": rules}, {"specs": RULES, "weight_decay_mask": mask}):
+        made = optax.inject_hyperparams(mo.modular)(learning_rate=0.1, **arguments)
+        with pytest.raises(ValueError, match="takes functions for schedules") as error:
+            made.init(PARAMS)
+        advised = eval(str(error.value).split("Write\n")[1].removesuffix("(...)."))
+        advised(learning_rate=0.1, **arguments).init(PARAMS)
+
+
 def test_what_users_pass_rightly_is_taken():
     params = linen_variables()["params"]
     masked = {"params": params, "batch_stats": {"norm": optax.MaskedNode()}}
@@ -175,6 +193,70 @@ LINKS = (
 def test_a_link_refuses_at_once_what_can_never_be_specs(link):
     with pytest.raises(ValueError, match=rf"got None: write mo.{link.__name__}\(specs"):
         link(None)
+
+
+# Numbers, rates, dtypes and axes that nothing could be made with
+
+NAN = float("nan")
+ARGUMENTS = {
+    "no rate": (lambda: mo.modular(None, SPECS), r"learning_rate of modular must be a .*; got None"),  # pyright: ignore
+    "a rate that is no number": (lambda: mo.scion(NAN, SPECS), "learning_rate of scion must be a finite number"),
+    "no decay": (lambda: mo.whitened(0.1, SPECS, weight_decay=None), "weight_decay of whitened"),  # pyright: ignore
+    "a schedule of nothing": (
+        lambda: mo.keep_params_projected(SPECS, learning_rate=lambda step: None),  # pyright: ignore
+        "learning_rate of keep_params_projected must be one number for every step; its schedule gives NoneType",
+    ),
+    "a schedule of several": (
+        lambda: mo.muon(lambda step: jnp.ones(2)),
+        r"learning_rate of muon must be one number for every step; its schedule gives float32\[2\]",
+    ),
+    "a schedule of no step": (lambda: mo.modular(lambda: 0.1, SPECS), "a schedule; got the function <lambda>"),  # pyright: ignore
+    "an average that begins with nothing": (lambda: mo.scale_by_momentum(1.0), "at least 0 and below 1; got 1.0"),
+    "an average against the past": (lambda: mo.modular(0.1, SPECS, b1=-0.5), "b1 of modular must be a number of at"),
+    "an average that is no number": (lambda: mo.average_params(NAN), "decay of average_params must be"),
+    "an average with a schedule": (
+        lambda: mo.look_along_average(decay=lambda step: 0.9),  # pyright: ignore
+        r"wrap the optimizer:\noptax.inject_hyperparams\(mo.look_along_average\)\(..., decay=schedule\)",
+    ),
+    "no gradient": (lambda: mo.scion(0.1, SPECS, momentum=0.0), "momentum of scion must be a number above 0 and at"),
+    "moments": (lambda: mo.scale_by_output_moments(SPECS, 1.0), "b2 of scale_by_output_moments must be a number of at"),
+    "a metric": (lambda: mo.scale_by_whitened_momentum(SPECS, eps=-1.0), "eps of .* must be a finite number of at"),
+    "a decay with a schedule": (lambda: mo.add_cautious_decay(SPECS, lambda step: 0.1), "wrap the optimizer"),  # pyright: ignore
+    "a dtype of integers": (
+        lambda: mo.scale_by_momentum(accumulator_dtype=jnp.int32),
+        "accumulator_dtype must be a floating-point dtype, such as jnp.float32, or None; got the class int32",
+    ),
+    "no dtype": (lambda: mo.muon(0.1, mu_dtype="bf16"), "mu_dtype must be a floating-point dtype.*got 'bf16'"),
+    "a vector's polar factor": (
+        lambda: mo.polar(jnp.ones(3)),
+        r"x must be an array of real matrices.*got float32\[3\]",
+    ),
+    "that of integers": (lambda: mo.polar(jnp.ones((3, 2), int)), r"got int32\[3, 2\]"),
+    "norms of shapes": (
+        lambda: mo.modular_norm(jax.ShapeDtypeStruct((3, 2), jnp.float32), mo.NormSpec(mo.Spectral())),
+        r"1 parameter is a shape without values:\n  \(root\)  float32\[3, 2\]\nNorms are of arrays",
+    ),
+    "a registry in JSON": (lambda: mo.specs_to_json(RULES), r"specs_to_json takes a spec tree.*write registry.resolve"),
+    "parameters in JSON": (
+        lambda: mo.specs_to_json(PARAMS),
+        r"2 leaves of the spec tree are no NormSpecs:\n  dense/bias ",
+    ),
+    "the name of a file": (lambda: mo.specs_from_json("specs.json"), r"such as pathlib.Path\(path\).read_text\(\)"),
+    "masses of parameters": (lambda: mo.tare(PARAMS, ".*", 1.0), "leaves of the spec tree are no NormSpecs"),
+    "measurements while a step is traced": (
+        lambda: jax.jit(mo.read_monitor)(mo.monitor(SPECS).init(PARAMS)),
+        r"write read_monitor\(state\) outside of jit",
+    ),
+    "one axis": (lambda: mo.dualize(SPECS, mesh_axes="data"), r"such as \('data',\), or None; got 'data'"),
+    "a number of axes": (lambda: mo.project(PARAMS, SPECS, mesh_axes=2), "mesh_axes must be names"),  # pyright: ignore
+}
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_arguments_that_nothing_can_be_made_with_are_refused_at_once(argument):
+    make, message = ARGUMENTS[argument]
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_inferred_specs_are_refused_for_parameters_that_were_stacked_since():

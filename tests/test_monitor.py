@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import modula_optax as mo
 from modula_optax._linalg import largest_entry
@@ -205,6 +206,15 @@ def test_it_is_found_anywhere_in_a_state(wrapper):
     assert all(type(value) is float for value in measured.values())
     assert {f"layers/kernel/{metric}" for metric in MATRIX} <= measured.keys()
     assert measured["layers/kernel/weight_norm"] > 0
+
+
+def test_names_are_those_of_the_parameters_in_an_nnx_optimizer_too():
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    rules = mo.NormRegistry(mo.Rule("kernel", mo.Spectral()), default=mo.RMS())
+    optimizer = nnx.Optimizer(model, mo.monitor(rules, optax.sgd(0.1)), wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(lambda model: jnp.sum(model(jnp.ones(4)) ** 2))(model))
+    measured = mo.read_monitor(optimizer.opt_state)
+    assert measured["bias/weight_norm"] == 0.0 < measured["kernel/weight_norm"]
 
 
 def test_states_without_a_monitor_or_with_two_of_the_same_parameter_are_refused():

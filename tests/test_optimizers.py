@@ -461,6 +461,13 @@ def test_dimension_numbers_that_do_not_fit_are_told_with_what_to_write(numbers):
     mo.muon(0.1, muon_weight_dimension_numbers=advised).init(params)
 
 
+def test_matrices_without_entries_are_left_to_adam():
+    params = {"w": jnp.eye(2), "none": jnp.zeros((0, 2))}
+    tx = mo.muon(0.1)
+    updates, _ = untyped(tx).update(params, tx.init(params), params)
+    assert updates["none"].shape == (0, 2)
+
+
 def test_dimension_numbers_may_stand_in_a_module_that_can_be_called(key):
     class Layer(eqx.Module):
         weight: Any

@@ -1,6 +1,7 @@
 """What is published: a page without broken links, and a source distribution with what its tests need."""
 
 import importlib.util
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -56,3 +57,23 @@ def test_what_tests_read_is_in_the_source_distribution():
     for needed in ("/tests", "/examples", "/benchmarks", "/docs", "/conftest.py", "/Makefile", "/hatch_build.py"):
         assert needed in build["include"]
     assert not any(pattern.endswith((".json", ".jsonl")) for pattern in build["exclude"])
+
+
+def published():
+    """Every function and every class that can be made, by the names that users write."""
+    places = {"mo": mo, "mo.norms": mo.norms, "mo.constraints": mo.constraints}
+    found = {f"{place}.{name}": value for place, module in places.items() for name, value in vars(module).items()}
+    ours = {name: x for name, x in found.items() if str(getattr(x, "__module__", "")).startswith("modula_optax.")}
+    # a protocol is what others define; their example is `examples/extend.py`
+    return {name: x for name, x in ours.items() if callable(x) and not getattr(x, "_is_protocol", False)}
+
+
+@pytest.mark.parametrize("name", published())
+def test_docstrings_say_what_goes_in_and_what_comes_out_with_an_example(name):
+    value, text = published()[name], inspect.getdoc(published()[name]) or ""
+    assert re.match(r"[^\n]{10,115}[.:]\n\n", text), "opens with a line of its own"
+    described = set(re.findall(r"^  \**(\w+): ", text, re.MULTILINE))
+    assert set(inspect.signature(value).parameters) <= described
+    wanted = ["Returns:", "Example:"] if inspect.signature(value).return_annotation not in (None, value) else []
+    assert [part for part in wanted if inspect.isroutine(value) and f"\n{part}\n" not in text] == []
+    assert "\n  >>> " in text or (isinstance(value, type) and issubclass(value, tuple))

@@ -116,6 +116,11 @@ def test_the_first_rule_that_matches_wins():
     assert (specs["a"]["w"].norm, specs["b"].norm) == (mo.Sign(), mo.Spectral())
 
 
+def test_a_function_may_choose_a_registry():
+    params = {"w": jnp.ones((2, 2))}
+    assert mo.modular_norm(params, lambda tree: mo.NormRegistry(default=mo.Frobenius())) == pytest.approx(2.0)
+
+
 def test_shapes_are_enough():
     registry = mo.NormRegistry(mo.Rule(r".*", mo.Spectral()))
     assert registry.resolve(jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)) == mo.NormSpec(mo.Spectral())

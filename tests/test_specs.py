@@ -75,6 +75,7 @@ def test_a_tare_to_no_mass_is_an_error(absolute):
         ({"axes": (0, 1)}, r"axes must be an Axes, such as Axes\(fan_in=-1, fan_out=-2\), or None; got \(0, 1\)"),
         ({"mass": -1.0}, r"mass must be a finite number of at least 0; got -1.0"),
         ({"mass": float("nan")}, r"mass must be a finite number of at least 0; got nan"),
+        ({"mass": 10**400}, r"mass must be a finite number of at least 0; got 1000"),
         ({"mass": "1"}, r"mass must be a finite number of at least 0; got '1'"),
         ({"sensitivity": 0.0}, r"sensitivity must be a finite number above 0; got 0.0"),
         ({"sensitivity": -2.0}, r"sensitivity must be a finite number above 0; got -2.0"),

@@ -165,6 +165,13 @@ def test_what_is_no_tree_of_the_parameters_is_refused_as_third_argument(name, tx
         tx.update(PARAMS, tx.init(PARAMS), make())
 
 
+@pytest.mark.parametrize("tx", [mo.modular(0.1, mo.NormSpec(mo.RMS())), mo.scale_by_momentum(), mo.average_params()])
+def test_parameters_of_a_state_that_have_no_gradient_are_told(tx):
+    model = {"w": jnp.ones((4, 3)), "frozen": jnp.ones(3)}
+    with pytest.raises(ValueError, match=r"no gradient:\n  frozen  float32\[3\](.|\n)*write tx.init\(eqx.filter"):
+        tx.update({"w": model["w"], "frozen": None}, tx.init(model), model)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_a_whole_model_may_be_passed_for_its_parameters(decay):
     tx = mo.modular(0.1, mo.NormSpec(mo.RMS()), weight_decay=decay, weight_decay_mask=True)

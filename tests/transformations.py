@@ -38,7 +38,7 @@ def parameters(seed=0, dtype=jnp.float32):
 PARAMS = parameters()
 GRADS = parameters(1)
 
-# the aliases, and the dual map alone: what inject_hyperparams and others make of a factory and its arguments
+# what inject_hyperparams and others make of a factory and its arguments
 FACTORIES = {
     "dualize": (mo.dualize, {"specs": REGISTRY}),
     "modular": (mo.modular, {"learning_rate": 0.1, "specs": REGISTRY, "weight_decay": 0.1}),
@@ -46,19 +46,19 @@ FACTORIES = {
     "scion": (mo.scion, {"learning_rate": 0.1, "specs": REGISTRY}),
     "scion, constrained": (mo.scion, {"learning_rate": 0.1, "specs": REGISTRY, "constrained": True}),
     "muon": (mo.muon, {"learning_rate": 0.1, "weight_decay": 0.1}),
+    "keep_params_projected": (mo.keep_params_projected, {"specs": REGISTRY, "learning_rate": 0.1}),
+    "scale_by_momentum": (mo.scale_by_momentum, {}),
+    "scale_by_whitened_momentum": (mo.scale_by_whitened_momentum, {"specs": REGISTRY, "every": 2}),
+    "dualize_whitened": (mo.dualize_whitened, {"specs": REGISTRY, "every": 2}),
+    "scale_by_output_moments": (mo.scale_by_output_moments, {"specs": REGISTRY, "rms": 0.2}),
+    "floor_relative_update": (mo.floor_relative_update, {"specs": REGISTRY, "per_output": 0.5}),
+    "brake_growth": (mo.brake_growth, {"specs": REGISTRY}),
+    "add_cautious_decay": (mo.add_cautious_decay, {"specs": REGISTRY}),
+    "keep_lengths_fixed": (mo.keep_lengths_fixed, {}),
+    "average_params": (mo.average_params, {}),
+    "look_along_average": (mo.look_along_average, {}),
 }
 TRANSFORMATIONS = {name: factory(**arguments) for name, (factory, arguments) in FACTORIES.items()} | {
-    "keep_params_projected": mo.keep_params_projected(REGISTRY),
-    "scale_by_momentum": mo.scale_by_momentum(),
-    "scale_by_whitened_momentum": mo.scale_by_whitened_momentum(REGISTRY, every=2),
-    "dualize_whitened": mo.dualize_whitened(REGISTRY, every=2),
-    "scale_by_output_moments": mo.scale_by_output_moments(REGISTRY),
-    "floor_relative_update": mo.floor_relative_update(REGISTRY, per_output=0.5),
-    "brake_growth": mo.brake_growth(REGISTRY),
-    "add_cautious_decay": mo.add_cautious_decay(REGISTRY),
-    "keep_lengths_fixed": mo.keep_lengths_fixed(),
-    "average_params": mo.average_params(),
-    "look_along_average": mo.look_along_average(),
     "chain": optax.chain(
         optax.ema(0.95), mo.dualize(REGISTRY), optax.scale_by_learning_rate(0.1), mo.keep_params_projected(REGISTRY)
     ),

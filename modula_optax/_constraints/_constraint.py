@@ -9,12 +9,17 @@ from modula_optax._norms import Norm
 
 
 class Step(NamedTuple):
-    """The step that led to every atom; learning rate and weight decay are 0 where `project` is called without one."""
+    """The step that led to every atom, as arrays of a number for each.
+
+    Attributes:
+      learning_rate: that of the step; 0 where `project` is called without one.
+      weight_decay: that of the step; 0 where `project` is called without one.
+      target: atomic norm of a step of learning rate 1; see `NormSpec.target`.
+    """
 
     learning_rate: Float[Array, " n"]
     weight_decay: Float[Array, " n"]
     target: Float[Array, " n"]
-    """Atomic norm of a step of learning rate 1; see `NormSpec.target`."""
 
 
 @runtime_checkable
@@ -57,7 +62,19 @@ class Manifold(Constraint, Protocol):
 
 
 def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
-    """Misfit of a constraint on singular values whose radius is in units of `Spectral`."""
+    """Misfit of a constraint on singular values whose radius is in units of `Spectral`, for its method `misfit`.
+
+    Args:
+      constraint: the constraint itself.
+      norm: that of the atoms.
+
+    Returns:
+      Why the norm does not suit, and what to write instead; `None` if it does.
+
+    Example:
+      >>> constraints.needs_spectral(SpectralCap(), RMS())
+      'SpectralCap(radius=1.0) is about singular values, which RMS() does not measure; write NormBall(1.0)'
+    """
     if norm.measures_singular_values:
         return None
     ball = f"NormBall({getattr(constraint, 'radius', 1.0)})"
@@ -66,7 +83,19 @@ def needs_spectral(constraint: Constraint, norm: Norm) -> str | None:
 
 
 def needs_matrices(constraint: Constraint, norm: Norm) -> str | None:
-    """Misfit of a constraint on matrices."""
+    """Misfit of a constraint on matrices, for its method `misfit`.
+
+    Args:
+      constraint: the constraint itself.
+      norm: that of the atoms.
+
+    Returns:
+      Why the norm does not suit, and what to write instead; `None` if it does.
+
+    Example:
+      >>> constraints.needs_matrices(Orthogonal(), RMS())
+      'Orthogonal() is about matrices, and RMS() takes vectors; write UnitSphere()'
+    """
     if not norm.takes_vectors:
         return None
     return f"{constraint!r} is about matrices, and {norm!r} takes vectors; write UnitSphere()"

@@ -38,7 +38,7 @@ class Blocks(Norm):
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.each, Norm) or self.each.takes_vectors:
+        if isinstance(self.each, type) or not isinstance(self.each, Norm) or self.each.takes_vectors:
             raise ValueError(f"each must be a norm of matrices such as Spectral(); got {self.each!r}.")
         sizes = tuple(self.sizes)
         if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):

@@ -107,7 +107,12 @@ class Diagonal(Norm):
 class Unnormed(Norm):
     """No norm: the updates of the parameter pass through unchanged, and it counts in no modular norm.
 
-    `modular` and `scion` hand such parameters to their `fallback` transformation.
+    `modular`, `whitened` and `scion` hand such parameters to their `fallback` transformation.
+
+    Example:
+      >>> tx = dualize(NormSpec(Unnormed()))
+      >>> tx.update(jnp.array([3.0]), tx.init(jnp.array([0.0])))[0]
+      Array([3.], dtype=float32)
     """
 
     def norm(self, w: Canonical) -> PerAtom:

@@ -21,7 +21,21 @@ _EXACT = polar_express(9, 1e-4)
 
 
 def orthogonalized(x: Canonical) -> Canonical:
-    """Polar factor of every tap, to rounding; after a step from orthogonal matrices in few products."""
+    r"""Polar factor of every tap, to rounding; after a step from orthogonal matrices in few products.
+
+    .. math:: U S V^\top \mapsto U V^\top
+
+    Args:
+      x: canonical array, `[*batch, taps, fan_in, fan_out]`.
+
+    Returns:
+      An array of the same shape; 0 for 0.
+
+    Example:
+      >>> norms.orthogonalized(jnp.diag(jnp.array([3.0, 0.1]))[None]).round(3)
+      Array([[[1., 0.],
+              [0., 1.]]], dtype=float32)
+    """
     if is_tall(x):
         return orthogonalized(x.mT).mT
     excess = gram_matrix(x)
