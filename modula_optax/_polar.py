@@ -196,6 +196,8 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
 _MANY = 6
 
 
+# traced once for matrices of all lengths that have the same shorter side
+@partial(jax.jit, static_argnums=(1, 2))
 def _iterate_gram(gram: Gram, steps: Steps, bound: Bound) -> Gram:
     """What the same steps multiply the matrices by, from their Gram matrices alone.
 
