@@ -65,7 +65,7 @@ def _negative_inverse(a: Symmetric) -> Symmetric:
 
     def sweep(k: Array, a: Symmetric) -> Symmetric:
         # signed ones would be asked whether they count from the end
-        zero, k = jnp.uint32(0), k.astype(jnp.uint32)
+        zero, k = jnp.uint32(0), jnp.uint32(k)
         start = k * jnp.uint32(_BLOCK)
         rows = jax.lax.dynamic_slice(a, (zero, start, zero), (len(a), _BLOCK, size))
         pivot = jax.lax.dynamic_slice(a, (zero, start, start), (len(a), _BLOCK, _BLOCK))
@@ -84,7 +84,7 @@ def _inverse_factor(a: Symmetric) -> Symmetric:
     j = i.mT
 
     def eliminate(k: Array, a: Symmetric) -> Symmetric:
-        zero, k = jnp.uint32(0), k.astype(jnp.uint32)
+        zero, k = jnp.uint32(0), jnp.uint32(k)
         scale = jax.lax.rsqrt(jax.lax.dynamic_slice(a, (zero, k, k), (len(a), 1, 1)))
         row = scale * jax.lax.dynamic_slice(a, (zero, k, zero), (len(a), 1, size))
         # what stands below the diagonal is the mirror image of what stands beside it
