@@ -94,7 +94,7 @@ def precision() -> dict[str, dict[str, dict[str, float]]]:
         theirs = mo.polar(g, "muon")
         results[spectrum] = {
             name: {"alignment": float(jnp.vdot(g, o)) / nuclear / norm, "norm": norm}
-            for name, o in (("three-step, the default", ours), ("Muon's coefficients", theirs))
+            for name, o in (("the default", ours), ("Muon's coefficients", theirs))
             for norm in [float(np.linalg.norm(np.asarray(o, np.float64), 2))]
         }
     return results

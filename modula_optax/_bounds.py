@@ -25,9 +25,8 @@ class Scaling(NamedTuple):
 def resolve_scaling(scaling: str | None, coefficients: Coefficients) -> Scaling:
     """The scaling of a name; for `None` the one that suits the coefficients."""
     if scaling is None:
-        # an array of coefficients would be compared entry by entry
-        ours = isinstance(coefficients, str) and coefficients in ("three-step", "four-step")
-        scaling = "schatten-eight" if ours else "frobenius"
+        # an array of coefficients is no key
+        scaling = _SUITING.get(coefficients, "frobenius") if isinstance(coefficients, str) else "frobenius"
     if scaling not in _SCALINGS:
         names = ", ".join(repr(name) for name in _SCALINGS)
         raise ValueError(f"Unknown scaling {scaling!r}. Write one of {names}.")
@@ -68,3 +67,7 @@ _SCALINGS = {
     "spectral": Scaling(_as_they_are, lambda gram, square: _root(_largest_eigenvalue(gram), 2)),
     "aol": Scaling(_almost_orthogonal, lambda gram, square: jnp.ones_like(_trace(gram))),
 }
+
+# what the functions of our own are designed for; squares of the Gram matrix, for a bound of order eight, are no part of
+# the rational one
+_SUITING = {"three-step": "schatten-eight", "four-step": "schatten-eight", "rational": "schatten"}

@@ -34,8 +34,9 @@ def dualize(
     out as NaN.
 
     Under `vmap` members of an ensemble are more of the same matrices. Derivatives of both kinds go through, by
-    gradients, weights and hyperparameters: those of the polynomials, which where singular values are tiny are not those
-    of the exact polar factor. They are taken where the arrays lie, not shared out over devices.
+    gradients, weights and hyperparameters: those of the functions computed, which are not those of the exact polar
+    factor, the less so the smaller singular values are. They are taken where the arrays lie, not shared out over
+    devices.
 
     Args:
       specs: a spec tree, a prefix of one, a `NormRegistry`, or a function from the tree at hand to a spec tree.

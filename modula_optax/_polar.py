@@ -1,31 +1,32 @@
-"""The polar factors of stacks of matrices, by odd polynomials that need matrix products only."""
+"""The polar factors of stacks of matrices, by odd functions that need matrix products only."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from modula_optax._arithmetic import FULL, Arithmetic, resolve_products
 from modula_optax._bounds import Bound, Scaling, resolve_scaling
-from modula_optax._coefficients import Coefficients, Polynomial, resolve_coefficients
+from modula_optax._coefficients import Coefficients, Polynomial, Rational, Steps, polynomials_of, resolve_coefficients
 from modula_optax._linalg import (
-    between,
-    by_halves,
     commuting_product,
     gram_matrix,
+    identity_like,
     is_tall,
     matmul,
     matrix_polynomial,
+    on_smaller_side,
     polynomial_of,
     scale_of,
     working_dtype,
 )
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._paths import describe
+from modula_optax._rational import rational_multiplier
 from modula_optax._stacks import apply_alike
 
 Matrices = Float[Array, "*batch m n"]
@@ -33,20 +34,28 @@ Gram = Float[Array, "*batch k k"]
 Scale = float | Float[Array, "*batch 1 1"]
 
 
-def polar_by_formula(x: Matrices, polynomials: Sequence[Polynomial]) -> Matrices:
-    """What all of this file computes: X ← a X + b (XXᵀ) X + c (XXᵀ)² X + …, from X over its Frobenius norm."""
+def polar_by_formula(x: Matrices, steps: Steps) -> Matrices:
+    """What all of this file computes, from X over its Frobenius norm.
+
+    X ← a X + b (XXᵀ) X + c (XXᵀ)² X + …, or first X ← M (X + a (XXᵀ + p)⁻¹ X + b (XXᵀ + q)⁻¹ X).
+    """
     x = x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
-    for polynomial in polynomials:
-        gram, power, x = matmul(x, x.mT), x, jnp.zeros_like(x)
-        for coefficient in polynomial:
-            x = x + coefficient * power
-            power = matmul(gram, power)
+    for step in steps:
+        gram = matmul(x, x.mT)
+        if isinstance(step, Rational):
+            terms = (a * jnp.linalg.solve(gram + p * identity_like(gram), x) for a, p in step.terms)
+            x = step.gain * sum(terms, start=x)
+        else:
+            power, x = x, jnp.zeros_like(x)
+            for coefficient in step:
+                x = x + coefficient * power
+                power = matmul(gram, power)
     return x
 
 
 def polar(
     x: jax.typing.ArrayLike,
-    coefficients: Coefficients = "three-step",
+    coefficients: Coefficients = "auto",
     *,
     steps: int | None = None,
     scaling: str | None = None,
@@ -58,24 +67,28 @@ def polar(
 
     Args:
       x: matrices, `[*batch, m, n]`; any scale from 1e-30 to 1e30 gives the same result, 0 gives 0.
-      coefficients: name of a table (`"three-step"`, `"four-step"`, `"six-step"`, `"five-step"`, `"muon"`,
-        `"classical"`), or one tuple (a, b, c, ...) for each step, such as those of `polar_express`.
+      coefficients: name of a table (`"three-step"`, `"four-step"`, `"rational"`, `"six-step"`, `"five-step"`, `"muon"`,
+        `"classical"`), or one tuple (a, b, c, ...) for each step, such as those of `polar_express`. `"auto"`:
+        `"rational"` on CPUs for matrices of 256 and more on their shorter side, `"three-step"` otherwise and where
+        steps, scaling or products are given.
       steps: how many steps to take; the last tuple repeats past the end. `None`: one for each tuple.
       scaling: the bound on the largest singular value that `x` is divided by first: `"frobenius"`, `"schatten"` (of
         order four), `"schatten-eight"`, `"spectral"` (exact) or `"aol"` (row by row). `None`: `"schatten-eight"` for
-        the three or four steps that are designed for it, `"frobenius"` otherwise.
+        the three or four steps that are designed for it, `"schatten"` for `"rational"`, `"frobenius"` otherwise.
       products: `"bfloat16"` rounds both factors of every matrix product to bfloat16, and adds up in float32: many
         times as fast on accelerators, and good to 2 %. `"six-step"` then takes singular values above 1 % of the
         Frobenius norm into [0.97, 1]. `None`: all in float32, or float64 where `x` is.
 
     Returns:
       An array of the shape and dtype of `x`; half precision is iterated in float32. With the default, singular values
-      above 1 % of the Frobenius norm come out within [0.999, 1], smaller ones multiplied by up to 241.
+      above 1 % of the Frobenius norm come out within [0.998, 1] (by polynomials [0.999, 1]), smaller ones multiplied
+      by up to 440 (241).
       A matrix with a NaN or an infinity comes back as NaN, other matrices of the stack are not touched.
 
     Raises:
       ValueError: `x` holds no real matrices, an unknown name of coefficients, of scaling or of products, fewer than one
-        step, or polynomials of degree above five with products in bfloat16, where their terms would not cancel.
+        step, or rational functions or polynomials of degree above five with products in bfloat16, where their terms
+        would not cancel.
 
     Example:
       >>> polar(jnp.diag(jnp.array([3.0, 0.1])), "classical").round(3)
@@ -84,7 +97,8 @@ def polar(
 
     References:
       Jordan et al., Muon, 2024. Bernstein & Newhouse, Modular Duality in Deep Learning, arXiv:2410.21265. Amsel et
-      al., The Polar Express, arXiv:2505.16932.
+      al., The Polar Express, arXiv:2505.16932. Nakatsukasa & Freund, Computing Fundamental Matrix Decompositions
+      Accurately via the Matrix Sign Function in Two Iterations, 2016.
     """
     factors, x = polar_of_stack(coefficients, steps, scaling, products), jnp.asarray(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -95,53 +109,60 @@ def polar(
 
 # `inline`, here and below: what is traced once is copied where it is used again, and outside of `jit` compiled once
 @partial(jax.jit, static_argnums=0, inline=True)
-def _in_turns(factors: "PolarFactors", x: Matrices) -> Matrices:
+def _in_turns(factors: Callable[[Matrices], Matrices], x: Matrices) -> Matrices:
     return apply_alike(factors, [(x.reshape(-1, *x.shape[-2:]),)], in_turns=True)[0].reshape(x.shape)
 
 
 def polar_of_stack(
     coefficients: Coefficients, steps: int | None = None, scaling: str | None = None, products: str | None = None
-) -> "PolarFactors":
-    """`polar` of these arguments, which it checks at once, as a function of all matrices of a stack at a time."""
-    polynomials = resolve_coefficients(coefficients, steps)
-    return PolarFactors(polynomials, resolve_scaling(scaling, coefficients), resolve_products(products, polynomials))
+) -> Callable[[Matrices], Matrices]:
+    """`polar` of these arguments, which it checks at once, of all matrices of a stack; equal where arguments are."""
+    if isinstance(coefficients, str) and coefficients == "auto":
+        if steps is scaling is products is None:
+            return FastestFactors()
+        # what else is asked for is about polynomials
+        coefficients = "three-step"
+    functions = resolve_coefficients(coefficients, steps)
+    return PolarFactors(functions, resolve_scaling(scaling, coefficients), resolve_products(products, functions))
+
+
+@dataclasses.dataclass(frozen=True)
+class FastestFactors:
+    """Polar factors by what is fastest for their size where they are computed.
+
+    A rational function takes half of the products, but its inverses take loops over columns: accelerators are kept busy
+    by large products alone, and so are CPUs where matrices are small.
+    """
+
+    def __call__(self, x: Matrices) -> Matrices:
+        polynomials, rational = polar_of_stack("three-step"), polar_of_stack("rational")
+        if min(x.shape[-2:]) < _LARGE:
+            return polynomials(x)
+        return jax.lax.platform_dependent(x, cpu=rational, default=polynomials)
+
+
+# the shorter side from which on a rational function is faster on CPUs, in programs that compile in about the same time
+_LARGE = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class PolarFactors:
-    """A function of stacks of matrices, equal to others that do the same."""
+    """Polar factors by these functions, one after the other."""
 
-    polynomials: tuple[Polynomial, ...]
+    steps: Steps
     scaling: Scaling
-    arithmetic: "Arithmetic"
+    arithmetic: Arithmetic
 
     @partial(jax.jit, static_argnums=0, inline=True)
-    def __call__(self, x: Matrices, left: Gram | None = None, right: Gram | None = None) -> Matrices:
-        """The polar factor of each, between these of the sides; `None` is an identity."""
+    def __call__(self, x: Matrices) -> Matrices:
         y = x.astype(working_dtype(x.dtype))
         # 1e-25 squared is 0 in float32
         y = self.scaling.before(y / scale_of(y, (-2, -1)))
-        if self.arithmetic is _FLOAT32 and _gram_form_pays(y, self.polynomials):
-            polynomial = _iterate_gram(gram_matrix(y), self.polynomials, self.scaling.bound)
-            # what is to multiply the shorter side multiplies the polynomial: the longer side is gone through once
-            if is_tall(y):
-                right = between(None, polynomial, right)
-            else:
-                left = between(left, polynomial, None)
+        if self.arithmetic is FULL and _gram_form_pays(y, self.steps):
+            y = on_smaller_side(_iterate_gram(gram_matrix(y), self.steps, self.scaling.bound), y)
         else:
-            y = _iterate(y, self.polynomials, self.scaling.bound, self.arithmetic)
-        return between(left, y, right).astype(x.dtype)
-
-
-class Arithmetic(NamedTuple):
-    """How matrices are multiplied, and how far above 1 that may take singular values."""
-
-    gram_matrix: Callable[[Matrices], Gram]
-    # of symmetric matrices that commute
-    commuting_product: Callable[[Gram, Gram], Gram]
-    # X to p(R) X, where p(R) = a + b R + c R² + … and a are given
-    step: Callable[[Gram, Scale, Matrices], Matrices]
-    excess: float
+            y = _iterate(y, polynomials_of(self.steps), self.scaling.bound, self.arithmetic)
+        return y.astype(x.dtype)
 
 
 def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arithmetic: Arithmetic) -> Matrices:
@@ -171,18 +192,29 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
 _MANY = 6
 
 
-def _iterate_gram(gram: Gram, polynomials: Sequence[Polynomial], bound: Bound) -> Gram:
-    """What the same polynomials multiply the matrices by, from their Gram matrices alone.
+# traced once for matrices of all lengths that have the same shorter side
+@partial(jax.jit, static_argnums=(1, 2))
+def _iterate_gram(gram: Gram, steps: Steps, bound: Bound) -> Gram:
+    """What the same steps multiply the matrices by, from their Gram matrices alone.
 
     With R = XXᵀ a step is X ← p(R) X, and so R ← p(R) R p(R). Only Q = …p₂(R₂) p₁(R₁) is ever applied to the longer
     side.
     """
+    # what is not used, such as the last `image`, is not compiled
     square = commuting_product(gram, gram)
-    product = step = _multiplier(polynomials[0], gram, square, 1 / bound(gram, square))
-    for polynomial in polynomials[1:]:
-        gram = commuting_product(commuting_product(step, gram), step)
+    first = steps[0]
+    scale = 1 / bound(gram, square)
+    if isinstance(first, Rational):
+        step, image = rational_multiplier(first, gram, scale)
+    else:
+        step = _multiplier(first, gram, square, scale)
+        image = commuting_product(step, gram)
+    product = step
+    for polynomial in polynomials_of(steps[1:]):
+        gram = commuting_product(image, step)
         step = polynomial_of(polynomial, gram)
         product = commuting_product(step, product)
+        image = commuting_product(step, gram)
     return product
 
 
@@ -191,7 +223,10 @@ def _multiplier(polynomial: Polynomial | Array, gram: Gram, square: Gram, scale:
     return scale * matrix_polynomial(polynomial, gram * scale**2, square * scale**4)
 
 
-def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
+def _gram_form_pays(x: Matrices, steps: Steps) -> bool:
+    # inverses are of a Gram matrix, and the next one comes with them
+    if isinstance(steps[0], Rational):
+        return True
     short, long = sorted(x.shape[-2:])
     # squares go without their Gram matrices, in 13 products instead of 15
     if short == long:
@@ -199,42 +234,5 @@ def _gram_form_pays(x: Matrices, polynomials: Sequence[Polynomial]) -> bool:
     # The Gram matrix knows small singular values only to the square root of the rounding, and the iteration amplifies
     # that error like their square: beyond 1/2, noise would grow to singular values of its own. Quintics of matrices
     # that are nearly square gain nothing for that loss.
-    noise = float(jnp.finfo(x.dtype).eps) * math.prod(p[0] for p in polynomials) ** 2
+    noise = float(jnp.finfo(x.dtype).eps) * math.prod(p[0] for p in polynomials_of(steps)) ** 2
     return noise < (0.5 if long >= 2 * short else 0.02)
-
-
-def _matmul_in_bfloat16(x: Float[Array, "*batch k m"], y: Float[Array, "*batch m n"]) -> Float[Array, "*batch k n"]:
-    return jnp.matmul(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16), preferred_element_type=x.dtype)
-
-
-def _gram_in_bfloat16(x: Matrices) -> Gram:
-    return by_halves(lambda x, y: _matmul_in_bfloat16(x, y.mT), x, x, -2, -2)
-
-
-def _commuting_product_in_bfloat16(a: Gram, b: Gram) -> Gram:
-    return by_halves(_matmul_in_bfloat16, a, b, -2, -1)
-
-
-def resolve_products(products: str | None, polynomials: Sequence[Polynomial]) -> Arithmetic:
-    """The arithmetic of a name."""
-    if products is None:
-        return _FLOAT32
-    if products != "bfloat16":
-        raise ValueError(f"Unknown products {products!r}. Write 'bfloat16', or None for those in float32.")
-    if max(map(len, polynomials)) > 3:
-        raise ValueError(
-            "Products in bfloat16 lose the terms that cancel in polynomials of degree above five. Write "
-            "coefficients='six-step', or triples."
-        )
-    return _BFLOAT16
-
-
-def _step_in_bfloat16(multiplier: Gram, a: Scale, x: Matrices) -> Matrices:
-    # a X apart from the product, which is rounded
-    diagonal = jnp.eye(multiplier.shape[-1], dtype=bool)
-    return a * x + _matmul_in_bfloat16(jnp.where(diagonal, multiplier - a, multiplier), x)
-
-
-_FLOAT32 = Arithmetic(gram_matrix, commuting_product, lambda multiplier, _, x: matmul(multiplier, x), 1.0)
-# rounding was seen to add 1.4 % where singular values near 0.01 lie close together, whatever their number
-_BFLOAT16 = Arithmetic(_gram_in_bfloat16, _commuting_product_in_bfloat16, _step_in_bfloat16, 1 + 2**-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import modula_optax as mo
-from modula_optax._coefficients import COEFFICIENTS, resolve_coefficients
+from modula_optax._coefficients import COEFFICIENTS, Rational, polynomials_of, resolve_coefficients
 from modula_optax._polar import polar_by_formula
 from tests.cases import SPECTRA, enable_x64, untyped, with_spectrum
 
@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.usefixtures("strict_promotion"), pytest.mark.optimized
 
 SHAPES = [(12, 12), (12, 40), (40, 12)]
 OURS = ("three-step", "four-step")
+# of the bound on the largest singular value that each is designed for
+ORDERS = {"three-step": 8, "four-step": 8, "rational": 4}
 
 # the first eight for a lower bound of 1e-3 that Amsel et al. print
 PUBLISHED = (
@@ -31,10 +33,13 @@ PUBLISHED = (
 )
 
 
-def scalar_response(coefficients, values):
-    """What the polynomials make of single singular values, computed in float64 without any matrix."""
-    for polynomial in coefficients:
-        values = sum(c * values ** (2 * k + 1) for k, c in enumerate(polynomial))
+def scalar_response(coefficients, values) -> Any:
+    """What the functions make of single singular values, computed without any matrix."""
+    for step in coefficients:
+        if isinstance(step, Rational):
+            values = step.gain * values * (1 + sum(a / (values**2 + p) for a, p in step.terms))
+        else:
+            values = sum(c * values ** (2 * k + 1) for k, c in enumerate(step))
     return values
 
 
@@ -48,7 +53,7 @@ def schatten(values, order):
 def test_every_singular_value_goes_through_the_polynomials_and_no_vector_turns(name, spectrum, shape):
     coefficients = PUBLISHED if name == "express" else COEFFICIENTS[name]
     x, u, v = with_spectrum(0, shape, spectrum)
-    scaled = spectrum / schatten(spectrum, 8 if name in OURS else 2)
+    scaled = spectrum / schatten(spectrum, ORDERS.get(name, 2))
     expected = (u * scalar_response(coefficients, scaled)) @ v.T
     got = mo.polar(jnp.asarray(x, jnp.float32), PUBLISHED if name == "express" else name)
     # the product of the leading coefficients, 1e3 and more, amplifies rounding; in Gram form, its square does so for
@@ -124,8 +129,10 @@ def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
         assert scalar_response(COEFFICIENTS[name], np.linspace(0, 1 + 1e-6, 100_001)).max() < 1 - 1.9e-5
         assert scalar_response(COEFFICIENTS[name], np.geomspace(0.01, 1, 100_001)).min() > 0.9992
         # in the arithmetic it runs in, too
-        single = [[np.float32(c) for c in polynomial] for polynomial in COEFFICIENTS[name]]
+        single = [[np.float32(c) for c in polynomial] for polynomial in polynomials_of(COEFFICIENTS[name])]
         assert scalar_response(single, np.linspace(0, 1, 100_001, dtype=np.float32)).max() < 1
+    assert scalar_response(COEFFICIENTS["rational"], np.linspace(0, 1, 100_001)).max() < 1 - 4.9e-4
+    assert scalar_response(COEFFICIENTS["rational"], np.geomspace(0.005, 1, 100_001)).min() > 0.998
     assert scalar_response(COEFFICIENTS["six-step"], np.linspace(0, 1, 100_001)).max() < 0.9994
     band = scalar_response(COEFFICIENTS["six-step"], np.linspace(0.01, 1, 100_001))
     assert band.min() > 0.9955
@@ -135,18 +142,19 @@ def test_tables_stay_in_their_stated_bands_and_the_default_never_reaches_one():
     assert scalar_response(COEFFICIENTS["muon"], np.linspace(0, 1, 100_001)).max() == pytest.approx(1.202, abs=2e-3)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_no_polynomials_of_the_same_degrees_come_nearer_to_one_than_ours(name):
+@pytest.mark.parametrize(("name", "lower"), [*((name, 0.01) for name in OURS), ("rational", 0.005)])
+def test_no_functions_of_the_same_degrees_come_nearer_to_one_than_ours(name, lower):
     """Every step of a best composition attains its largest error, with alternating sign, at one point more than it has
-    coefficients (Chebyshev)."""
-    lower, upper = 0.01, 1.0
-    for polynomial in COEFFICIENTS[name]:
+    coefficients (Chebyshev, for rational functions Zolotarev)."""
+    upper = 1.0
+    for step in COEFFICIENTS[name]:
         values = np.geomspace(lower, upper, 200_001)
-        response = scalar_response([polynomial], values)
+        response = scalar_response([step], values)
+        count = 1 + 2 * len(step.terms) if isinstance(step, Rational) else len(step)
         # the last step is scaled to stay below one
         error = response / (response.max() + response.min()) * 2 - 1
         signs = np.sign(error[np.abs(error) > 0.99 * np.abs(error).max()])
-        assert 1 + np.count_nonzero(np.diff(signs)) == len(polynomial) + 1
+        assert 1 + np.count_nonzero(np.diff(signs)) == count + 1
         lower, upper = response.min(), response.max()
 
 
@@ -322,7 +330,7 @@ def test_steps_take_a_prefix_or_repeat_the_last_triple():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'three-step', 'four-step'"),
+        ({"coefficients": "quintic"}, r"Unknown coefficients 'quintic'. Write one of 'auto', 'three-step'"),
         ({"coefficients": (3.4, -4.7, 2.0)}, r"must be triples .* A single triple is written"),
         ({"coefficients": ()}, r"must be triples \(a, b, c\)"),
         ({"coefficients": ((1.0, float("nan"), 0.0),)}, r"finite numbers"),
@@ -330,6 +338,10 @@ def test_steps_take_a_prefix_or_repeat_the_last_triple():
         ({"steps": 2.5}, r"steps must be an integer of at least 1; got 2.5"),
         ({"scaling": "nuclear"}, r"Unknown scaling 'nuclear'. Write one of 'frobenius'"),
         ({"products": "float16"}, r"Unknown products 'float16'. Write 'bfloat16', or None"),
+        (
+            {"coefficients": "rational", "products": "bfloat16"},
+            r"cancel in rational functions and in polynomials",
+        ),
         ({"products": "bfloat16"}, r"degree above five. Write coefficients='six-step', or triples"),
     ],
 )

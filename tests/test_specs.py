@@ -122,7 +122,7 @@ def test_the_old_name_of_layers_works_and_says_what_to_write():
 
 
 def test_specs_are_leaves_and_comparable():
-    assert jax.tree.leaves(mo.NormSpec(mo.Spectral()))[0] == mo.NormSpec(mo.Spectral("three-step"))
+    assert jax.tree.leaves(mo.NormSpec(mo.Spectral()))[0] == mo.NormSpec(mo.Spectral("auto"))
     assert hash(mo.NormSpec(mo.Spectral([[1, 2, 3]]))) == hash(mo.NormSpec(mo.Spectral(((1.0, 2.0, 3.0),))))
 
 

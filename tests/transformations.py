@@ -82,7 +82,7 @@ def _norm_for(constraint):
 
 NORMED = {
     type(norm).__name__: mo.NormSpec(norm) for norm in (*MATRIX_NORMS, BLOCKS, mo.SpectralNormalized(), *VECTOR_NORMS)
-}
+} | {"rational": mo.NormSpec(mo.Spectral("rational"))}
 HELD = {
     type(constraint).__name__: mo.NormSpec(_norm_for(constraint), constraint=constraint) for constraint in CONSTRAINTS
 }

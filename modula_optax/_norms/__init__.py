@@ -9,7 +9,6 @@ from modula_optax._norms._orthogonal import orthogonalized as orthogonalized
 from modula_optax._norms._matrices import Spectral as Spectral
 from modula_optax._norms._matrices import SpectralNormalized as SpectralNormalized
 from modula_optax._norms._matrices import Frobenius as Frobenius
-from modula_optax._norms._matrices import dualize_between as dualize_between
 from modula_optax._norms._rows import Embedding as Embedding
 from modula_optax._norms._rows import RowL2 as RowL2
 from modula_optax._norms._entries import Sign as Sign

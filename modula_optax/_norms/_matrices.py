@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from modula_optax._bounds import resolve_scaling
 from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain, spectral_gain_of
 from modula_optax._checks import as_count, brief_repr, set_fields
 from modula_optax._coefficients import Coefficients, resolve_coefficients
-from modula_optax._linalg import Gram, between, length, one_where_zero, unit
+from modula_optax._linalg import length, one_where_zero, unit
 from modula_optax._norms._norm import Norm
 from modula_optax._norms._orthogonal import orthogonalized, orthogonalized_anew
-from modula_optax._polar import polar_of_stack, resolve_products
+from modula_optax._polar import polar_of_stack
 from modula_optax._power import leading_direction, power_iteration
 
 
@@ -27,7 +26,7 @@ class Spectral(Norm):
 
     Args:
       coefficients: what the polar factor of a gradient is computed with: the name of a table, or polynomials;
-        see `polar`. `"six-step"` gives Modula's numbers.
+        see `polar`. `"auto"` is what is fastest where it runs; `"six-step"` gives Modula's numbers.
       steps: how many steps of it; `None`: all.
       scaling: the bound that a gradient is divided by first, `None` for the one that suits the coefficients; see
         `polar`.
@@ -51,7 +50,7 @@ class Spectral(Norm):
     measures_singular_values: ClassVar[bool] = True
     is_largest_singular_value: ClassVar[bool] = True
 
-    coefficients: Coefficients = "three-step"
+    coefficients: Coefficients = "auto"
     steps: int | None = None
     scaling: str | None = None
     products: str | None = None
@@ -61,12 +60,11 @@ class Spectral(Norm):
     def __post_init__(self) -> None:
         if self.steps is not None:
             set_fields(self, steps=as_count("steps", self.steps))
-        polynomials = resolve_coefficients(self.coefficients, self.steps)
-        resolve_scaling(self.scaling, self.coefficients)
-        resolve_products(self.products, polynomials)
+        # refuses what does not suit
+        polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
-            set_fields(self, coefficients=polynomials)
+            set_fields(self, coefficients=resolve_coefficients(self.coefficients, self.steps))
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(singular_values(w), axis=(-2, -1)) / spectral_gain(w)
@@ -75,7 +73,8 @@ class Spectral(Norm):
         return spectral_gain(g) * jnp.sum(singular_values(g), axis=(-2, -1))
 
     def dualize(self, g: Canonical) -> Canonical:
-        return dualize_between(self, None, g, None)
+        factors = polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
+        return spectral_gain(g) * factors(g)
 
     def project(self, w: Canonical) -> Canonical:
         return spectral_gain(w) * orthogonalized(w / spectral_gain(w))
@@ -161,11 +160,3 @@ class Frobenius(Norm):
 
     def project(self, w: Canonical) -> Canonical:
         return self.dualize(w)
-
-
-def dualize_between(norm: Norm, left: Gram | None, g: Canonical, right: Gram | None) -> Canonical:
-    """The dual map, between rotations of the sides, for norms that do not notice these; `None` is an identity."""
-    if isinstance(norm, Spectral):
-        polar_factors = polar_of_stack(norm.coefficients, norm.steps, norm.scaling, norm.products)
-        return spectral_gain(g) * polar_factors(g, left, right)
-    return between(left, norm.dualize(g), right)
