@@ -72,6 +72,8 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     if any(piece.role is Axis.IN and piece.position < 0 for piece in use.axes):
         # its inputs were constants, as positions are
         confidence = least(confidence, EVIDENCE)
+    if use.kind is UseKind.LINEAR and any(piece.labels & evidence.unsure for piece in use.axes):
+        confidence = GUESS
     # channels with several outputs each are groups of these, or a batch of kernels without an axis of inputs
     apart = layout.groups > 1 or (not fan_in and layout.axes(Axis.BATCH))
     depthwise = use.kind is UseKind.CONV and apart and all(shape[axis] == 1 for axis in fan_in)

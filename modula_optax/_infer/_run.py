@@ -66,7 +66,7 @@ def _run_loop(trace: Trace, loop: Loop) -> None:
     values = trace.values
     for carry in loop.carries:
         values[carry.inside] = values[carry.start]
-    seen = (trace.uses, trace.evidence, trace.meetings)
+    seen = (trace.uses, trace.evidence, trace.meetings, trace.kernels)
     before = [len(some) for some in seen]
     for _ in range(_ROUNDS):
         # what was seen before a carry settled is not to be trusted: a state that starts at zero is no constant

@@ -60,6 +60,18 @@ class Use(NamedTuple):
     summed: bool = False  # some parameter is a whole term of the weight: it alone, or one of a sum
     reason: str = ""
 
+    def scaled(self) -> set[int]:
+        """The axes of a parameter, multiplied into data, that these have, too."""
+        return self._of_product(Axis.ALIGNED)
+
+    def lacking(self) -> set[int]:
+        """The axes of a parameter, multiplied into data, that these do not have."""
+        return self._of_product(Axis.EXPANDED)
+
+    def _of_product(self, role: Axis) -> set[int]:
+        is_product = self.kind is UseKind.MUL and self.part.made is Made.WHOLE
+        return {piece.axis for piece in self.axes if is_product and piece.role is role and piece.size > 1}
+
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
 
@@ -78,6 +90,8 @@ class Trace:
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []
         self.meetings: list[Meeting] = []
+        # activations that are matrices, as uses of the parameters that they were made of
+        self.kernels: list[Use] = []
         # activations that were put one after the other: the axis, and that of each of them
         self.joined: dict[int, tuple[int, tuple[Dim, ...]]] = {}
         # products of an activation and a weight, which are linear layers if a sum follows
@@ -132,6 +146,20 @@ class Trace:
         fixed = (AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
         self.uses.append(Use(part.param, kind, (*fixed, *axes), op, part, partners=partners, reason=reason, **details))
+
+    def use_as_kernel(
+        self, op: Op, kernel: Value, param: int, kind: UseKind, roles: Mapping[int, Axis], **details: Any
+    ) -> None:
+        """Notes what a matrix that was made of a parameter and of data does to other data."""
+        part = Part(param)
+        axes = (AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part))
+        self.kernels.append(Use(param, kind, tuple(axes), op, part, **details))
+
+    def kernels_by_param(self) -> dict[int, list[Use]]:
+        found: dict[int, list[Use]] = {}
+        for kernel in self.kernels:
+            found.setdefault(kernel.param, []).append(kernel)
+        return found
 
 
 def operand_of(op: Op) -> str:
