@@ -170,14 +170,14 @@ def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, d
 def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, Axis], pairs: Pairs) -> None:
     kept = weight.along(i for i, role in roles.items() if role is Axis.OUT)
     summed = any(part.made is Made.WHOLE for part in weight.parts)
-    inputs = {i: labels_of(other.dims[j]) for i, j in zip(*pairs.contracted, strict=True)}
+    facing = {i: labels_of(other.dims[j]) for pair in pairs for i, j in zip(*pair, strict=True)}
     for i, j in zip(*pairs.contracted, strict=True):
         for label in labels_of(weight.dims[i]):
             trace.heads.taken(label, other.dims[j])
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
     for part in weight.parts:
         axes = [
-            AxisUse(axis, roles[i], factor.size, i, inputs.get(i, frozenset()))
+            AxisUse(axis, roles[i], factor.size, i, facing.get(i, frozenset()))
             for i, axis, factor in axes_of(weight, part)
         ]
         trace.use(

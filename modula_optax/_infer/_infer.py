@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align_new
+from modula_optax._infer._absorbed import join_absorbed
 from modula_optax._infer._bare import with_bare_tables
 from modula_optax._infer._choose import (
     HEAD,
@@ -184,6 +185,7 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         join_shifted(program, trace)
         join_gated(program, trace)
         join_modulated(trace)
+        join_absorbed(trace)
         trace.note(trace.pieces.unpacked(), Clue.UNPACKED)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
         evidence = Evidence(trace, shapes)

@@ -18,5 +18,6 @@ from tests.zoo import plain_nets as plain_nets
 from tests.zoo import plain_papers as plain_papers
 from tests.zoo import plain_products as plain_products
 from tests.zoo import plain_published as plain_published
+from tests.zoo import plain_recent as plain_recent
 from tests.zoo import plain_varied as plain_varied
 from tests.zoo._model import ZOO as ZOO
