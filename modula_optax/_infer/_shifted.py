@@ -77,8 +77,9 @@ def picked_apart(program: Program, trace: Trace, graph: Graph, uses: Sequence[Us
     """The axes of which each use has an entry of its own; what was picked for all of them alike is none."""
     paths = [list(_path(trace, graph, use)) for use in uses]
     common = set(paths[0]).intersection(*paths[1:])
-    meeting = next(position for position in paths[0] if position in common)
-    if any(path[0] == meeting for path in paths):
+    # where each is made of several parameters, none of their ways lead to a common one
+    meeting = next((position for position in paths[0] if position in common), None)
+    if meeting is None or any(path[0] == meeting for path in paths):
         return set()
     starts = [_starts(program, graph, path[path.index(meeting) - 1]) for path in paths]
     if len(set(starts)) < len(starts) or any(None in picked for picked in starts):
