@@ -3,6 +3,7 @@
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, Use
 from modula_optax._infer._values import NONE, Label, Labels
+from modula_optax._jaxpr import is_backward
 
 _REVERSED = {Axis.IN: Axis.OUT, Axis.OUT: Axis.IN}
 
@@ -18,25 +19,27 @@ def join_absorbed(trace: Trace) -> None:
     for i, use in enumerate(trace.uses):
         apart, made = _labels(use, Axis.BATCH) & attending, _labels(use, Axis.OUT)
         for meeting in trace.meetings if apart else ():
-            if apart & meeting.kept and made <= meeting.summed:
-                trace.uses[i] = _with_outputs(use, apart & meeting.kept, is_reversed=True)
+            if made and apart & meeting.kept and made <= meeting.summed:
+                trace.uses[i] = _with_outputs(trace, use, apart & meeting.kept, is_reversed=True)
                 heads, latents = heads | (apart & meeting.kept), latents | meeting.others
                 break
     for i, use in enumerate(trace.uses):
         if any(piece.role is Axis.IN and piece.labels & latents for piece in use.axes):
-            trace.uses[i] = _with_outputs(use, heads)
+            trace.uses[i] = _with_outputs(trace, use, heads)
 
 
 def _labels(use: Use, role: Axis) -> Labels:
-    is_layer = use.kind is UseKind.LINEAR and use.part.made is Made.WHOLE
+    is_layer = use.kind is UseKind.LINEAR and use.part.made is Made.WHOLE and not is_backward(use.op)
     return frozenset(Label(use.param, x.axis) for x in use.axes if is_layer and x.role is role and x.size > 1)
 
 
-def _with_outputs(use: Use, heads: Labels, is_reversed: bool = False) -> Use:
+def _with_outputs(trace: Trace, use: Use, heads: Labels, is_reversed: bool = False) -> Use:
     """The use with heads as outputs, which are those of the layer itself or of its inputs."""
 
     def role(piece: AxisUse) -> Axis:
-        if piece.role is Axis.BATCH and (Label(use.param, piece.axis) in heads or piece.labels & heads):
+        labels = piece.labels | {Label(use.param, piece.axis)}
+        if piece.role is Axis.BATCH and labels & heads:
+            trace.heads.told(labels, piece.size)
             return Axis.OUT
         return _REVERSED.get(piece.role, piece.role) if is_reversed else piece.role
 

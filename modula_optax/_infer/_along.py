@@ -60,7 +60,7 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
             and _is_matrix(label, pieces, is_vector, evidence)
         ):
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
-        if label.param != use.param and maker is not None:
+        if label.param not in (use.param, *use.partners) and maker is not None:
             # members of what is unknown, or of a gain, may be members of a layer
             is_sure = maker.role not in ("unknown", "gain") or not evidence.is_member(label)
             (found if is_sure else unsure).add(_along(maker, label, evidence))

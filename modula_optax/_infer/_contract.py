@@ -108,7 +108,7 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
             for i, j in zip(*own.contracted, strict=True):
                 makers = params_in([other.dims[j]])
                 trace.note((x for x in labels_of(one.dims[i]) if makers and x.param not in makers), Clue.MATCHED)
-            trace.meetings.append(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
+            trace.meet(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
     _note_generated(trace, op, left, left_roles, right)
     _note_generated(trace, op, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)

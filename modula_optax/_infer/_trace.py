@@ -18,7 +18,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
-from modula_optax._jaxpr import Op, Program, producers_of, untold
+from modula_optax._jaxpr import Op, Program, carries_of, producers_of, untold
 
 
 class AxisUse(NamedTuple):
@@ -85,8 +85,11 @@ class Trace:
         self.parameters = parameters
         self.values: dict[int, Value] = {}
         self.makers = producers_of(program.block)
+        self.carries = carries_of(program.block)
         self.is_backward = False
         self.uses: list[Use] = []
+        # the parameters of these
+        self.used: set[int] = set()
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []
         self.meetings: list[Meeting] = []
@@ -125,6 +128,11 @@ class Trace:
             return
         self.evidence.append((frozenset(labels), clue))
 
+    def meet(self, meeting: Meeting) -> None:
+        """Notes a meeting, but for those on the way back of a gradient."""
+        if not self.is_backward:
+            self.meetings.append(meeting)
+
     def refuse(self, op: Op, ins: Iterable[Value]) -> None:
         """Records that parameters are operands of an operation that says nothing about them."""
         for value in ins:
@@ -145,6 +153,7 @@ class Trace:
         kind, reason = _use_of(part, kind, reason)
         fixed = (AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
+        self.used.add(part.param)
         self.uses.append(Use(part.param, kind, (*fixed, *axes), op, part, partners=partners, reason=reason, **details))
 
     def use_as_kernel(

@@ -13,6 +13,11 @@ CODES = {"c": "embedding 0 > 1"} | LINEAR
 CODEBOOK = shapes(e=(6, 4), c=(9, 4), d=(4, 6))
 
 
+def normalised(x):
+    x = x - x.mean(-1, keepdims=True)
+    return x * lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
 def distances(z, codes):
     return (z**2).sum(-1, keepdims=True) - 2 * z @ codes.T + (codes**2).sum(-1)
 
@@ -109,3 +114,33 @@ def a_million_experts():
         return jnp.einsum("btk,btkd->btd", h, p["up"][where])
 
     return apply, shapes(q=(6, 8), k1=(5, 4), k2=(5, 4), down=(25, 6), up=(25, 6)), (X,)
+
+
+@zoo_model(truth={"b.": "bias > 0", "g": "gain > 0"} | LINEAR)
+def memory_that_learns_as_it_reads():
+    """A network is trained on each token: with a momentum, a rate and a decay that the data say, from what it is."""
+
+    def remembered(w, k):
+        return k + normalised(jax.nn.gelu(k @ w["w1"] + w["b1"]) @ w["w2"]) * w["g"] + w["b2"]
+
+    def apply(p, x):
+        memory = {name: p[name] for name in ("w1", "b1", "w2", "g", "b2")}
+
+        def read(q, k, v, rates):
+            def step(state, token):
+                memory, momentum = state
+                q, k, v, (decay, rate, kept) = token
+                gradient = jax.grad(lambda memory: ((remembered(memory, k) - v) ** 2).sum())(memory)
+                momentum = jax.tree.map(lambda m, g: kept * m - rate * g, momentum, gradient)
+                memory = jax.tree.map(lambda w, m: (1 - decay) * w + m, memory, momentum)
+                return (memory, momentum), remembered(memory, q)
+
+            return lax.scan(step, (memory, jax.tree.map(jnp.zeros_like, memory)), (q, k, v, rates))[1]
+
+        return jax.vmap(read)(*(x @ p[name] for name in "qkv"), jax.nn.sigmoid(x @ p["rates"])) @ p["o"]
+
+    return (
+        apply,
+        shapes(**dict.fromkeys("qkv", (6, 4)), rates=(6, 3), w1=(4, 8), b1=8, w2=(8, 4), g=4, b2=4, o=(4, 6)),
+        (X,),
+    )
