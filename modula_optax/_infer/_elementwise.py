@@ -40,7 +40,7 @@ def _unary(trace: Trace, op: Op, value: Value) -> Value:
     value = settle(trace, op, value)
     if op.name == "exp":
         trace.exponentials.add(op.outs[0])
-    if op.ins[0] in trace.joined:
+    if op.ins[0] in trace.joined and not value.is_weight:
         trace.joined[op.outs[0]] = trace.joined[op.ins[0]]
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
     return value._replace(parts=parts, dims=unmarked(value.dims), normaliser=None)

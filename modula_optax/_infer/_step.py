@@ -23,7 +23,7 @@ _STEPS = 64  # operations at most, of which an optimizer makes a step of a gradi
 
 def _is_gradient(trace: Trace, position: int) -> bool:
     """Whether a value comes from the way back of a gradient: all terms of a sum, some factor of a product."""
-    seen, found = set[int](), False
+    seen, found, is_scalar = set[int](), False, not trace.shape(position)
 
     def is_one(position: int) -> bool:
         nonlocal found
@@ -38,7 +38,7 @@ def _is_gradient(trace: Trace, position: int) -> bool:
         seen.add(position)
         # an average of gradients is carried from step to step
         made_of = maker.ins if maker is not None else (carry.start, carry.end) if carry is not None else ()
-        verdicts = [(is_one(i), i) for i in made_of if trace.shape(i)]
+        verdicts = [(is_one(i), i) for i in made_of if trace.shape(i) or is_scalar]
         counted = [verdict for verdict, i in verdicts if verdict or _is_activation(trace, i)]
         of_all = any if maker is not None and maker.name in _PRODUCTS else all
         return bool(counted) and of_all(counted)

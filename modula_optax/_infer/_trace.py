@@ -95,8 +95,8 @@ class Trace:
         self.meetings: list[Meeting] = []
         # activations that are matrices, as uses of the parameters that they were made of
         self.kernels: list[Use] = []
-        # activations that were put one after the other: the axis, and that of each of them
-        self.joined: dict[int, tuple[int, tuple[Dim, ...]]] = {}
+        # activations, or weights, that were put one after the other: the axis, and each of them
+        self.joined: dict[int, tuple[int, tuple[Value, ...]]] = {}
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
         # exponentials of activations, which are a softmax if their sum follows
