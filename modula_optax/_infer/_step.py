@@ -23,7 +23,7 @@ _STEPS = 64  # operations at most, of which an optimizer makes a step of a gradi
 
 def _is_gradient(trace: Trace, position: int) -> bool:
     """Whether a value comes from the way back of a gradient: all terms of a sum, some factor of a product."""
-    seen, found, is_scalar = set[int](), False, not trace.shape(position)
+    seen, found, is_scalar = dict[int, bool](), False, not trace.shape(position)
 
     def is_one(position: int) -> bool:
         nonlocal found
@@ -31,17 +31,17 @@ def _is_gradient(trace: Trace, position: int) -> bool:
         if maker is not None and is_backward(maker):
             found = True
             return True
-        if position in seen:
-            return True
-        if len(seen) == _STEPS:
-            return False
-        seen.add(position)
+        if position in seen or len(seen) == _STEPS:
+            return seen.get(position, False)
+        # what is carried is one if all else is that it is made of
+        seen[position] = True
         # an average of gradients is carried from step to step
         made_of = maker.ins if maker is not None else (carry.start, carry.end) if carry is not None else ()
         verdicts = [(is_one(i), i) for i in made_of if trace.shape(i) or is_scalar]
         counted = [verdict for verdict, i in verdicts if verdict or _is_activation(trace, i)]
         of_all = any if maker is not None and maker.name in _PRODUCTS else all
-        return bool(counted) and of_all(counted)
+        seen[position] = bool(counted) and of_all(counted)
+        return seen[position]
 
     return is_one(position) and found
 

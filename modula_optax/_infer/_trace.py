@@ -159,7 +159,9 @@ class Trace:
     def use_as_kernel(
         self, op: Op, kernel: Value, param: int, kind: UseKind, roles: Mapping[int, Axis], **details: Any
     ) -> None:
-        """Notes what a matrix that was made of a parameter and of data does to other data."""
+        """Notes what a matrix that was made of a parameter and of data does to other data, on the way forward."""
+        if self.is_backward:
+            return
         part = Part(param)
         axes = (AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part))
         self.kernels.append(Use(param, kind, tuple(axes), op, part, **details))
