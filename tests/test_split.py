@@ -84,6 +84,12 @@ HEADS = {
     "plain_products.memory_of_learned_vectors": {"[qkv]": "linear 0 > 1 / 2", "o": r"linear 0 \ 2 > 1"},
     "plain_products.perceiver_with_output_queries": {"[io][qkv]": "linear 0 > 1 / 2", "[io]o": r"linear 0 \ 2 > 1"},
     "plain_products.queries_that_share_their_keys": {"wq": "linear 0 > 2", "o": r"linear 0 \ 2 > 1"},
+    "plain_recent.latent_attention_with_absorbed_kernels": {"q|u[kv]": "linear 0 > 2", "o": "linear 1 > 2"},
+    "plain_recent.latent_attention_with_an_absorbed_kernel_of_both": {
+        "q": "linear 0 > 1 / 2",
+        "ukv": "linear 0 > 2",
+        "o": r"linear 0 \ 2 > 1",
+    },
     "plain_varied.grouped_queries_with_an_axis_of_groups": {
         "q": "linear 0 > 3",
         "[kv]": "linear 0 > 2",

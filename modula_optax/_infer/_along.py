@@ -60,9 +60,9 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
             and _is_matrix(label, pieces, is_vector, evidence)
         ):
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
-        if label.param != use.param and maker is not None:
-            # members of what is unknown, or of a gain, may be members of a layer
-            is_sure = maker.role not in ("unknown", "gain") or not evidence.is_member(label)
+        if label.param not in (use.param, *use.partners) and maker is not None:
+            # members of a gain may be members of a layer; of what is unknown any axis may be anything
+            is_sure = maker.role != "unknown" and (maker.role != "gain" or not evidence.is_member(label))
             (found if is_sure else unsure).add(_along(maker, label, evidence))
     return next((along for along in (Along.FEATURES, Along.BATCH) if along in (found or unsure)), Along.POSITIONS)
 
@@ -74,8 +74,10 @@ def _is_matrix(label: Label, pieces: Sequence[AxisUse], is_vector: bool, evidenc
     return len(clues) == 2 and not is_part if is_vector else bool(clues)
 
 
-def is_guessed(maker: Finding, label: Label, evidence: Evidence) -> bool:
-    """Whether an axis of activations was only guessed to be a batch."""
+def is_guessed(maker: Finding, label: Label, use: Use, evidence: Evidence) -> bool:
+    """Whether an axis of activations was only guessed to be what it is, which matters for tables."""
+    if maker.role == "unknown":
+        return len({piece.axis for piece in use.axes if piece.size > 1}) > 1
     named = maker.fan_in + maker.fan_out + maker.taps
     if evidence.is_member(label):
         return False

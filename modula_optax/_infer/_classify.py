@@ -5,7 +5,9 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modula_optax._infer._finding import (
+    CERTAIN,
     EVIDENCE,
+    GUESS,
     Evidence,
     Finding,
     UnclearError,
@@ -18,7 +20,7 @@ from modula_optax._infer._finding import (
 from modula_optax._infer._flow import DEAD, Reach
 from modula_optax._infer._matrix import find_matrix
 from modula_optax._infer._telling import forward, is_of_rows, strongest, telling
-from modula_optax._infer._terms import Axis, Made, UseKind
+from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._trace import Use
 from modula_optax._infer._values import Label
 from modula_optax._infer._vector import find_vector
@@ -145,10 +147,15 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     members = {axis for axis in range(len(shape)) if evidence.is_member(Label(use.param, axis))}
     batch = members | {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
+    labels = [Label(use.param, axis) for axis in columns]
     if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
         # looked up by what looks up matrices: the biases of the same experts
         return Finding("bias", fan_out=columns, confidence=EVIDENCE, use=use)
-    return Finding("embedding" if rows else "bias", fan_in=rows, fan_out=columns, use=use)
+    # those that stand before the rows may be members of an ensemble
+    leading = (label for label in labels if evidence.has(label, Clue.LEADING))
+    sure = all(evidence.has(label, Clue.CONTRACTED, Clue.MERGED) for label in leading)
+    role = "embedding" if rows else "bias"
+    return Finding(role, fan_in=rows, fan_out=columns, confidence=CERTAIN if sure else GUESS, use=use)
 
 
 def _place(finding: Finding, uses: Sequence[Use], reached: Mapping[int, Reach]) -> str:

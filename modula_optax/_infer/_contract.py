@@ -108,9 +108,9 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
             for i, j in zip(*own.contracted, strict=True):
                 makers = params_in([other.dims[j]])
                 trace.note((x for x in labels_of(one.dims[i]) if makers and x.param not in makers), Clue.MATCHED)
-            trace.meetings.append(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
-    _note_generated(trace, left, left_roles, right)
-    _note_generated(trace, right, right_roles, left)
+            trace.meet(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
+    _note_generated(trace, op, left, left_roles, right)
+    _note_generated(trace, op, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)
 
 
@@ -170,14 +170,14 @@ def _multiply(trace: Trace, op: Op, weight: Value, other: Value, pairs: Pairs, d
 def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dict[int, Axis], pairs: Pairs) -> None:
     kept = weight.along(i for i, role in roles.items() if role is Axis.OUT)
     summed = any(part.made is Made.WHOLE for part in weight.parts)
-    inputs = {i: labels_of(other.dims[j]) for i, j in zip(*pairs.contracted, strict=True)}
+    facing = {i: labels_of(other.dims[j]) for pair in pairs for i, j in zip(*pair, strict=True)}
     for i, j in zip(*pairs.contracted, strict=True):
         for label in labels_of(weight.dims[i]):
             trace.heads.taken(label, other.dims[j])
     # a product with zeros is that of a state before its first step: it holds if nothing else says otherwise
     for part in weight.parts:
         axes = [
-            AxisUse(axis, roles[i], factor.size, i, inputs.get(i, frozenset()))
+            AxisUse(axis, roles[i], factor.size, i, facing.get(i, frozenset()))
             for i, axis, factor in axes_of(weight, part)
         ]
         trace.use(
@@ -224,18 +224,20 @@ def _facing(gate: Value, roles: dict[int, Axis], gated: Value, pairs: Pairs) -> 
     return batched + [(ONE, dim) for i, dim in enumerate(gated.dims) if i not in other]
 
 
-def _note_generated(trace: Trace, one: Value, roles: dict[int, Axis], other: Value) -> None:
+def _note_generated(trace: Trace, op: Op, one: Value, roles: dict[int, Axis], other: Value) -> None:
     """A parameter made both an axis contracted here and one that is kept: it made a matrix, not a vector."""
     contracted, kept, batched = (
         [one.dims[i] for i in roles if roles[i] is role] for role in (Axis.IN, Axis.OUT, Axis.BATCH)
     )
     rows, columns = labels_in(contracted), labels_in(kept)
     for maker in params_in(contracted) & params_in(kept) - params_in(other.dims):
-        if maker in params_in(batched):
-            continue
         kept_apart, summed = (
             any(size_of(dim) > 1 and maker not in params_in([dim]) for dim in dims) for dims in (kept, contracted)
         )
+        if not kept_apart:
+            trace.use_as_kernel(op, one, maker, UseKind.LINEAR, roles, deep=other.deep)
+        if maker in params_in(batched):
+            continue
         # attention makes no matrix: it has a vector for each position
         row, column = (Clue.FORM_ROW, Clue.FORM_COLUMN) if kept_apart else (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
         trace.note((label for label in rows if label.param == maker), row)

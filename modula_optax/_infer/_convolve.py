@@ -1,10 +1,11 @@
 """The rule of convolutions: where kernels meet images."""
 
+import math
 from collections import Counter
 
 from modula_optax._infer._terms import Axis, Clue, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, axes_of, settle
-from modula_optax._infer._values import NONE, Dim, Value, labels_of, plain, resize, unmarked
+from modula_optax._infer._values import NONE, Dim, Value, labels_of, params_in, plain, resize, unmarked
 from modula_optax._jaxpr import Op
 
 
@@ -14,14 +15,18 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     out_features, in_features, *window = numbers.rhs_spec
     groups = op.params["feature_group_count"]
     feature = kernel.dims[out_features]
+    roles = {out_features: Axis.OUT, in_features: Axis.IN} | dict.fromkeys(window, Axis.TAP)
     if kernel.is_weight and not image.is_weight:
-        roles = {out_features: Axis.OUT, in_features: Axis.IN} | dict.fromkeys(window, Axis.TAP)
         groups = _record_convolution(trace, op, image, kernel, roles, groups)
     else:
         trace.refuse(op, (image, kernel))
     if kernel.is_activation:
         trace.note(labels_of(kernel.dims[in_features]), Clue.MATRIX_ROW)
         trace.note(labels_of(kernel.dims[out_features]), Clue.MATRIX_COLUMN)
+        for maker in params_in([kernel.dims[in_features]]) & params_in([feature]):
+            # the others are kernels of their own, one for each entry of a batch
+            within = groups // math.prod(f.size for f in feature if maker not in params_in([(f,)]))
+            trace.use_as_kernel(op, kernel, maker, UseKind.CONV, roles, groups=max(within, 1), deep=image.deep)
     dims = list(plain(shape))
     sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
     for i, dim in zip(numbers.out_spec, sources, strict=True):

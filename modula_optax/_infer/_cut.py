@@ -46,10 +46,12 @@ def _sliced(value: Value, shape: Sequence[int]) -> Value:
 
 
 def _as_joined(trace: Trace, op: Op, value: Value, starts: Sequence[int], stops: Sequence[int]) -> Value:
-    """A value of several put one after the other, of which entries of one are taken: its axis is that one's."""
+    """A value of several put one after the other, of which entries of one are taken: they are that one's."""
     if op.ins[0] in trace.joined:
-        axis, dims = trace.joined[op.ins[0]]
-        for dim, end in zip(dims, itertools.accumulate(map(size_of, dims)), strict=True):
-            if end - size_of(dim) <= starts[axis] and stops[axis] <= end:
-                return value._replace(dims=(*value.dims[:axis], dim, *value.dims[axis + 1 :]))
+        axis, values = trace.joined[op.ins[0]]
+        ends = itertools.accumulate(size_of(one.dims[axis]) for one in values)
+        for one, end in zip(values, ends, strict=True):
+            if end - size_of(one.dims[axis]) <= starts[axis] and stops[axis] <= end:
+                dims = (*value.dims[:axis], one.dims[axis], *value.dims[axis + 1 :])
+                return value._replace(dims=dims, parts=one.parts, data=one.data)
     return value

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle_apart
 from modula_optax._infer._move import combine, unite
-from modula_optax._infer._step import is_step, stepped
+from modula_optax._infer._step import is_scaled_by_task, is_step, stepped
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content, settle
 from modula_optax._infer._values import (
@@ -40,7 +40,7 @@ def _unary(trace: Trace, op: Op, value: Value) -> Value:
     value = settle(trace, op, value)
     if op.name == "exp":
         trace.exponentials.add(op.outs[0])
-    if op.ins[0] in trace.joined:
+    if op.ins[0] in trace.joined and not value.is_weight:
         trace.joined[op.outs[0]] = trace.joined[op.ins[0]]
     parts = tuple(part._replace(reparameterised=True) for part in value.parts)
     return value._replace(parts=parts, dims=unmarked(value.dims), normaliser=None)
@@ -164,6 +164,8 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         trace.statistics.add((op.ins[b is activation], op.outs[0]))
         parts = tuple(part._replace(reparameterised=True) for part in weight.parts)
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
+    if kind is UseKind.MUL and not weight.data and is_scaled_by_task(trace, weight, activation):
+        return weight
     if activation.noise and not weight.data and _is_drawn_for(weight, activation):
         return _with_constant(trace, op, activation, weight)
     if kind is UseKind.ADD and is_step(trace, op, weight, activation):

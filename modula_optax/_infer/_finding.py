@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._terms import Axis, Clue, Unclear, UseKind
-from modula_optax._infer._trace import Use
-from modula_optax._infer._values import Label, Labels
+from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._values import Label
 
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"
 LAYERS = ("linear", "conv", "depthwise")
@@ -66,16 +66,23 @@ class Evidence:
     """What is known beside a parameter's own uses.
 
     `has` tells what later uses of its outputs say about an axis; `experts` are the indices that matrices are looked
-    up by. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
+    up by, `kernels` what activations that a parameter made do as matrices. What was seen of an axis of one entry is
+    left out: whatever happens to it happens to any axis.
     """
 
-    def __init__(self, observed: Iterable[tuple[Labels, Clue]], uses: Iterable[Use], shapes: Sequence[tuple[int, ...]]):
+    def __init__(self, trace: Trace, shapes: Sequence[tuple[int, ...]]):
+        uses = trace.uses
+        self.kernels = trace.kernels_by_param()
         self._shapes = shapes
         self._observed: dict[Clue, set[Label]] = {}
         self.experts = {use.looked_up_by for use in uses if use.kind is UseKind.LINEAR and use.looked_up_by is not None}
         # the labels of a sum of many layers are noted as often as there are layers
-        for labels, clue in observed:
+        for labels, clue in trace.evidence:
             self._observed.setdefault(clue, set()).update(labels)
+        # entries of vectors that may be the rows of a matrix, of which the next one is then no layer
+        layers = {use.param for use in uses if use.kind is UseKind.LINEAR}
+        tables = (use for use in uses if use.param not in layers and self.may_be_table(use))
+        self.unsure = {Label(use.param, axis) for use in tables for axis in use.scaled()}
 
     def makes_matrix(self, param: int, axes: Iterable[int]) -> bool:
         """Whether some of these axes are contracted with data while others are kept: a mixture of weights.
@@ -91,6 +98,17 @@ class Evidence:
     def is_member(self, label: Label) -> bool:
         """Whether each entry along an axis meets a matrix of its own, as those of the members of an ensemble do."""
         return self.has(label, Clue.BATCHED) and not self.has(label, Clue.CONTRACTED)
+
+    def may_be_table(self, use: Use) -> bool:
+        """Whether data scale vectors, and nothing tells what these are: tokens, members, or rows of a matrix.
+
+        Where the next matrix takes their entries, and another one those of the other axis, they are rows.
+        """
+        scaled, counting = ({Label(use.param, axis) for axis in axes} for axes in (use.scaled(), use.lacking()))
+        is_taken = any(self.has(label, Clue.CONTRACTED) for label in scaled)
+        others = () if is_taken else (Clue.CONTRACTED,)
+        proofs = (Clue.BATCHED, Clue.MATCHED, Clue.SCALED, *others)
+        return bool(scaled) and not all(self.has(label, *proofs) for label in counting)
 
     def entries(self, label: Label) -> int:
         """How long an axis of a parameter is."""

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from modula_optax._jaxpr import PRIMITIVES, Block, Loop, Op, Program
 
-DEAD, WEAK, STRONG = range(3)  # does not reach the output; only through what has no derivative; does
+# does not reach the output; chooses what does, as an index; only where gradients are stopped; does
+DEAD, CHOICE, STOPPED, STRONG = range(4)
 
 
 class Reach(NamedTuple):
@@ -48,11 +49,13 @@ class _Edges(NamedTuple):
     matrices: Mapping[int, frozenset[int]]
     cut: frozenset[tuple[int, int]]
 
-    def is_weak(self, op: Op, operand: int) -> bool:
+    def level(self, op: Op, operand: int) -> int:
+        """The most that an operand can be through what an operation makes of it."""
         result = op.outs[0]
-        if op.name in _WITHOUT_DERIVATIVE or (operand, result) in self.cut:
-            return True
-        return not _is_real(self.avals[result]) and _is_real(self.avals[operand])
+        if op.name == "stop_gradient" or (operand, result) in self.cut:
+            return STOPPED
+        is_choice = not _is_real(self.avals[result]) and _is_real(self.avals[operand])
+        return CHOICE if is_choice or op.name in _WITHOUT_DERIVATIVE else STRONG
 
 
 def _is_real(aval: Any) -> bool:
@@ -74,7 +77,8 @@ def _backwards(block: Block, found: dict[int, Reach], edges: _Edges) -> None:
             continue
         passed = Reach(after.level, _capped(after.matrices | edges.matrices.get(op.outs[0], frozenset())))
         for operand in op.ins:
-            here = Reach(WEAK) if edges.is_weak(op, operand) else passed
+            level = edges.level(op, operand)
+            here = passed if level == STRONG else Reach(min(level, after.level))
             before = found.get(operand, here)
             found[operand] = here if before == here else _merge((before, here))
 

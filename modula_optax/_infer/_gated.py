@@ -1,11 +1,12 @@
 """Gated units whose kernels are entries of one parameter, picked one by one: together they are one layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from modula_optax._infer._graph import Graph
-from modula_optax._infer._shifted import operands, picked_apart
+from modula_optax._infer._shifted import operands, path, picked_apart
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._values import Label, labels_in
 from modula_optax._jaxpr import Kind, Program, named, operations
 
 _ENTRYWISE = named(
@@ -27,13 +28,28 @@ def join_gated(program: Program, trace: Trace) -> None:
     graph = Graph.of(program, trace)
     of_group = {trace.uses[i].op.outs[0]: key for key, members in groups.items() for i in members}
     gated = _gated(program, trace, of_group)
-    for (param, _), members in groups.items():
-        uses = [trace.uses[i] for i in members]
-        along = picked_apart(program, trace, graph, uses)
-        whole = len(along) == 1 and trace.shape(trace.parameters[param])[min(along)] == len(members)
-        if whole and all(use.op.outs[0] in gated for use in uses):
-            for i, use in zip(members, uses, strict=True):
-                trace.uses[i] = _as_outputs(use, min(along))
+    for key, members in groups.items():
+        for together in _by_stack(trace, graph, members):
+            uses = [trace.uses[i] for i in together]
+            # each branch of a model, or turn of an inner training, picks them anew
+            kernels = {graph.numbers.get(at, at): use for use in uses for at in operands(trace, use)[:1]}
+            along = picked_apart(program, trace, graph, list(kernels.values()))
+            whole = len(along) == 1 and trace.shape(trace.parameters[key[0]])[min(along)] == len(kernels)
+            if whole and all(use.op.outs[0] in gated for use in uses):
+                for i, use in zip(together, uses, strict=True):
+                    trace.uses[i] = _as_outputs(use, min(along))
+
+
+def _by_stack(trace: Trace, graph: Graph, members: Sequence[int]) -> Iterable[list[int]]:
+    """The uses of kernels that are picked from the same value: a parameter, or what a step of training made of it."""
+    found: dict[int, list[int]] = {}
+    for i in members:
+        use = trace.uses[i]
+        picked = {Label(use.param, piece.axis) for piece in use.axes if piece.role is Axis.PICKED}
+        way = path(trace, graph, use)
+        stack = next((at for at in way if picked & labels_in(trace.values[at].dims)), trace.parameters[use.param])
+        found.setdefault(graph.numbers.get(stack, stack), []).append(i)
+    return found.values()
 
 
 def _is_picked(use: Use) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from modula_optax._infer._blocks import Pieces
-from modula_optax._infer._values import Dim, Dims, Label, labels_of, size_of
+from modula_optax._infer._values import Dim, Dims, Label, labels_of, params_in, size_of
 
 Part = tuple[Label, int]  # so many entries of a parameter's axis, as it was seen
 
@@ -38,7 +38,11 @@ class Heads:
         self._summed |= makers
         self._kept |= {(label, size) for label, size in _parts(free) if label[0] in makers}
         # of queries and keys the entries of a head are summed, of values they are kept
-        self._widths |= _parts(summed) | {part for part in _parts(free) if part[0][0] not in self._summed}
+        self._widths |= _parts(summed) | _parts(dim for dim in free if not params_in([dim]) & self._summed)
+
+    def told(self, labels: Iterable[Label], size: int) -> None:
+        """So many entries of these axes are heads."""
+        self._batched |= {(label, size) for label in labels}
 
     def attended(self, dims: Iterable[Dim]) -> None:
         """Each entry along these axes has a softmax of its own."""
@@ -64,8 +68,9 @@ class Heads:
         )
 
     def _width(self, part: Part, entries: int) -> int:
-        label, _ = part
-        if not any(label == seen for seen, _ in self._widths):
+        label, size = part
+        seen = {other for other, _ in self._widths if other.param == label.param}
+        if label not in seen and (seen or size == entries):
             # the entries of a head lie along another axis
             return 1
         found = self._within.get(part, {entries})

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from modula_optax._align import align_new
+from modula_optax._infer._absorbed import join_absorbed
 from modula_optax._infer._bare import with_bare_tables
 from modula_optax._infer._choose import (
     HEAD,
@@ -24,6 +25,7 @@ from modula_optax._infer._flow import count_consumers, reach
 from modula_optax._infer._gated import join_gated
 from modula_optax._infer._latents import find_latents, with_latents
 from modula_optax._infer._messages import refuse_all_unused, refuse_tied, refuse_unknown, warn
+from modula_optax._infer._modulated import join_modulated
 from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
 from modula_optax._infer._split import as_splits, split_up
@@ -182,9 +184,11 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
         trace = run(program, consumers, parameters, inputs, latents)
         join_shifted(program, trace)
         join_gated(program, trace)
+        join_modulated(trace)
+        join_absorbed(trace)
         trace.note(trace.pieces.unpacked(), Clue.UNPACKED)
         reached = reach(program, matrices_by_output(trace.uses), trace.statistics)
-        evidence = Evidence(trace.evidence, trace.uses, shapes)
+        evidence = Evidence(trace, shapes)
         known = {i: find_latents(shapes[i], i, met, evidence, trace) for i, met in latents.items()}
         return classify(shapes, trace.uses, evidence, reached, parameters, known), trace
 

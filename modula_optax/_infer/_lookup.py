@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._move import combine, select_axes
-from modula_optax._infer._terms import Axis, UseKind
+from modula_optax._infer._terms import Axis, Clue, UseKind
 from modula_optax._infer._trace import Trace, axes_of, record_content, settle
 from modula_optax._infer._values import (
     ONE,
     Dims,
     Factor,
+    Part,
     Value,
     join,
     join_dim,
+    labels_in,
     labels_of,
     plain,
     resize,
@@ -72,6 +74,7 @@ def look_up(
         return Value(unmarked(dims), data=data, deep=operand.deep or index.deep)
     if index.data and selected:
         found = select_axes(operand, selected, Axis.LOOKED)
+        trace.note(labels_in(dims[: max(index_dims, default=0)]), Clue.LEADING)
         found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
         return found if is_undecided(found) else settle(trace, op, found)
     if index_dims and selected:
@@ -85,8 +88,13 @@ def look_up(
 
 
 def is_undecided(found: Value) -> bool:
-    """A looked up matrix may be that of an expert, a looked up vector is an embedding."""
-    return any(len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1}) > 1 for part in found.parts)
+    """A looked up matrix may be that of an expert, a looked up vector, of each member as well, is an embedding."""
+
+    def is_matrix(part: Part) -> bool:
+        members = {axis for axis, role in part.fixed if role is Axis.BATCH}
+        return len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1} - members) > 1
+
+    return any(map(is_matrix, found.parts))
 
 
 def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:

@@ -58,7 +58,8 @@ class _Layout(NamedTuple):
 
 def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     seen = roles_by_axis(use) if use.part.made is not Made.PRODUCT else _completed(use, evidence)
-    layout = _Layout({axis: _one_role(axis, shape, seen.get(axis, set())) for axis in range(len(shape))}, use.groups)
+    roles = {axis: _one_role(axis, shape, seen.get(axis, set())) for axis in range(len(shape))}
+    layout = _Layout(roles, _groups(shape, use, roles))
     layout = _with_channels(_with_blocks(layout, shape, use), use, evidence)
     layout = _with_heads(_with_gates(layout, use, evidence), use, evidence)
     fan_in, fan_out, taps = map(layout.axes, (Axis.IN, Axis.OUT, Axis.TAP))
@@ -72,11 +73,23 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     if any(piece.role is Axis.IN and piece.position < 0 for piece in use.axes):
         # its inputs were constants, as positions are
         confidence = least(confidence, EVIDENCE)
+    if use.kind is UseKind.LINEAR and any(piece.labels & evidence.unsure for piece in use.axes):
+        confidence = GUESS
     # channels with several outputs each are groups of these, or a batch of kernels without an axis of inputs
     apart = layout.groups > 1 or (not fan_in and layout.axes(Axis.BATCH))
     depthwise = use.kind is UseKind.CONV and apart and all(shape[axis] == 1 for axis in fan_in)
     name = "depthwise" if depthwise else use.kind.value
     return Finding(name, fan_in, fan_out, taps, layout.groups, confidence, use=use)
+
+
+def _groups(shape: tuple[int, ...], use: Use, roles: Mapping[int, Axis]) -> int:
+    """How many groups a whole parameter has, where others have been joined to it, or it was cut."""
+    outputs = [piece for piece in use.axes if roles[piece.axis] is Axis.OUT and piece.position >= 0]
+    seen = math.prod(piece.size for piece in outputs)
+    own = math.prod(shape[axis] for axis in {piece.axis for piece in outputs})
+    if use.groups > 1 and (use.groups * own) % seen:
+        raise UnclearError("it holds a part of a group")
+    return use.groups * own // seen if use.groups > 1 else 1
 
 
 def _one_role(axis: int, shape: tuple[int, ...], roles: set[Axis]) -> Axis:

@@ -105,8 +105,8 @@ def concatenate(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     axis = op.params["dimension"]
     trace.pieces.rejoined([v.dims[axis] for v in ins])
     activations = [v for v in ins if v.is_activation]
-    if len(activations) == len(ins):
-        trace.joined[op.outs[0]] = axis, tuple(v.dims[axis] for v in ins)
+    if len(activations) in (0, len(ins)):
+        trace.joined[op.outs[0]] = axis, ins
     if activations:
         for value in ins:
             if value.is_weight:

@@ -66,12 +66,13 @@ def _run_loop(trace: Trace, loop: Loop) -> None:
     values = trace.values
     for carry in loop.carries:
         values[carry.inside] = values[carry.start]
-    seen = (trace.uses, trace.evidence, trace.meetings)
+    seen = (trace.uses, trace.evidence, trace.meetings, trace.kernels)
     before = [len(some) for some in seen]
     for _ in range(_ROUNDS):
         # what was seen before a carry settled is not to be trusted: a state that starts at zero is no constant
         for some, count in zip(seen, before, strict=True):
             del some[count:]
+        trace.used = {use.param for use in trace.uses}
         _run_block(trace, loop.body)
         joined = {c.inside: _carried(trace, loop, values[c.start], values[c.end]) for c in loop.carries}
         if all(values[position] == value for position, value in joined.items()):

@@ -75,12 +75,13 @@ def _sum(graph: Graph, op: Op) -> int:
 
 def picked_apart(program: Program, trace: Trace, graph: Graph, uses: Sequence[Use]) -> set[int]:
     """The axes of which each use has an entry of its own; what was picked for all of them alike is none."""
-    paths = [list(_path(trace, graph, use)) for use in uses]
-    common = set(paths[0]).intersection(*paths[1:])
-    meeting = next(position for position in paths[0] if position in common)
-    if any(path[0] == meeting for path in paths):
+    ways = [list(path(trace, graph, use)) for use in uses]
+    common = set(ways[0]).intersection(*ways[1:])
+    # where each is made of several parameters, none of their ways lead to a common one
+    meeting = next((position for position in ways[0] if position in common), None)
+    if meeting is None or any(way[0] == meeting for way in ways):
         return set()
-    starts = [_starts(program, graph, path[path.index(meeting) - 1]) for path in paths]
+    starts = [_starts(program, graph, way[way.index(meeting) - 1]) for way in ways]
     if len(set(starts)) < len(starts) or any(None in picked for picked in starts):
         return set()
     varied = (
@@ -103,11 +104,11 @@ def _picked_in_turn(trace: Trace, graph: Graph, use: Use, source: int, total: in
     is_copy = (register is not None and register.end != source) or not graph.varies(source, loop, graph.numbers)
     if not (is_copy and graph.varies(operands(trace, use)[1], loop, {})):
         return set()
-    path = list(_path(trace, graph, use))
-    stack = next((i for i, position in enumerate(path) if graph.loops.get(position) is not loop), None)
+    way = list(path(trace, graph, use))
+    stack = next((i for i, position in enumerate(way) if graph.loops.get(position) is not loop), None)
     if not stack:
         return set()
-    dims, op = trace.values[path[stack]].dims, graph.makers[path[stack - 1]]
+    dims, op = trace.values[way[stack]].dims, graph.makers[way[stack - 1]]
     picked = (
         dims[:1]
         if op.name == "scan_slice"
@@ -136,7 +137,7 @@ def _starts(program: Program, graph: Graph, position: int) -> tuple[int | None, 
     return tuple(None if start is None else int(start) for start in constants)
 
 
-def _path(trace: Trace, graph: Graph, use: Use) -> Iterator[int]:
+def path(trace: Trace, graph: Graph, use: Use) -> Iterator[int]:
     """From the weight of a product back to the parameter, as long as it is one value."""
     position = operands(trace, use)[0]
     yield position

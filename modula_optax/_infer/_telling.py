@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from modula_optax._infer._flow import DEAD, STRONG, WEAK, Reach
+from modula_optax._infer._flow import CHOICE, DEAD, STOPPED, STRONG, Reach
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Use
 from modula_optax._jaxpr import is_backward
@@ -11,7 +11,7 @@ from modula_optax._jaxpr import is_backward
 
 def strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
     """The uses that the role is read off: those that a gradient comes through, if there are any."""
-    for level in (STRONG, WEAK):
+    for level in (STRONG, STOPPED, CHOICE):
         at_level = [use for use in uses if level_of(use, reached) >= level]
         proper = [use for use in at_level if use.kind is not UseKind.STATISTIC]
         if proper:
@@ -21,7 +21,7 @@ def strongest(uses: Sequence[Use], reached: Mapping[int, Reach]) -> list[Use]:
 
 def level_of(use: Use, reached: Mapping[int, Reach]) -> int:
     level = reached.get(use.op.outs[0], Reach()).level
-    return min(level, WEAK) if use.weak else level
+    return min(level, STOPPED) if use.weak else level
 
 
 def forward(uses: Sequence[Use], alive: list[Use]) -> list[Use]:

@@ -67,6 +67,7 @@ class Clue(enum.Enum):
     UNPACKED = enum.auto()  # each entry was taken by itself, as queries, keys and values are
     MERGED = enum.auto()  # with another axis of the same parameter
     BIASED = enum.auto()  # a vector was added along it
+    LEADING = enum.auto()  # stood before the rows that were looked up
     GATED = enum.auto()  # another layer gives one number for all its entries
     ATTENDING = enum.auto()  # each entry along it has a softmax
     COMPETING = enum.auto()  # its entries share a softmax

@@ -18,7 +18,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
-from modula_optax._jaxpr import Op, Program, producers_of, untold
+from modula_optax._jaxpr import Op, Program, carries_of, producers_of, untold
 
 
 class AxisUse(NamedTuple):
@@ -60,6 +60,18 @@ class Use(NamedTuple):
     summed: bool = False  # some parameter is a whole term of the weight: it alone, or one of a sum
     reason: str = ""
 
+    def scaled(self) -> set[int]:
+        """The axes of a parameter, multiplied into data, that these have, too."""
+        return self._of_product(Axis.ALIGNED)
+
+    def lacking(self) -> set[int]:
+        """The axes of a parameter, multiplied into data, that these do not have."""
+        return self._of_product(Axis.EXPANDED)
+
+    def _of_product(self, role: Axis) -> set[int]:
+        is_product = self.kind is UseKind.MUL and self.part.made is Made.WHOLE
+        return {piece.axis for piece in self.axes if is_product and piece.role is role and piece.size > 1}
+
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
 
@@ -73,13 +85,18 @@ class Trace:
         self.parameters = parameters
         self.values: dict[int, Value] = {}
         self.makers = producers_of(program.block)
+        self.carries = carries_of(program.block)
         self.is_backward = False
         self.uses: list[Use] = []
+        # the parameters of these
+        self.used: set[int] = set()
         # what happened to axes of activations that a parameter made
         self.evidence: list[tuple[Labels, Clue]] = []
         self.meetings: list[Meeting] = []
-        # activations that were put one after the other: the axis, and that of each of them
-        self.joined: dict[int, tuple[int, tuple[Dim, ...]]] = {}
+        # activations that are matrices, as uses of the parameters that they were made of
+        self.kernels: list[Use] = []
+        # activations, or weights, that were put one after the other: the axis, and each of them
+        self.joined: dict[int, tuple[int, tuple[Value, ...]]] = {}
         # products of an activation and a weight, which are linear layers if a sum follows
         self.products: dict[int, range] = {}
         # exponentials of activations, which are a softmax if their sum follows
@@ -111,6 +128,11 @@ class Trace:
             return
         self.evidence.append((frozenset(labels), clue))
 
+    def meet(self, meeting: Meeting) -> None:
+        """Notes a meeting, but for those on the way back of a gradient."""
+        if not self.is_backward:
+            self.meetings.append(meeting)
+
     def refuse(self, op: Op, ins: Iterable[Value]) -> None:
         """Records that parameters are operands of an operation that says nothing about them."""
         for value in ins:
@@ -131,7 +153,24 @@ class Trace:
         kind, reason = _use_of(part, kind, reason)
         fixed = (AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
+        self.used.add(part.param)
         self.uses.append(Use(part.param, kind, (*fixed, *axes), op, part, partners=partners, reason=reason, **details))
+
+    def use_as_kernel(
+        self, op: Op, kernel: Value, param: int, kind: UseKind, roles: Mapping[int, Axis], **details: Any
+    ) -> None:
+        """Notes what a matrix that was made of a parameter and of data does to other data, on the way forward."""
+        if self.is_backward:
+            return
+        part = Part(param)
+        axes = (AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part))
+        self.kernels.append(Use(param, kind, tuple(axes), op, part, **details))
+
+    def kernels_by_param(self) -> dict[int, list[Use]]:
+        found: dict[int, list[Use]] = {}
+        for kernel in self.kernels:
+            found.setdefault(kernel.param, []).append(kernel)
+        return found
 
 
 def operand_of(op: Op) -> str:

@@ -62,7 +62,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     runs = {axis: runs_along(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
     labels = frozenset().union(*(piece.labels for piece in use.axes))
     makers = (label for label in labels if label.param in findings and label.param != use.param)
-    sureness = GUESS if any(is_guessed(findings[label.param], label, evidence) for label in makers) else CERTAIN
+    sureness = GUESS if any(is_guessed(findings[label.param], label, use, evidence) for label in makers) else CERTAIN
 
     def axes(*along: Along) -> tuple[int, ...]:
         return tuple(axis for axis in runs if runs[axis] in along)
@@ -70,7 +70,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     if use.kind is UseKind.MUL:
         if _is_used_as_matrix(use, evidence):
             raise UnclearError("what it is multiplied with is used as a matrix")
-        if _may_be_table(use, roles, evidence):
+        if evidence.may_be_table(use):
             raise UnclearError("it is a gain of each member of an ensemble, or learned vectors that data scale")
         # where each entry has a matrix of its own, all that are not layers of a stack are entries of one gain
         batch = axes(Along.BATCH)
@@ -102,32 +102,16 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     return Finding("bias", (), single or tuple(runs), use=use)
 
 
-def _may_be_table(use: Use, roles: Mapping[int, set[Axis]], evidence: Evidence) -> bool:
-    """Whether data scale vectors that the next matrix takes, and nothing tells what these are: tokens or members."""
-    own = [Label(use.param, piece.axis) for piece in use.axes if piece.role in (Axis.ALIGNED, Axis.EXPANDED)]
-    counting = [label for label in own if Axis.EXPANDED in roles[label.axis]]
-    return any(evidence.has(label, Clue.CONTRACTED) for label in own) and not all(
-        evidence.has(label, Clue.CONTRACTED, Clue.BATCHED, Clue.MATCHED, Clue.SCALED) for label in counting
-    )
-
-
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
     """Whether the product has rows and columns.
 
-    Of a matrix whose rows a layer scales, as styles those of a kernel, the scaled axis is contracted. If the other one
-    is, as in a recurrence with a rate for each entry of its state, there is a vector for each feature.
+    Where data scale a matrix along one axis, and the other one is contracted, as in a recurrence with a rate for each
+    entry of its state, there is a vector for each feature.
     """
-    roles = roles_by_axis(use)
-    rows, columns = (
-        [axis for axis in roles if evidence.has(Label(use.param, axis), clue)]
-        for clue in (Clue.MATRIX_ROW, Clue.MATRIX_COLUMN)
-    )
-    aligned = [piece for piece in use.axes if piece.role is Axis.ALIGNED]
-    scaled = {piece.axis for piece in aligned if any(label.param != use.param for label in piece.labels)}
-    lacking = {axis for axis in roles if Axis.EXPANDED in roles[axis]}
-    if scaled and lacking:
-        return any(axis in scaled for axis in rows) and any(axis in lacking for axis in columns)
-    return bool(rows or columns)
+    pieces = (piece for kernel in evidence.kernels.get(use.param, ()) for piece in kernel.axes)
+    columns = [piece.axis for piece in pieces if piece.role is Axis.OUT]
+    lacking = use.lacking() if use.scaled() else set()
+    return any(axis in lacking for axis in columns) if lacking else bool(columns)
 
 
 def _apart(

@@ -19,6 +19,7 @@ from modula_optax._jaxpr._program import Block as Block
 from modula_optax._jaxpr._program import Loop as Loop
 from modula_optax._jaxpr._program import Op as Op
 from modula_optax._jaxpr._program import Program as Program
+from modula_optax._jaxpr._program import carries_of as carries_of
 from modula_optax._jaxpr._program import flatten as flatten
 from modula_optax._jaxpr._program import operations as operations
 from modula_optax._jaxpr._program import producers_of as producers_of

@@ -66,6 +66,14 @@ def producers_of(block: Block) -> dict[int, Op]:
     return {out: op for op in operations(block) for out in op.outs}
 
 
+def carries_of(block: Block) -> dict[int, Carry]:
+    """What each value inside of a loop that it passes on starts from, and what an iteration leaves of it."""
+    found: dict[int, Carry] = {}
+    for loop in (op for op in block if isinstance(op, Loop)):
+        found |= {carry.inside: carry for carry in loop.carries} | carries_of(loop.body)
+    return found
+
+
 class Program(NamedTuple):
     """The flat form of a jaxpr.
 

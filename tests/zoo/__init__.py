@@ -13,9 +13,11 @@ from tests.zoo import plain_copies as plain_copies
 from tests.zoo import plain_derivatives as plain_derivatives
 from tests.zoo import plain_further as plain_further
 from tests.zoo import plain_members as plain_members
+from tests.zoo import plain_modulated as plain_modulated
 from tests.zoo import plain_nets as plain_nets
 from tests.zoo import plain_papers as plain_papers
 from tests.zoo import plain_products as plain_products
 from tests.zoo import plain_published as plain_published
+from tests.zoo import plain_recent as plain_recent
 from tests.zoo import plain_varied as plain_varied
 from tests.zoo._model import ZOO as ZOO

@@ -79,3 +79,15 @@ def queries_times_style():
         return jax.nn.relu((p["q"] * (1 + z @ p["e"] + p["b"])[:, None]) @ p["o"]).mean(1)
 
     return apply, shapes(q=(7, 8), e=(6, 8), b=8, o=(8, 5)), (array(2, 6),)
+
+
+@zoo_model(truth={"w": "linear 1 > 2", "g": "gain > 1"})
+def layers_of_a_stack_each_divided_by_its_length():
+    """Kernels that are picked one by one and made of two parameters: no way back leads to a common value."""
+
+    def apply(p, x):
+        for w, g in zip(p["w"], p["g"], strict=True):
+            x = jnp.tanh(x @ (w * (g / jnp.linalg.norm(w, axis=0))))
+        return x
+
+    return apply, shapes(w=(3, 8, 8), g=(3, 8)), (array(2, 7, 8),)

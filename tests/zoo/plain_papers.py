@@ -151,7 +151,7 @@ def knowledge_graph():
     return apply, shapes(e=(9, 6), r=(3, 6), b=9, mu=()), (tokens(5), tokens(5), tokens(5))
 
 
-@zoo_model(truth={"k|const": "unknown"} | LINEAR)
+@zoo_model(truth={"const": "unknown", "k": "conv 2 > 3 @ 0 1"} | LINEAR)
 def modulated_convolution():
     def apply(p, z):
         k = p["k"] * (z @ p["style"])[:, None, None, :, None]

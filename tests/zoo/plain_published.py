@@ -414,9 +414,9 @@ def gain_of_generated_kernels():
     return apply, shapes(make=(4, 48), gain=8, o=(8, 5)), (array(2, 7, 6), array(2, 4))
 
 
-@zoo_model(truth={"w": "unknown", "gain": "gain > 0"} | LINEAR)
+@zoo_model(truth={"gain": "gain > 0"} | LINEAR)
 def kernel_scaled_by_styles():
-    """A kernel of its own for each sample: a matrix that meets data twice, as the one thing and as the other."""
+    """A kernel of its own for each sample, of which the styles scale the inputs."""
 
     def apply(p, x, style):
         kernels = p["w"] * (1 + style @ p["style"])[:, :, None] * p["gain"]

@@ -1,0 +1,177 @@
+"""Laws of inference over the zoo: what a model is part of changes nothing, or is asked for; never silently."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from modula_optax._paths import flatten_with_paths
+from tests.test_zoo import MODELS, infer, inferred
+from tests.zoo import ZOO
+from tests.zoo._model import array
+
+# those that each law was broken by once, and some of other kinds
+CHOSEN = (
+    *(
+        "equinox.unet",
+        "linen.mobilenet",
+        "linen.rarer_layers",
+        "linen.vit",
+        "nnx.gpt_tied",
+        "plain.mamba",
+        "plain.vq_vae",
+    ),
+    *("plain.weight_norm", "plain_copies.taps_in_turn", "plain_further.tokens_of_numbers"),
+    *(
+        "plain_members.ensemble_of_critics",
+        "plain_members.gated_unit_of_picked_kernels",
+        "plain_nets.graph_isomorphism",
+    ),
+    *("plain_papers.dora", "plain_published.ensemble_with_data_of_their_own", "plain_varied.batch_ensemble"),
+)
+
+
+def is_real(x) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def sized(tree, change):
+    """The same tree with other shapes of its real leaves."""
+    return jax.tree.map(lambda x: array(*change(x.shape), dtype=x.dtype) if is_real(x) else x, tree)
+
+
+def loss(outputs):
+    return sum(jnp.sum(jnp.abs(x) ** 2).astype(jnp.float32) for x in jax.tree.leaves(outputs) if is_real(x))
+
+
+def branches(model):
+    def apply(params, chosen, *inputs):
+        return lax.switch(chosen, [model.apply] * 3, params, *inputs)
+
+    return apply, model.params, (array(dtype=jnp.int32), *model.inputs), ""
+
+
+def trained_inside(model):
+    """Twice a step down the gradient, from what the parameters are."""
+
+    def apply(params, *inputs):
+        def step(params, _):
+            gradients = jax.grad(lambda params: loss(model.apply(params, *inputs)))(params)
+            return jax.tree.map(lambda w, g: w - 0.1 * g, params, gradients), None
+
+        return model.apply(lax.scan(step, params, None, length=2)[0], *inputs)
+
+    return apply, model.params, model.inputs, ""
+
+
+def one_vector(model):
+    def apply(params, *inputs):
+        vector, cut = ravel_pytree(params)
+        return model.apply(cut(vector), *inputs)
+
+    return apply, model.params, model.inputs, ""
+
+
+def one_of_a_stack(model):
+    """Two copies, each picked out of a stack; axes are counted from the last here."""
+
+    def apply(params, *inputs):
+        return [model.apply(jax.tree.map(lambda x: x[i], params), *inputs) for i in range(2)]  # noqa: B023
+
+    return apply, jax.tree.map(lambda x: array(2, *x.shape, dtype=x.dtype), model.params), model.inputs, ""
+
+
+def halves(model):
+    """Each parameter in two, cut along its last axis."""
+
+    def cut(upper):
+        return sized(
+            model.params, lambda shape: (*shape[:-1], (shape[-1] + upper) // 2) if shape[-1:] > (1,) else shape
+        )
+
+    def apply(params, *inputs):
+        def joined(whole, a, b):
+            return a if a.shape == whole.shape else jnp.concatenate([a, b], -1)
+
+        return model.apply(jax.tree.map(joined, model.params, params["a"], params["b"]), *inputs)
+
+    return apply, {"a": cut(0), "b": cut(1)}, model.inputs, "a/"
+
+
+def cut_out_of_larger_ones(model):
+    def apply(params, *inputs):
+        cut = jax.tree.map(lambda x, larger: larger[tuple(map(slice, x.shape))], model.params, params)
+        return model.apply(cut, *inputs)
+
+    def larger(shape):
+        return (*shape[:-1], shape[-1] + 2) if shape[-1:] > (1,) else shape
+
+    return apply, sized(model.params, larger), model.inputs, ""
+
+
+def with_adapters(model):
+    """A product of two factors is added to whatever has two axes."""
+    adapted = {path for path, x in flatten_with_paths(model.params)[0] if is_real(x) and len(x.shape) > 1}
+
+    def factors(side):
+        flat, treedef = flatten_with_paths(model.params)
+        shapes = [((*x.shape[:-1], 2), (*x.shape[:-2], 2, x.shape[-1]))[side] if p in adapted else () for p, x in flat]
+        return treedef.unflatten([array(*shape) for shape in shapes])
+
+    def apply(params, *inputs):
+        def adapt(w, a, b):
+            return w + (a @ b).astype(w.dtype) if a.ndim > 1 else w
+
+        return model.apply(jax.tree.map(adapt, params["w"], params["a"], params["b"]), *inputs)
+
+    return apply, {"w": model.params, "a": factors(0), "b": factors(1)}, model.inputs, "w/"
+
+
+def beside_its_derivative(model):
+    """And how it changes along a constant direction, where its inputs are numbers."""
+
+    def apply(params, *inputs):
+        if not all(map(is_real, inputs)):
+            return model.apply(params, *inputs)
+        along = tuple(map(jnp.ones_like, inputs))
+        return jax.jvp(functools.partial(model.apply, params), inputs, along)
+
+    return apply, model.params, model.inputs, ""
+
+
+LAWS = (
+    *(branches, trained_inside, one_vector, one_of_a_stack, halves, cut_out_of_larger_ones, with_adapters),
+    beside_its_derivative,
+)
+# no gradient comes back through its loop
+WITHOUT_GRADIENT = {(trained_inside, "plain.cond_and_while")}
+
+
+def told(spec, *shapes):
+    """The role, and those axes, from the last, that have more than one entry in all shapes; one row is a bias."""
+    axes = [] if spec.axes is None else [spec.axes.fan_in, spec.axes.fan_out, spec.axes.taps]
+    proper = {-i for i in range(1, 1 + min(map(len, shapes))) if all(shape[-i] > 1 for shape in shapes)}
+    found = [{i - len(shapes[0]) for i in some} & proper for some in axes]
+    return "bias" if spec.role == "positional" and not found[0] else spec.role, found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_what_a_model_is_part_of_changes_no_role_silently(law, long):
+    wrong = []
+    for name in (name for name in (MODELS if long else CHOSEN) if (law, name) not in WITHOUT_GRADIENT):
+        model = ZOO[name]()
+        apply, params, inputs, prefix = law(model)
+        found = infer(model, apply, params, inputs)
+        before, after = ({path: x.shape for path, x in flatten_with_paths(tree)[0]} for tree in (model.params, params))
+        for path, spec in inferred(name).items():
+            its = found[prefix + path]
+            is_asked = {"unknown", "unused"} & {spec.role, its.role} or "guess" in (spec.confidence, its.confidence)
+            shapes = before[path], after[prefix + path]
+            expected, got = told(spec, *shapes), told(its, *reversed(shapes))
+            if not is_asked and got != expected:
+                wrong.append((name, path, expected, got))
+    assert not wrong
