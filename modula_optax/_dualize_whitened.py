@@ -23,7 +23,7 @@ def dualize_whitened(
     b2: jax.typing.ArrayLike = 0.9,
     every: int = 10,
     max_size: int = 2048,
-    eps: jax.typing.ArrayLike = 1e-3,
+    damping: jax.typing.ArrayLike = 0.3,
     accumulator_dtype: DTypeLike | None = None,
     mesh_axes: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -50,7 +50,8 @@ def dualize_whitened(
       b2: decay :math:`\beta_2` of what is learned of the gradients.
       every: steps k from one pair of bases to the next; it may be traced.
       max_size: the largest side that has a metric.
-      eps: added to eigenvalues, relative to their mean; for constrained matrices as in `scale_by_whitened_momentum`.
+      damping: added to eigenvalues, relative to their mean. With little of it, a direction in which gradients appear
+        after its eigenvalue was taken has most of the step.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters. All else is kept in float32, or in
         float64 for parameters in float64.
       mesh_axes: axes of the mesh in force to share out the matrices over; see `scale_by_whitened_momentum`.
@@ -60,14 +61,14 @@ def dualize_whitened(
 
     Raises:
       ValueError: specs do not fit the parameters; `every` or `max_size` is not an integer of at least 1, a decay is
-        not in [0, 1), or `eps` is negative.
+        not in [0, 1), or `damping` is negative.
 
     Example:
       >>> tx = dualize_whitened(NormSpec(Spectral()), every=1, nesterov=False)
       >>> grads = {"w": jnp.diag(jnp.array([16.0, 1.0]))}
       >>> tx.update(grads, tx.init(grads))[0]["w"].round(2)
-      Array([[0.09, 0.  ],
-             [0.  , 1.41]], dtype=float32)
+      Array([[0.49, 0.  ],
+             [0.  , 1.33]], dtype=float32)
 
     References:
       Gupta et al., Shampoo, arXiv:1802.09568; Zhang et al., Mousse, arXiv:2603.09697; Vyas et al., SOAP,
@@ -82,7 +83,7 @@ def dualize_whitened(
         b2=b2,
         every=every,
         max_size=max_size,
-        eps=eps,
+        damping=damping,
         accumulator_dtype=accumulator_dtype,
         mesh_axes=mesh_axes,
     )

@@ -51,7 +51,9 @@ class Step(NamedTuple):
 
     turn: Number
     b2: Number
+    # of roots of squares, and of eigenvalues
     eps: Number
+    damping: Number
     averaging: Averaging
 
 
@@ -160,23 +162,24 @@ def whitened(g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metr
 def steepest(norm: Norm, g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metric]:
     """The steepest direction for the average where W has the norm of L^¼ W R^¼, as long as one without a metric."""
     _, rotated, _, metric = learned(g, before, numbers)
-    eps = jnp.asarray(numbers.eps, g.dtype)
+    damping = jnp.asarray(numbers.damping, g.dtype)
     # of one tap
-    direction = norm.dualize(_shrunk(metric, rotated, eps)[:, None])[:, 0]
-    return _as_long_as(direction, _rotated_back(metric, _shrunk(metric, direction, eps))), metric
+    direction = norm.dualize(_shrunk(metric, rotated, damping)[:, None])[:, 0]
+    return _as_long_as(direction, _rotated_back(metric, _shrunk(metric, direction, damping))), metric
 
 
-def _shrunk(metric: Metric, x: Matrices, eps: Array) -> Matrices:
+def _shrunk(metric: Metric, x: Matrices, damping: Array) -> Matrices:
     """L^-¼ X R^-¼ in the bases of both, each moment in units of its mean: a side without a basis is left alone."""
     if metric.left is not None:
-        x = _roots(metric.left, eps)[:, :, None] * x
-    return x if metric.right is None else x * _roots(metric.right, eps)[:, None, :]
+        x = _roots(metric.left, damping)[:, :, None] * x
+    return x if metric.right is None else x * _roots(metric.right, damping)[:, None, :]
 
 
-def _roots(side: Side, eps: Array) -> Float[Array, "n k"]:
+def _roots(side: Side, damping: Array) -> Float[Array, "n k"]:
     """The moment along each vector of the basis, to the power of -¼; all alike before there is one."""
-    values = jnp.maximum(side.values, 0.0)
-    return (values / one_where_zero(jnp.mean(values, axis=-1, keepdims=True)) + eps[:, None]) ** -0.25
+    values = side.values / one_where_zero(jnp.mean(side.values, axis=-1, keepdims=True)) + damping[:, None]
+    # what is below is rounding
+    return jnp.maximum(values, float(jnp.finfo(values.dtype).eps)) ** -0.25
 
 
 def _rotated_back(metric: Metric, x: Matrices) -> Matrices:

@@ -131,6 +131,7 @@ def visiting(
     every: int,
     max_size: int,
     eps: jax.typing.ArrayLike = 1e-5,
+    damping: jax.typing.ArrayLike = 0.0,
     accumulator_dtype: DTypeLike | None,
     mesh_axes: Sequence[str] | None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -138,7 +139,7 @@ def visiting(
     every = every if is_traced(every) else as_count("every", every)
     max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
     check_numbers(name, DECAY, b1=b1, b2=b2)
-    check_numbers(name, AT_LEAST_0, eps=eps)
+    check_numbers(name, AT_LEAST_0, eps=eps, damping=damping)
     check_mesh_axes(mesh_axes)
     match = matching(specs, f"mo.{name}(specs)")
     momentum: Any = scale_by_momentum(b1, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
@@ -189,7 +190,7 @@ def visiting(
 
         count = jnp.asarray(after.count)
         turn = turn_of(count, jnp.asarray(every).astype(jnp.int32))
-        numbers = jax.tree.map(jnp.asarray, Step(turn, b2, eps, averaging(b1, nesterov, count)))
+        numbers = jax.tree.map(jnp.asarray, Step(turn, b2, eps, damping, averaging(b1, nesterov, count)))
         like = shardings_of((gradients, state.metrics))
         pieces, metrics = automatic(visit, gradients, state.metrics, numbers, shardings=like)
         return leaves.rebuilt(leaves.by_path(others) | pieces), WhitenedState(after, metrics)

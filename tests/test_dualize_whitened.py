@@ -16,7 +16,7 @@ from tests.test_whiten import averages_by_the_formula, gradients, updates_of
 EXACT = mo.NormSpec(mo.Spectral("classical", steps=60))
 
 
-def metric_by_the_formula(grads, b2, every, sides, eps):
+def metric_by_the_formula(grads, b2, every, sides, damping):
     """Of every step, the roots of both moments as matrices: eigenvectors and values of LAPACK, as old as they are."""
     moments = [np.zeros((k, k)) for k in grads[0].shape]
     bases, roots = ([np.eye(k) for k in grads[0].shape] for _ in range(2))
@@ -28,7 +28,7 @@ def metric_by_the_formula(grads, b2, every, sides, eps):
             first = t == every
             bases[i] = np.linalg.eigh(moments[i])[1][:, ::-1] if first else np.linalg.qr(moments[i] @ bases[i])[0]
             values = np.diag(bases[i].T @ moments[i] @ bases[i])
-            roots[i] = (bases[i] * (values / values.mean() + eps) ** 0.25) @ bases[i].T
+            roots[i] = (bases[i] * (values / values.mean() + damping) ** 0.25) @ bases[i].T
         yield roots[0].copy(), roots[1].copy()
 
 
@@ -37,10 +37,10 @@ def polar_factor(x):
     return u @ vt
 
 
-def steepest_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, sides=(True, True), eps=1e-3):
+def steepest_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, sides=(True, True), damping=0.3):
     rows, columns = grads[0].shape
     averages = averages_by_the_formula(grads, b1, nesterov)
-    for m, (left, right) in zip(averages, metric_by_the_formula(grads, b2, every, sides, eps), strict=True):
+    for m, (left, right) in zip(averages, metric_by_the_formula(grads, b2, every, sides, damping), strict=True):
         left, right = np.linalg.inv(left), np.linalg.inv(right)
         direction = np.sqrt(columns / rows) * polar_factor(left @ m @ right)
         u = left @ direction @ right
@@ -51,7 +51,7 @@ def steepest_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, side
     ("shape", "arguments"),
     [
         ((6, 10), {}),
-        ((10, 6), {"every": 7, "b2": 0.97, "eps": 0.1}),
+        ((10, 6), {"every": 7, "b2": 0.97, "damping": 0.01}),
         ((5, 5), {"every": 2, "nesterov": False, "b1": 0.5}),
         ((4, 9), {"max_size": 8, "every": 3}),
         ((9, 10), {"max_size": 8, "every": 3}),
@@ -74,7 +74,7 @@ def test_no_direction_of_its_norm_is_steeper():
         grads = gradients((6, 10), 25)
         directions = updates_of(mo.dualize_whitened(EXACT, every=4), grads)
     averages = averages_by_the_formula(grads, 0.9, True)
-    metrics = metric_by_the_formula(grads, 0.9, 4, (True, True), 1e-3)
+    metrics = metric_by_the_formula(grads, 0.9, 4, (True, True), 0.3)
     for u, m, (left, right) in zip(directions, averages, metrics, strict=True):
         norm = np.linalg.norm(left @ u @ right, 2)
         dual_norm = np.linalg.norm(np.linalg.inv(left) @ m @ np.linalg.inv(right), "nuc")
@@ -159,7 +159,7 @@ def test_other_norms_and_constraints_have_their_own_dual_map():
 
     free = {name: mo.NormSpec(mo.Spectral()) if name == "held" else spec for name, spec in specs.items()}
     ours = last(mo.dualize_whitened(specs, every=3))
-    chained = last(optax.chain(mo.scale_by_whitened_momentum(free, every=3, eps=1e-3), mo.dualize(specs)))
+    chained = last(optax.chain(mo.scale_by_whitened_momentum(free, every=3), mo.dualize(specs)))
     for name in ("held", "cap", "table", "bias"):
         np.testing.assert_allclose(ours[name], chained[name], atol=2e-4, err_msg=name)
     assert abs(ours["taps"] - chained["taps"]).max() > 0.01
