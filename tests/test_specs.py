@@ -113,7 +113,9 @@ def test_a_rule_that_makes_no_spec_is_refused_by_its_pattern(arguments, message)
 def test_counts_and_numbers_are_taken_of_numpy_and_kept_as_those_of_python():
     sizes = np.array([2, 3])
     assert mo.Blocks(mo.Spectral(), tuple(sizes)) == mo.Blocks(mo.Spectral(), (2, 3))
-    spec = mo.NormSpec(mo.Spectral(), mass=np.float32(2), blocks=tuple(sizes), layers=np.int64(3))
+    spec = mo.NormSpec(
+        mo.Spectral(), mass=untyped(np.float32(2)), blocks=untyped(tuple(sizes)), layers=untyped(np.int64(3))
+    )
     assert repr(spec) == repr(mo.NormSpec(mo.Spectral(), mass=2.0, blocks=(2, 3), layers=3))
     assert repr(mo.Rule("w", mo.RMS(), mass=jnp.float32(2))) == repr(mo.Rule("w", mo.RMS(), mass=2.0))
 
