@@ -8,6 +8,7 @@ batch, the update does not. AdamW has no matrix products: its step is the floor 
 `overhead.json` and `overhead.png` to `benchmarks/results/`.
 """
 
+import argparse
 import json
 import sys
 from functools import partial
@@ -91,4 +92,5 @@ def draw(overheads: dict[str, dict[str, float]], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -7,6 +7,7 @@ multiplied out, and the compiler's temporary memory. Writes `sharded_work.json` 
 `benchmarks/results/`.
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -84,4 +85,5 @@ def draw(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

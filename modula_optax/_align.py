@@ -107,6 +107,8 @@ def _refuse_other_paths(leaves: dict[str, Any], owners: Owners) -> None:
 
 def _advice(missing: list[str], extra: list[str]) -> str:
     """What to do about paths that differ: one tree is a part of the other, or something was renamed."""
+    if missing == [""]:
+        return "This is one array, as optax.flatten makes: leave that out, since in one vector no matrix has its norm."
     if top := _top(extra, missing):
         return f"The specs are those of what stands under {top!r}: pass that part of the parameters alone."
     if top := _top(missing, extra):

@@ -11,7 +11,7 @@ import optax
 
 from modula_optax._checks import as_float, is_number
 from modula_optax._norms import Norm
-from modula_optax._paths import describe, is_array
+from modula_optax._paths import is_array, kind_of
 from modula_optax._specs import NormSpec
 
 
@@ -53,8 +53,7 @@ def _is_schedule(name: str, value: Any) -> bool:
     except Exception:  # one that asks for the number of the step in Python tells nothing before
         return True
     if not is_array(given) or given.shape or not jnp.issubdtype(given.dtype, jnp.number):
-        got = describe("", given).split()[-1]
-        raise ValueError(f"{name} must be one number for every step; its schedule gives {got}.")
+        raise ValueError(f"{name} must be one number for every step; its schedule gives {kind_of(given)}.")
     return True
 
 

@@ -13,15 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def as_count(name: str, value: Any) -> int:
-    """A whole number of at least 1, of Python, NumPy or JAX; what is none is refused by the name of the argument."""
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1, of Python, NumPy or JAX."""
     try:
-        count = None if isinstance(value, bool) else operator.index(value)
+        return not isinstance(value, bool) and operator.index(value) >= 1
     except TypeError:
-        count = None
-    if count is None or count < 1:
+        return False
+
+
+def as_count(name: str, value: Any) -> int:
+    """A whole number of at least 1; what is none is refused by the name of the argument."""
+    if not is_count(value):
         raise ValueError(f"{name} must be an integer of at least 1; {_got(value)}.")
-    return count
+    return operator.index(value)
 
 
 def as_positive(name: str, value: Any) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from modula_optax._parameters import flatten_parameters, mistake
-from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, kind_of, listing, path_string
 
 
 def guarded(init: Callable[..., Any], update: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
@@ -71,7 +71,7 @@ def like_updates(params: Any, updates: Any) -> Any:
     found = dict(flatten_with_paths(params)[0])
     flat, treedef = flatten_with_paths(updates)
     lines = [
-        f"{describe(path, x)}: {describe('', found[path]).split()[-1] if path in found else 'nothing'} under this path"
+        f"{describe(path, x)}: {kind_of(found[path]) if path in found else 'nothing'} under this path"
         for path, x in flat
         if not is_absent(x) and not (path in found and _shape(found[path]) == _shape(x))
     ]

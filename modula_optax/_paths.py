@@ -145,8 +145,12 @@ def pattern_of(path: str) -> str:
 
 def describe(path: str, leaf: Any) -> str:
     """One line of an error or a table: `decoder/kernel  float32[512, 64]`."""
-    kind = f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" if is_array(leaf) else type(leaf).__name__
-    return f"{path or '(root)'}  {kind}"
+    return f"{path or '(root)'}  {kind_of(leaf)}"
+
+
+def kind_of(leaf: Any) -> str:
+    """The dtype and the shape of an array, the class of anything else."""
+    return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" if is_array(leaf) else type(leaf).__name__
 
 
 def listing(one: str, many: str, lines: Sequence[str], advice: str = "", count: int | None = None) -> str:

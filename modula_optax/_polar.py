@@ -25,7 +25,7 @@ from modula_optax._linalg import (
     working_dtype,
 )
 from modula_optax._mesh import automatic, shardings_of
-from modula_optax._paths import describe
+from modula_optax._paths import kind_of
 from modula_optax._rational import rational_multiplier
 from modula_optax._stacks import apply_alike
 
@@ -102,8 +102,7 @@ def polar(
     """
     factors, x = polar_of_stack(coefficients, steps, scaling, products), jnp.asarray(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        got = describe("", x).removeprefix("(root)  ")
-        raise ValueError(f"x must be an array of real matrices, such as float32[..., rows, columns]; got {got}.")
+        raise ValueError(f"x must be an array of real matrices, such as float32[..., rows, columns]; got {kind_of(x)}.")
     return automatic(partial(_in_turns, factors), x, shardings=shardings_of(x)) if x.size else x
 
 

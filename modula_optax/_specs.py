@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import operator
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from modula_optax._axes import Axes
-from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, set_fields
+from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, is_count, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._deprecation import warn_deprecated
 from modula_optax._norms import Norm, Unnormed
@@ -100,12 +101,12 @@ class NormSpec:
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, or None; got {value!r}.")
-        if not isinstance(self.blocks, tuple) or not all(map(_is_count, self.blocks)):
+        if not isinstance(self.blocks, tuple) or not all(map(is_count, self.blocks)):
             raise ValueError(f"blocks must be a tuple of sizes, such as (6, 6, 6); got {self.blocks!r}.")
         if not isinstance(self.why, str | None):
             raise ValueError(f"why must be a text, or None; got {self.why!r}.")
         set_fields(self, mass=as_mass("mass", self.mass), sensitivity=as_positive("sensitivity", self.sensitivity))
-        set_fields(self, layers=as_count("layers", self.layers))
+        set_fields(self, layers=as_count("layers", self.layers), blocks=tuple(map(operator.index, self.blocks)))
 
     __repr__ = brief_repr
 
@@ -148,10 +149,6 @@ def _refuse_unfinished(value: Any, protocol: type, methods: tuple[str, ...]) -> 
             f"{value!r} is not hashable ({error}), so that parameters of one {protocol.__name__.lower()} cannot be "
             f"told. Write @dataclasses.dataclass(frozen=True) over class {name}, and tuples for lists and arrays."
         ) from None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def tare(specs: Any, select: str | Callable[[str, NormSpec], bool], absolute: float) -> Any:

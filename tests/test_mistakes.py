@@ -164,6 +164,11 @@ MISFITS = {
         {"linear": PARAMS["dense"]},
         r"no spec:\n  linear/bias  float32\[2\](.|\n)*no parameter:\n  dense/bias(.|\n)*renamed since,\nmake them anew",
     ),
+    "of what was flattened": (
+        SPECS,
+        jnp.ones(10),
+        r"no spec:\n  \(root\)  float32\[10\](.|\n)*optax.flatten makes: leave",
+    ),
     "arrays": (PARAMS, PARAMS, r"dense/kernel  float32\[4, 2\]: its spec is an array; specs are made by infer_specs"),
     "a transformation": (optax.sgd(0.1), PARAMS, r"specs must be a spec tree, .*; got a transformation: write"),
 }

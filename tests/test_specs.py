@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import modula_optax as mo
@@ -107,6 +108,16 @@ def test_what_cannot_be_a_spec_is_refused(arguments, message):
 def test_a_rule_that_makes_no_spec_is_refused_by_its_pattern(arguments, message):
     with pytest.raises(ValueError, match=r"Rule\('.*', \.\.\.\): " + message):
         mo.Rule(r".*", **{"norm": mo.Spectral(), **arguments})
+
+
+def test_counts_and_numbers_are_taken_of_numpy_and_kept_as_those_of_python():
+    sizes = np.array([2, 3])
+    assert mo.Blocks(mo.Spectral(), tuple(sizes)) == mo.Blocks(mo.Spectral(), (2, 3))
+    spec = mo.NormSpec(
+        mo.Spectral(), mass=untyped(np.float32(2)), blocks=untyped(tuple(sizes)), layers=untyped(np.int64(3))
+    )
+    assert repr(spec) == repr(mo.NormSpec(mo.Spectral(), mass=2.0, blocks=(2, 3), layers=3))
+    assert repr(mo.Rule("w", mo.RMS(), mass=jnp.float32(2))) == repr(mo.Rule("w", mo.RMS(), mass=2.0))
 
 
 def test_the_old_name_of_layers_works_and_says_what_to_write():

@@ -228,6 +228,7 @@ def test_sensitivities_of_parts_are_refused():
     ("make", "message"),
     [
         (lambda: mo.Blocks(mo.RMS(), (2, 3)), "each must be a norm of matrices"),
+        (lambda: mo.Blocks(mo.Spectral(), 3), "sizes must be positive integers, such as .*got 3"),  # pyright: ignore
         (lambda: mo.Blocks(mo.Spectral, (2, 3)), "each must be a norm of matrices such as Spectral.*got <class"),  # pyright: ignore
         (lambda: mo.Blocks(mo.Spectral(), ()), "sizes must be positive integers"),
         (lambda: mo.Blocks(mo.Spectral(), (2, 0)), "sizes must be positive integers"),

@@ -152,7 +152,7 @@ THIRD = {
     "variables": (lambda: {"params": PARAMS, "batch_stats": {"mean": jnp.ones(2)}}, "These are whole variables"),
     "other parameters": (
         lambda: jax.tree.map(jnp.asarray, OTHER),
-        r"4, 3\]: .*5\] under this path",
+        r"float32\[4, 3\]: float32\[4, 5\] under this path",
     ),
 }
 

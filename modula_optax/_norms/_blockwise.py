@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
+import operator
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._canonical import Canonical, PerAtom
-from modula_optax._checks import set_fields
+from modula_optax._checks import is_count, set_fields
 from modula_optax._norms._norm import Norm
 
 
@@ -40,10 +42,10 @@ class Blocks(Norm):
     def __post_init__(self) -> None:
         if isinstance(self.each, type) or not isinstance(self.each, Norm) or self.each.takes_vectors:
             raise ValueError(f"each must be a norm of matrices such as Spectral(); got {self.each!r}.")
-        sizes = tuple(self.sizes)
-        if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        sizes = tuple(self.sizes) if isinstance(self.sizes, Iterable) else ()
+        if not sizes or not all(map(is_count, sizes)):
             raise ValueError(f"sizes must be positive integers, such as (32, 8, 8); got {self.sizes!r}.")
-        set_fields(self, sizes=sizes, expensive=self.each.expensive)
+        set_fields(self, sizes=tuple(map(operator.index, sizes)), expensive=self.each.expensive)
 
     def norm(self, w: Canonical) -> PerAtom:
         return jnp.max(jnp.stack([self.each.norm(block) for block in self._cut(w)]), 0)
