@@ -99,7 +99,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return Finding("positional" if rows else "bias", rows, columns, confidence=confidence, use=use)
     # members of an ensemble may have one output each
     single = tuple(axis for axis in runs if shape[axis] == 1)
-    return Finding("bias", (), single or tuple(runs), use=use)
+    # of a product, what the axes are is seen elsewhere
+    confidence = GUESS if {Axis.INNER} in roles.values() else CERTAIN
+    return Finding("bias", (), single or tuple(runs), confidence=confidence, use=use)
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
