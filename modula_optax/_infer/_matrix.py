@@ -18,7 +18,7 @@ from modula_optax._infer._finding import (
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
-from modula_optax._infer._trace import AxisUse, Use
+from modula_optax._infer._uses import AxisUse, Use
 from modula_optax._infer._values import Label
 
 

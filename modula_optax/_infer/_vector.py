@@ -16,7 +16,7 @@ from modula_optax._infer._finding import (
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import Use
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import Label
 
 
