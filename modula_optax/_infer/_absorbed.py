@@ -1,7 +1,8 @@
 """Absorbed kernels: those of keys and values that queries and means of latents meet, in place of the latents."""
 
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, Use
+from modula_optax._infer._trace import Trace
+from modula_optax._infer._uses import AxisUse, Use
 from modula_optax._infer._values import NONE, Label, Labels
 from modula_optax._jaxpr import is_backward
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._finding import GUESS, Evidence, Finding, UnclearError, roles_by_axis
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import AxisUse, Use
+from modula_optax._infer._uses import AxisUse, Use
 from modula_optax._infer._values import Label, Labels
 
 

@@ -21,7 +21,7 @@ from modula_optax._infer._flow import DEAD, Reach
 from modula_optax._infer._matrix import find_matrix
 from modula_optax._infer._telling import forward, is_of_rows, strongest, telling
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
-from modula_optax._infer._trace import Use
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import Label
 from modula_optax._infer._vector import find_vector
 from modula_optax._jaxpr import is_backward

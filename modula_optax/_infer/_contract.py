@@ -6,7 +6,8 @@ from typing import NamedTuple
 from modula_optax._infer._lookup import is_undecided, settle_apart
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Meeting, Trace, axes_of, note_gates, settle
+from modula_optax._infer._trace import Trace, axes_of, note_gates, settle
+from modula_optax._infer._uses import AxisUse, Meeting
 from modula_optax._infer._values import (
     ONE,
     ONE_HOT,

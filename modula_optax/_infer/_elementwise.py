@@ -6,7 +6,8 @@ from modula_optax._infer._lookup import settle_apart
 from modula_optax._infer._move import combine, unite
 from modula_optax._infer._step import is_scaled_by_task, is_step, stepped
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import AxisUse, Trace, alignment, note_gates, record_content, settle
+from modula_optax._infer._trace import Trace, alignment, note_gates, record_content, settle
+from modula_optax._infer._uses import AxisUse
 from modula_optax._infer._values import (
     CHOSEN,
     COUNTING,

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._terms import Axis, Clue, Unclear, UseKind
-from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._trace import Trace
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import Label
 
 CERTAIN, EVIDENCE, GUESS = "certain", "evidence", "guess"

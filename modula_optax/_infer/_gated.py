@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from modula_optax._infer._graph import Graph
 from modula_optax._infer._shifted import operands, path, picked_apart
 from modula_optax._infer._terms import Axis, Made, UseKind
-from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._trace import Trace
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import Label, labels_in
 from modula_optax._jaxpr import Kind, Program, named, operations
 

@@ -30,7 +30,8 @@ from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
 from modula_optax._infer._split import as_splits, split_up
 from modula_optax._infer._terms import Clue, UseKind
-from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._trace import Trace
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import params_in
 from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
 from modula_optax._norms import Norm

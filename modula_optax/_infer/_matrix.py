@@ -18,7 +18,7 @@ from modula_optax._infer._finding import (
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
-from modula_optax._infer._trace import AxisUse, Use
+from modula_optax._infer._uses import AxisUse, Use
 from modula_optax._infer._values import Label
 
 
@@ -170,8 +170,9 @@ def _without_members(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
     """Of channels that are each convolved alone, those of members of an ensemble, which other layers tell."""
     for piece in use.axes:
         if layout.roles[piece.axis] is Axis.OUT and any(map(evidence.is_member, piece.labels)):
-            layout = layout.with_roles({piece.axis: Axis.BATCH})._replace(groups=layout.groups // piece.size)
-    return layout
+            layout = layout.with_roles({piece.axis: Axis.BATCH})
+    outputs = math.prod(evidence.entries(Label(use.param, axis)) for axis in layout.axes(Axis.OUT))
+    return layout._replace(groups=math.gcd(layout.groups, outputs))
 
 
 def _with_forms(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:

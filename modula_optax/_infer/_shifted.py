@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from modula_optax._infer._graph import SHIFTS, Graph, moved_along
 from modula_optax._infer._terms import Axis, Made, UseKind
-from modula_optax._infer._trace import Trace, Use
+from modula_optax._infer._trace import Trace
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import labels_of, size_of
 from modula_optax._jaxpr import Kind, Op, Program, named
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._flow import CHOICE, DEAD, STOPPED, STRONG, Reach
 from modula_optax._infer._terms import Axis, Made, UseKind
-from modula_optax._infer._trace import Use
+from modula_optax._infer._uses import Use
 from modula_optax._jaxpr import is_backward
 
 

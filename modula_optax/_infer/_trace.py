@@ -1,11 +1,12 @@
 """What the interpreter has seen: a value for every position, and every meeting of a parameter with data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from modula_optax._infer._blocks import Pieces
 from modula_optax._infer._heads import Heads
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
+from modula_optax._infer._uses import AxisUse, Meeting, Use
 from modula_optax._infer._values import (
     Dim,
     Factor,
@@ -19,59 +20,6 @@ from modula_optax._infer._values import (
     size_of,
 )
 from modula_optax._jaxpr import Op, Program, carries_of, producers_of, untold
-
-
-class AxisUse(NamedTuple):
-    """What a use does to one axis of a parameter (or to a piece of it, of `size` entries).
-
-    Where entries are added or multiplied, `labels` are those of the activation. `position` orders the axes as the
-    operation saw them; an axis that was lost before has none.
-    """
-
-    axis: int
-    role: Axis
-    size: int = 1
-    position: int = -1
-    labels: Labels = frozenset()
-
-
-class Meeting(NamedTuple):
-    """Vectors of two activations are multiplied: what the one keeps, its axes that are summed, those of the other."""
-
-    kept: Labels
-    summed: Labels
-    others: Labels
-
-
-class Use(NamedTuple):
-    """A parameter meets data; `reason` says what is no kind of use."""
-
-    param: int
-    kind: UseKind
-    axes: tuple[AxisUse, ...]
-    op: Op
-    part: Part
-    groups: int = 1
-    partners: tuple[int, ...] = ()  # the other parameters that the same weight is made of
-    deep: bool = False  # the data come from another matrix or table
-    looked_up_by: int | None = None  # which integers
-    weak: bool = False  # met a constant in place of data
-    kept: Labels = frozenset()  # axes of all its parameters that the output has
-    summed: bool = False  # some parameter is a whole term of the weight: it alone, or one of a sum
-    reason: str = ""
-
-    def scaled(self) -> set[int]:
-        """The axes of a parameter, multiplied into data, that these have, too."""
-        return self._of_product(Axis.ALIGNED)
-
-    def lacking(self) -> set[int]:
-        """The axes of a parameter, multiplied into data, that these do not have."""
-        return self._of_product(Axis.EXPANDED)
-
-    def _of_product(self, role: Axis) -> set[int]:
-        is_product = self.kind is UseKind.MUL and self.part.made is Made.WHOLE
-        return {piece.axis for piece in self.axes if is_product and piece.role is role and piece.size > 1}
-
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
 

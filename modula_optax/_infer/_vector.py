@@ -16,7 +16,7 @@ from modula_optax._infer._finding import (
     roles_by_axis,
 )
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import Use
+from modula_optax._infer._uses import Use
 from modula_optax._infer._values import Label
 
 
@@ -99,7 +99,9 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         return Finding("positional" if rows else "bias", rows, columns, confidence=confidence, use=use)
     # members of an ensemble may have one output each
     single = tuple(axis for axis in runs if shape[axis] == 1)
-    return Finding("bias", (), single or tuple(runs), use=use)
+    # of a product, what the axes are is seen elsewhere
+    confidence = GUESS if {Axis.INNER} in roles.values() else CERTAIN
+    return Finding("bias", (), single or tuple(runs), confidence=confidence, use=use)
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:

@@ -91,3 +91,17 @@ def layers_of_a_stack_each_divided_by_its_length():
         return x
 
     return apply, shapes(w=(3, 8, 8), g=(3, 8)), (array(2, 7, 8),)
+
+
+@zoo_model(truth={"w": "depthwise > 2 @ 1 / 8", "k": "linear 1 > 2"} | LINEAR)
+def written_out_convolutions_of_a_stack_of_layers():
+    """Of members of an ensemble, the first one has taps without channels of theirs, and the second one has them."""
+
+    def apply(p, x):
+        x = jnp.tanh(x @ p["e"])
+        for w, k in zip(p["w"], p["k"], strict=True):
+            padded = jnp.pad(x, ((0, 0), (3, 0), (0, 0)))
+            x = x + jnp.tanh(sum(padded[:, i : i + 9] * w[i] for i in range(4)) @ k)
+        return x @ p["o"]
+
+    return apply, shapes(e=(6, 8), w=(2, 4, 8), k=(2, 8, 8), o=(8, 3)), (X,)

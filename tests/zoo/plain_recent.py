@@ -137,7 +137,8 @@ def memory_that_learns_as_it_reads():
 
             return lax.scan(step, (memory, jax.tree.map(jnp.zeros_like, memory)), (q, k, v, rates))[1]
 
-        return jax.vmap(read)(*(x @ p[name] for name in "qkv"), jax.nn.sigmoid(x @ p["rates"])) @ p["o"]
+        q, k, v = (x @ p[name] for name in "qkv")
+        return jax.vmap(read)(q, k, v, jax.nn.sigmoid(x @ p["rates"])) @ p["o"]
 
     return (
         apply,
