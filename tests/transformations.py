@@ -49,7 +49,6 @@ FACTORIES = {
     "keep_params_projected": (mo.keep_params_projected, {"specs": REGISTRY, "learning_rate": 0.1}),
     "scale_by_momentum": (mo.scale_by_momentum, {}),
     "scale_by_whitened_momentum": (mo.scale_by_whitened_momentum, {"specs": REGISTRY, "every": 2}),
-    "dualize_whitened": (mo.dualize_whitened, {"specs": REGISTRY, "every": 2}),
     "scale_by_output_moments": (mo.scale_by_output_moments, {"specs": REGISTRY, "rms": 0.2}),
     "floor_relative_update": (mo.floor_relative_update, {"specs": REGISTRY, "per_output": 0.5}),
     "brake_growth": (mo.brake_growth, {"specs": REGISTRY}),
@@ -59,6 +58,7 @@ FACTORIES = {
     "look_along_average": (mo.look_along_average, {}),
 }
 TRANSFORMATIONS = {name: factory(**arguments) for name, (factory, arguments) in FACTORIES.items()} | {
+    "dualize_whitened": optax.chain(mo.dualize_whitened(REGISTRY, every=2), optax.scale_by_learning_rate(0.1)),
     "chain": optax.chain(
         optax.ema(0.95), mo.dualize(REGISTRY), optax.scale_by_learning_rate(0.1), mo.keep_params_projected(REGISTRY)
     ),
