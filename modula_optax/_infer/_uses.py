@@ -51,8 +51,8 @@ class Use(NamedTuple):
         return self._of_product(Axis.ALIGNED)
 
     def lacking(self) -> set[int]:
-        """The axes of a parameter, multiplied into data, that these do not have."""
-        return self._of_product(Axis.EXPANDED)
+        """The axes of a parameter, multiplied into data, of which these have no part."""
+        return self._of_product(Axis.EXPANDED) - self.scaled()
 
     def _of_product(self, role: Axis) -> set[int]:
         is_product = self.kind is UseKind.MUL and self.part.made is Made.WHOLE

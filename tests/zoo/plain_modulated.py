@@ -75,3 +75,15 @@ def kernels_of_experts_scaled_by_gates():
         return jnp.einsum("btd,bedf->bef", x, gates[:, :, None, None] * p["w"])
 
     return apply, shapes(r=(8, 4), w=(4, 8, 6)), (array(2, 7, 8),)
+
+
+@zoo_model(truth={"g": "gain > 0", "b": "bias > 0"} | LINEAR)
+def groups_normalised_by_a_scale_with_the_gain():
+    """A gain is cut into groups, of which data have a number each."""
+
+    def apply(p, x):
+        y = (x @ p["w"]).reshape(2, 9, 4, 2)
+        scale = lax.rsqrt(y.var((1, 3), keepdims=True) + 1e-5) * p["g"].reshape(4, 2)
+        return (y * scale - y.mean((1, 3), keepdims=True) * scale).reshape(2, 9, 8) + p["b"]
+
+    return apply, shapes(w=(6, 8), g=8, b=8), (array(2, 9, 6),)
