@@ -33,6 +33,15 @@ def flatten_parameters(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     return flat, treedef
 
 
+def refuse_step(tree: Any) -> None:
+    """Raises where a function from parameters to specs is called with the number of a step."""
+    if is_array(tree) and tree.shape == () and jnp.issubdtype(tree.dtype, jnp.integer):
+        raise ValueError(
+            "This is an integer, not parameters: optax.inject_hyperparams takes functions for schedules. Write\n"
+            'optax.inject_hyperparams(mo.modular, static_args="specs")(...).'
+        )
+
+
 def mistake(tree: Any) -> str | None:
     """Why a tree is not one of parameters, and what to pass instead, if it is of a known kind."""
     return next(_mistakes(tree), None)
@@ -45,11 +54,6 @@ def _mistakes(tree: Any) -> Iterator[str]:
         yield (
             f"A {type(states[0]).__name__} is the state of an optimizer, not parameters. Write tx.init(params), "
             "tx.update(grads, state, params)."
-        )
-    if is_array(tree) and _is_step(tree):
-        yield (
-            "This is an integer, not parameters: optax.inject_hyperparams takes functions for schedules. Write\n"
-            'optax.inject_hyperparams(mo.modular, static_args="specs")(...).'
         )
     if hasattr(tree, "params") and hasattr(tree, "opt_state"):
         yield f"A {name} is not the parameters: it holds the optimizer's state, too. Pass its field, state.params."
@@ -75,10 +79,6 @@ def _mistakes(tree: Any) -> Iterator[str]:
             "of nnx.Optimizer, or graph, params, rest = nnx.split(model, nnx.Param, ...)."
         )
         yield listing("variable is no parameter", "variables are no parameters", variables, advice)
-
-
-def _is_step(array: Any) -> bool:
-    return array.shape == () and jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def _is_optimizer_state(node: Any) -> bool:

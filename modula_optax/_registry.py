@@ -11,7 +11,7 @@ from modula_optax._axes import Axes
 from modula_optax._checks import brief_repr, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
-from modula_optax._parameters import flatten_parameters
+from modula_optax._parameters import flatten_parameters, refuse_step
 from modula_optax._paths import describe, is_absent, is_function, listing, pattern_of
 from modula_optax._specs import NormSpec, compile_pattern
 
@@ -118,6 +118,7 @@ class NormRegistry:
         """
         if is_absent(params):
             return params
+        refuse_step(params)
         flat, treedef = flatten_parameters(params)
         owners = [next((rule for rule in self.rules if rule.matches(path)), None) for path, _ in flat]
         self._refuse_gaps([(path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None])

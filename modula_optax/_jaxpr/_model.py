@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modula_optax._parameters import flatten_parameters
+from modula_optax._parameters import flatten_parameters, refuse_step
 from modula_optax._paths import is_absent
 
 
@@ -31,6 +31,7 @@ def trace_model(
     """
     if not callable(apply_fn):
         raise ValueError(f"apply_fn must be a function (params, *inputs) -> outputs; got {type(apply_fn).__name__}.")
+    refuse_step(params)
     flat = [(path, leaf) for path, leaf in flatten_parameters(params)[0] if not is_absent(leaf)]
     if not flat:
         raise ValueError("params has no leaves: there is nothing to infer. Pass the parameters of the model.")
