@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from modula_optax._infer._lookup import settle_apart
+from modula_optax._infer._modulated import is_modulated
 from modula_optax._infer._move import combine, unite
 from modula_optax._infer._step import is_scaled_by_task, is_step, stepped
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
@@ -93,12 +94,12 @@ def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value
     dims = join(other.dims, constant.dims)
     if op.name == "eq":
         return Value(_one_hot(dims, other.chosen), data=other.data, deep=other.deep)
-    if op.name not in _KINDS:
+    named = op.name in _KINDS
+    if not named:
         other = settle(trace, op, other)
     elif not (constant.uniform and _KINDS[op.name] is UseKind.MUL):
         dims = tuple(relabel(dim, remove=SPECIAL) for dim in dims)
-    reparameterised = op.name not in _KINDS
-    parts = tuple(part._replace(reparameterised=part.reparameterised or reparameterised) for part in other.parts)
+    parts = tuple(part._replace(reparameterised=part.reparameterised or not named) for part in other.parts)
     return other._replace(dims=dims, parts=parts)
 
 
@@ -113,10 +114,10 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if params_a <= params_b or params_b <= params_a:
         parts = unite((*parts_a, *parts_b))
         return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
-    covered_a, covered_b = _covered(a, params_a), _covered(b, params_b)
+    # of a sum a parameter's axis of one entry counts, too: what lacks it is added to something larger
+    least = 1 if kind is UseKind.ADD else 2
+    covered_a, covered_b = _covered(a, params_a, least), _covered(b, params_b, least)
     if kind is UseKind.ADD:
-        # a parameter's axis of one entry counts, too: what lacks it is added to something larger
-        covered_a, covered_b = _covered(a, params_a, least=1), _covered(b, params_b, least=1)
         everything = covered_a | covered_b
         # a vector has no two factors: what is added to a product that is one is not all of it
         of_product = len(everything) < 2 and any(part.made is Made.PRODUCT for part in (*parts_a, *parts_b))
@@ -186,7 +187,7 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
             trace.note((label for axis in met for label in axis.labels if label.param != part.param), Clue.SCALED)
         trace.products[op.outs[0]] = range(first, len(trace.uses))
     return Value(
-        _labelled(activation.dims, weight.dims, modulated=kind is UseKind.MUL and _is_modulated(weight, activation)),
+        _labelled(activation.dims, weight.dims, modulated=kind is UseKind.MUL and is_modulated(weight, activation)),
         data=True,
         deep=activation.deep,
     )
@@ -208,12 +209,6 @@ def _kind_of(op: Op, kind: UseKind, axes: Sequence[AxisUse]) -> tuple[UseKind, S
         # as radial-basis centres and codebooks are: every row is compared with every sample
         return UseKind.OTHER, axes, "a difference to every row"
     return kind, axes, f"operand of {op.name}" if kind is UseKind.OTHER else ""
-
-
-def _is_modulated(weight: Value, activation: Value) -> bool:
-    """Whether data scale a matrix along some of its axes, as styles scale the inputs of a kernel."""
-    sizes = [(size_of(w), size_of(a)) for w, a in zip(weight.dims, activation.dims, strict=False) if labels_of(w)]
-    return any(w > 1 == a for w, a in sizes) and any(w > 1 < a for w, a in sizes)
 
 
 def _labelled(activation: Dims, weight: Dims, modulated: bool) -> Dims:

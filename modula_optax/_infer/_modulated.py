@@ -2,8 +2,14 @@
 
 from modula_optax._infer._terms import Axis, Clue, UseKind
 from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import NONE, Label
+from modula_optax._infer._values import NONE, Label, Value, labels_of, size_of
 from modula_optax._jaxpr import is_backward
+
+
+def is_modulated(weight: Value, activation: Value) -> bool:
+    """Whether data scale a matrix along some of its axes, as styles scale the inputs of a kernel."""
+    sizes = [(size_of(w), size_of(a)) for w, a in zip(weight.dims, activation.dims, strict=False) if labels_of(w)]
+    return any(w > 1 == a for w, a in sizes) and any(w > 1 < a for w, a in sizes)
 
 
 def join_modulated(trace: Trace) -> None:
