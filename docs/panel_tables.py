@@ -42,7 +42,7 @@ TASKS = {
     "resnet": "CNN with BatchNorm",
     "vit": "vision transformer",
 }
-DATA = {"sotu": "bytes of addresses", "digits": "digits"}
+DATA = {"sotu": "bytes of addresses", "digits": "digits", "fashion-mnist": "Fashion-MNIST"}
 NAMES = {
     "modular": "`mo.modular`",
     "whitened": "`mo.whitened`",

@@ -66,9 +66,9 @@ def dualize_whitened(
     Example:
       >>> tx = dualize_whitened(NormSpec(Spectral()), every=1, nesterov=False)
       >>> grads = {"w": jnp.diag(jnp.array([16.0, 1.0]))}
-      >>> tx.update(grads, tx.init(grads))[0]["w"].round(1)
-      Array([[0.5, 0. ],
-             [0. , 1.3]], dtype=float32)
+      >>> update = tx.update(grads, tx.init(grads))[0]["w"]
+      >>> [f"{x:.1f}" for x in jnp.diagonal(update)]
+      ['0.5', '1.3']
 
     References:
       Gupta et al., Shampoo, arXiv:1802.09568; Zhang et al., Mousse, arXiv:2603.09697; Vyas et al., SOAP,
