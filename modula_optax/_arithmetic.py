@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from modula_optax._coefficients import Rational, Steps
-from modula_optax._linalg import Gram, Matrices, by_halves, commuting_product, gram_matrix, matmul
-
-Scale = float | Float[Array, "*batch 1 1"]
+from modula_optax._linalg import Gram, Matrices, Scale, by_halves, commuting_product, gram_matrix, matmul
 
 
 class Arithmetic(NamedTuple):

@@ -28,6 +28,11 @@ def as_count(name: str, value: Any) -> int:
     return operator.index(value)
 
 
+def as_count_unless_traced(name: str, value: Any) -> Any:
+    """The same of what is known; a traced number as it is."""
+    return value if is_traced(value) else as_count(name, value)
+
+
 def as_positive(name: str, value: Any) -> float:
     """A finite number above 0, such as a radius or a strength; else refused."""
     return _as_finite(name, value, "above 0", lambda number: number > 0)

@@ -11,6 +11,7 @@ from modula_optax._coefficients import Polynomial, in_two_products
 
 Matrices = Float[Array, "*batch m n"]
 Gram = Float[Array, "*batch k k"]
+Scale = float | Float[Array, "*batch 1 1"]
 
 
 # The default precision of accelerators rounds float32 to 10 bits and less, too few for singular values near 1.

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import DTypeLike
 
 from modula_optax._arguments import DECAY, SHARE, check_dtype, check_numbers, check_rates, check_specs
-from modula_optax._checks import as_count, is_traced
+from modula_optax._checks import as_count_unless_traced
 from modula_optax._decay import WEIGHT_DECAY, decayed
 from modula_optax._dualize import dualize
 from modula_optax._dualize_whitened import dualize_whitened
@@ -149,8 +149,8 @@ def whitened(
     check_rates("whitened", learning_rate=learning_rate, weight_decay=weight_decay)
     check_numbers("whitened", DECAY, b1=b1, b2=b2)
     check_specs(specs)
-    every = every if is_traced(every) else as_count("every", every)
-    max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
+    every = as_count_unless_traced("every", every)
+    max_size = as_count_unless_traced("max_size", max_size)
 
     def direction(specs: Any) -> Links:
         return (

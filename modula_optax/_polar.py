@@ -7,12 +7,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from modula_optax._arithmetic import FULL, Arithmetic, resolve_products
 from modula_optax._bounds import Bound, Scaling, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, Rational, Steps, polynomials_of, resolve_coefficients
 from modula_optax._linalg import (
+    Gram,
+    Matrices,
+    Scale,
     commuting_product,
     gram_matrix,
     identity_like,
@@ -28,10 +31,6 @@ from modula_optax._mesh import automatic, shardings_of
 from modula_optax._paths import kind_of
 from modula_optax._rational import rational_multiplier
 from modula_optax._stacks import apply_alike
-
-Matrices = Float[Array, "*batch m n"]
-Gram = Float[Array, "*batch k k"]
-Scale = float | Float[Array, "*batch 1 1"]
 
 
 def polar_by_formula(x: Matrices, steps: Steps) -> Matrices:

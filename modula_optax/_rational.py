@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from modula_optax._coefficients import Rational
-from modula_optax._linalg import Gram, identity_like, matmul
+from modula_optax._linalg import Gram, Scale, identity_like, matmul
 
-Scale = float | Float[Array, "*batch 1 1"]
 Symmetric = Float[Array, "n k k"]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import Leaves, is_abstract
 from modula_optax._arguments import AT_LEAST_0, DECAY, check_mesh_axes, check_numbers
-from modula_optax._checks import as_count, is_traced
+from modula_optax._checks import as_count_unless_traced, is_traced
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._match import matching
 from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike, warn_of_idle_mesh
@@ -136,8 +136,8 @@ def visiting(
     mesh_axes: Sequence[str] | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Whitened momentum, or the steepest direction of the norm that `follows` from a spec; `name` is the caller's."""
-    every = every if is_traced(every) else as_count("every", every)
-    max_size = max_size if is_traced(max_size) else as_count("max_size", max_size)
+    every = as_count_unless_traced("every", every)
+    max_size = as_count_unless_traced("max_size", max_size)
     check_numbers(name, DECAY, b1=b1, b2=b2)
     check_numbers(name, AT_LEAST_0, eps=eps, damping=damping)
     check_mesh_axes(mesh_axes)

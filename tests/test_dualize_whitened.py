@@ -10,25 +10,20 @@ from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
 from tests.cases import enable_x64, untyped
-from tests.test_whiten import averages_by_the_formula, gradients, updates_of
+from tests.test_whiten import averages_by_the_formula, bases_by_the_formula, gradients, updates_of
 
 # to rounding, for comparisons with singular vectors
 EXACT = mo.NormSpec(mo.Spectral("classical", steps=60))
 
 
 def metric_by_the_formula(grads, b2, every, sides, damping):
-    """Of every step, the roots of both moments as matrices: eigenvectors and values of LAPACK, as old as they are."""
-    moments = [np.zeros((k, k)) for k in grads[0].shape]
-    bases, roots = ([np.eye(k) for k in grads[0].shape] for _ in range(2))
-    for t, g in enumerate(grads, 1):
-        for i, outer in enumerate((g @ g.T, g.T @ g)):
-            moments[i] = b2 * moments[i] + (1 - b2) * outer
-            if not sides[i] or t % every:
-                continue
-            first = t == every
-            bases[i] = np.linalg.eigh(moments[i])[1][:, ::-1] if first else np.linalg.qr(moments[i] @ bases[i])[0]
-            values = np.diag(bases[i].T @ moments[i] @ bases[i])
-            roots[i] = (bases[i] * (values / values.mean() + damping) ** 0.25) @ bases[i].T
+    """Of every step, the roots of both moments as matrices, from eigenvalues as old as their eigenvectors."""
+    roots = [np.eye(k) for k in grads[0].shape]
+    for t, (moments, bases) in enumerate(bases_by_the_formula(grads, b2, every, sides), 1):
+        for i, (moment, basis) in enumerate(zip(moments, bases, strict=True)):
+            if sides[i] and t % every == 0:
+                values = np.diag(basis.T @ moment @ basis)
+                roots[i] = (basis * (values / values.mean() + damping) ** 0.25) @ basis.T
         yield roots[0].copy(), roots[1].copy()
 
 
@@ -167,12 +162,12 @@ def test_other_norms_and_constraints_have_their_own_dual_map():
 
 def test_specs_may_be_a_registry_or_a_function():
     grads = gradients((4, 6, 5), 4, dtype=np.float32)
-    registry = mo.NormRegistry(mo.Rule(r".*", mo.Spectral()))
-    of_tree, of_registry, of_function = (
+    rules = mo.NormRegistry(mo.Rule(r".*", mo.Spectral()))
+    of_tree, of_rules, of_function = (
         updates_of(mo.dualize_whitened(specs, every=2), grads)
-        for specs in (mo.NormSpec(mo.Spectral()), registry, lambda params: mo.NormSpec(mo.Spectral()))
+        for specs in (mo.NormSpec(mo.Spectral()), rules, lambda params: mo.NormSpec(mo.Spectral()))
     )
-    np.testing.assert_array_equal(of_tree, of_registry)
+    np.testing.assert_array_equal(of_tree, of_rules)
     np.testing.assert_array_equal(of_tree, of_function)
 
 

@@ -40,17 +40,25 @@ def averages_by_the_formula(grads, b1, nesterov):
         yield b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t) if nesterov else mu / (1 - b1**t)
 
 
-def whitened_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, rotate=(True, True), eps=1e-5):
-    """One matrix, as the docstring says it, with the QR and the eigenvectors of LAPACK."""
+def bases_by_the_formula(grads, b2, every, rotate):
+    """Of every step, the moments of both sides and their bases, with the QR and the eigenvectors of LAPACK."""
     sizes = grads[0].shape
-    moments, bases, v = [np.zeros((k, k)) for k in sizes], [np.eye(k) for k in sizes], np.zeros(sizes)
-    for t, (g, m) in enumerate(zip(grads, averages_by_the_formula(grads, b1, nesterov), strict=True), 1):
+    moments, bases = [np.zeros((k, k)) for k in sizes], [np.eye(k) for k in sizes]
+    for t, g in enumerate(grads, 1):
         for i, outer in enumerate((g @ g.T, g.T @ g)):
             moments[i] = b2 * moments[i] + (1 - b2) * outer
             if rotate[i] and t == every:
                 bases[i] = np.linalg.eigh(moments[i])[1][:, ::-1]
             elif rotate[i] and t % every == 0:
                 bases[i] = np.linalg.qr(moments[i] @ bases[i])[0]
+        yield list(moments), list(bases)
+
+
+def whitened_by_the_formula(grads, b1=0.9, b2=0.9, every=10, nesterov=True, rotate=(True, True), eps=1e-5):
+    """One matrix, as the docstring says it."""
+    v, averages = np.zeros(grads[0].shape), averages_by_the_formula(grads, b1, nesterov)
+    known = bases_by_the_formula(grads, b2, every, rotate)
+    for t, (m, (_, bases)) in enumerate(zip(averages, known, strict=True), 1):
         if t < every:
             yield m
             continue
