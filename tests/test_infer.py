@@ -1,6 +1,7 @@
 """Inference: options, places, masses, overrides, and what is said of models that do not fit."""
 
 import warnings
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -154,6 +155,26 @@ def test_tables_that_only_a_head_reads_move_as_far_as_those_before_a_normalisati
 
     specs = mo.infer_specs(averaged, shapes(table=(11, 4), w=(4, 4), head=(4, 3)), tokens(3, 7))
     assert specs["table"].mass == 0.125
+
+
+@pytest.mark.parametrize("network", [residual, recurrent])
+@pytest.mark.parametrize(
+    ("rows", "others", "mass"),
+    [
+        (lambda p, i: p["table"][i] + p["at"], {"at": (7, 4)}, 0.3),
+        (lambda p, i: p["at"][jnp.arange(7)] + 2.0 * (jax.nn.one_hot(i, 11) @ p["table"]), {"at": (7, 4)}, 0.3),
+        (lambda p, i: p["table"][i] + (p["at"][:7] + p["kind"]), {"at": (9, 4), "kind": (4,)}, 0.3),
+        (lambda p, i: p["table"][i] + p["at"], {"at": (4,)}, 1.0),
+        # positions of what a layer made of the rows
+        (lambda p, i: (p["table"][i], rms(p["table"][i]) @ p["v"] + p["at"]), {"at": (7, 4), "v": (4, 4)}, 1.0),
+    ],
+)
+def test_tables_that_positions_are_added_to_leave_them_room(network, rows, others, mass):
+    apply = network(rms)
+    params = shapes(table=(11, 4), layers=(3, 4, 4), w=(4, 4), head=(4, 11), **others)
+    used = {name: leaf for name, leaf in params.items() if name != ("w" if network is residual else "layers")}
+    specs = mo.infer_specs(lambda p, i: jax.tree.map(partial(apply, p), rows(p, i)), used, tokens(3, 7))
+    assert specs["table"].mass == mass
 
 
 def test_a_linear_head_takes_a_step_for_every_output_unless_it_is_told_another_norm():

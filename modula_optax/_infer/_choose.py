@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from modula_optax._axes import Axes
-from modula_optax._infer._finding import CERTAIN, LAYERS, MATRICES, Finding
+from modula_optax._infer._finding import CERTAIN, LAYERS, MATRICES, Finding, has_positions
 from modula_optax._infer._messages import why
 from modula_optax._norms import RMS, Blocks, Diagonal, Embedding, Norm, RowL2, Spectral, Unnormed
 from modula_optax._specs import PLACES, ROLES, NormSpec, as_mass
@@ -35,6 +35,10 @@ MASSES: dict[str, float] = {"embedding": 1.0, "positional": 0.5, "bias": 0.1, "g
 # comes after it into saturation, the cells of a recurrent network at every position.
 BARE_TABLE_MASS = 0.125
 
+# Where learned positions are added to rows, what a token is and where it stands share a sum. Positions start small and
+# are learned slowly: rows that grow faster leave no room for them.
+PLACED_TABLE_MASS = 0.3
+
 # A unit step under `RowL2` bounds what the worst of inputs does to an output. A typical one moves it by the root of the
 # fan-in less: a head of mass 1 holds the others up. Wide ones get no more than this, since what they learn from is
 # along their inputs in part, however wide.
@@ -59,6 +63,10 @@ def usual_masses(
             return _head_mass(features) / (features if isinstance(tied, Embedding) else 1)
         if finding.bare:
             return BARE_TABLE_MASS
+        if finding.placed:
+            return PLACED_TABLE_MASS
+        if has_positions(finding):
+            return MASSES["positional"]
         if finding.role not in LAYERS:
             return MASSES.get(finding.role, 1.0)
         if _is_linear_head(finding) and isinstance(head, RowL2):

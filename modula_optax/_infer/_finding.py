@@ -19,7 +19,8 @@ class Finding:
     """What was found out about a parameter; `reason` says why its role is `unclear`, `notes` what else to tell.
 
     `blocks` are the sizes of the pieces that its outputs are cut into; if these are matrices of their own, and differ,
-    `sizes` are them, too. Rows of a `bare` table go into a matrix without a normalisation.
+    `sizes` are them, too. Rows of a `bare` table go into a matrix without a normalisation, to those of a
+    `placed` one positions are added.
     """
 
     role: str
@@ -37,6 +38,13 @@ class Finding:
     in_groups: int = 1
     sizes: tuple[int, ...] = ()
     bare: bool = False
+    placed: bool = False
+
+
+def has_positions(finding: Finding) -> bool:
+    """Whether rows of a table stand for positions: they are added at once, and if looked up, then not by data."""
+    added = finding.use is not None and finding.use.kind is UseKind.ADD
+    return finding.role == "positional" or (finding.role == "embedding" and added)
 
 
 class UnclearError(Exception):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from modula_optax._align import align_new
 from modula_optax._infer._absorbed import join_absorbed
-from modula_optax._infer._bare import with_bare_tables
 from modula_optax._infer._choose import (
     HEAD,
     NORMS,
@@ -29,6 +28,7 @@ from modula_optax._infer._modulated import join_modulated
 from modula_optax._infer._run import run
 from modula_optax._infer._shifted import join_shifted
 from modula_optax._infer._split import as_splits, split_up
+from modula_optax._infer._tables import with_fates_of_tables
 from modula_optax._infer._terms import Clue, UseKind
 from modula_optax._infer._trace import Trace
 from modula_optax._infer._uses import Use
@@ -83,7 +83,8 @@ def infer_specs(
       masses: mass of each leaf by role or place, such as `{"head": 4.0, "bias": 0.2}`; of a matrix the place counts
         first, of anything else the role. Of all others: min(8, sqrt(fan_in)) for heads under `RowL2`, and steps of the
         same size for tied tables; 0.5 for positions, 0.1 for biases and gains, 1 for other tables, of which
-        those whose rows a hidden matrix reads without a normalisation get 0.125; for other matrices
+        those that positions are added to get 0.3, and those whose rows a hidden matrix reads without a normalisation
+        0.125; for other matrices
         sqrt(max(1, fan_in / fan_out)), times the root of the taps of a convolution, which is what a typical input asks
         for where the norm minds the worst, and times (8 / depth)^(1/4) for hidden ones where more than eight follow
         each other. With traced sensitivities, 1.
@@ -138,7 +139,7 @@ def infer_specs(
     shapes = [leaf.shape for leaf in model.leaves]
     findings = [split_up(i, f, shape, trace, splits) for i, (f, shape) in enumerate(zip(findings, shapes, strict=True))]
     used = matrices_by_output(trace.uses)
-    findings = with_bare_tables(program, findings, used)
+    findings = with_fates_of_tables(program, findings, used)
     depth = depth_of(program, findings, shapes, used)
     # what is traced says itself how much each parameter moves the output
     is_traced = sensitivity == "traced"

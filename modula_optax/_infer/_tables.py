@@ -1,13 +1,15 @@
-"""Bare tables: those whose rows go into a hidden matrix as they are, with no normalisation in between."""
+"""What becomes of the rows of tables: they go into a matrix as they are, and positions are added to them."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._finding import Finding
+from modula_optax._infer._finding import Finding, has_positions
 from modula_optax._jaxpr import REDUCING, Block, Loop, Op, Program
 
 _SCALING = frozenset({"mul", "div"})
+_ADDING = frozenset({"add", "add_any"})
 
 
 class Content(NamedTuple):
@@ -19,36 +21,53 @@ class Content(NamedTuple):
 
 _NOTHING = Content()
 
+
+class Fate(NamedTuple):
+    """What became of rows.
+
+    Attributes:
+      bare: tables that some hidden matrix reads without a normalisation. A head may read them: it follows the growth
+        of its inputs, and has nothing behind it that saturates.
+      added: pairs of tables whose rows meet in a sum, either way round.
+    """
+
+    bare: frozenset[int] = frozenset()
+    added: frozenset[tuple[int, int]] = frozenset()
+
+
 # whether an operation with a matrix is one of a hidden layer, by where its first output is
 Matrices = Mapping[int, bool]
 
 
-def with_bare_tables(
+def with_fates_of_tables(
     program: Program, findings: Sequence[Finding], matrices: Mapping[int, frozenset[int]]
 ) -> list[Finding]:
-    """The findings, with those tables marked that some hidden matrix reads without a normalisation.
-
-    A head may read them: it follows the growth of its inputs, and has nothing behind it that saturates.
+    """The findings, with those tables marked that are bare, and those that positions are added to.
 
     Args:
       program: see `flatten`; its first inputs are the parameters.
       findings: what the parameters do.
       matrices: parameters that are matrices in an operation, by where its first output is.
     """
-    tables = {program.inputs[i]: i for i, finding in enumerate(findings) if finding.role == "embedding"}
+    positions = {i for i, finding in enumerate(findings) if has_positions(finding)}
+    tables = {i for i, finding in enumerate(findings) if finding.role == "embedding"} - positions
     if not tables:
         return list(findings)
     hidden = {i for i, finding in enumerate(findings) if finding.place == "hidden"}
-    found = {position: Content(frozenset({table})) for position, table in tables.items()}
-    bare = _forwards(program.block, found, {out: bool(used & hidden) for out, used in matrices.items()})
-    return [dataclasses.replace(finding, bare=i in bare) for i, finding in enumerate(findings)]
+    found = {program.inputs[i]: Content(frozenset({i})) for i in (*tables, *positions)}
+    fate = _forwards(program.block, found, {out: bool(used & hidden) for out, used in matrices.items()})
+    placed = {table for table, other in fate.added if other in positions}
+    marked = list(findings)
+    for i in tables:
+        marked[i] = dataclasses.replace(findings[i], bare=i in fate.bare, placed=i in placed)
+    return marked
 
 
-def _forwards(block: Block, found: dict[int, Content], matrices: Matrices) -> frozenset[int]:
-    bare = frozenset()
+def _forwards(block: Block, found: dict[int, Content], matrices: Matrices) -> Fate:
+    fate = Fate()
     for op in block:
         if isinstance(op, Loop):
-            bare |= _through_loop(op, found, matrices)
+            fate = _both(fate, _through_loop(op, found, matrices))
             continue
         operands = [found.get(operand, _NOTHING) for operand in op.ins]
         joined = _joined(*operands)
@@ -56,21 +75,29 @@ def _forwards(block: Block, found: dict[int, Content], matrices: Matrices) -> fr
             continue
         if op.outs[0] in matrices:
             # what a matrix puts out is as large as the matrix makes it
-            bare |= joined.rows | joined.statistics if matrices[op.outs[0]] else frozenset()
+            bare = joined.rows | joined.statistics if matrices[op.outs[0]] else frozenset()
+            fate = _both(fate, Fate(bare))
         else:
+            if op.name in _ADDING:
+                pairs = itertools.permutations((operand.rows for operand in operands), 2)
+                fate = _both(fate, Fate(added=frozenset((i, j) for a, b in pairs for i in a for j in b - a)))
             result = _result(op, operands, joined)
             found.update({out: _joined(found.get(out, _NOTHING), result) for out in op.outs})
-    return bare
+    return fate
 
 
-def _through_loop(loop: Loop, found: dict[int, Content], matrices: Matrices) -> frozenset[int]:
+def _both(a: Fate, b: Fate) -> Fate:
+    return Fate(a.bare | b.bare, a.added | b.added)
+
+
+def _through_loop(loop: Loop, found: dict[int, Content], matrices: Matrices) -> Fate:
     while True:
         before = [found.get(carry.inside, _NOTHING) for carry in loop.carries]
         for carry in loop.carries:
             found[carry.inside] = _joined(*(found.get(i, _NOTHING) for i in (carry.inside, carry.start, carry.end)))
-        bare = _forwards(loop.body, found, matrices)
+        fate = _forwards(loop.body, found, matrices)
         if before == [found[carry.inside] for carry in loop.carries]:
-            return bare
+            return fate
 
 
 def _result(op: Op, operands: list[Content], joined: Content) -> Content:
