@@ -60,7 +60,8 @@ _BLOCK = 32
 
 def _negative_inverse(a: Symmetric) -> Symmetric:
     size = a.shape[-1]
-    block = np.arange(size, dtype=np.uint32) // _BLOCK
+    place = np.arange(size, dtype=np.uint32)
+    block = place // _BLOCK
 
     def sweep(k: Array, a: Symmetric) -> Symmetric:
         # signed ones would be asked whether they count from the end
@@ -68,8 +69,8 @@ def _negative_inverse(a: Symmetric) -> Symmetric:
         start = k * jnp.uint32(_BLOCK)
         rows = jax.lax.dynamic_slice(a, (zero, start, zero), (len(a), _BLOCK, size))
         pivot = jax.lax.dynamic_slice(a, (zero, start, start), (len(a), _BLOCK, _BLOCK))
-        factor = _inverse_factor(pivot)
-        t = jax.lax.dynamic_update_slice(matmul(factor, rows), -factor, (zero, zero, start))
+        identity = (place[None, None, :] == start + place[None, :_BLOCK, None]).astype(a.dtype)
+        t = matmul(_inverse_factor(pivot), jnp.where((block == k)[None, None, :], -identity, rows))
         outside = (block != k)[None, :, None] & (block != k)[None, None, :]
         return jnp.where(outside, a, jnp.zeros_like(a)) - matmul(t.mT, t)
 
@@ -90,6 +91,7 @@ def _inverse_factor(a: Symmetric) -> Symmetric:
         multiples = jnp.where(i > k, row.mT, jnp.zeros_like(row.mT))
         row = jnp.where(j == k, scale, row)
         rest = jnp.where((i > k) & (j == k), jnp.zeros_like(a), a)
-        return jnp.where(i == k, row, rest - multiples * row)
+        # what stands beside the diagonal is done with, too
+        return jnp.where(i == k, jnp.where(j > k, jnp.zeros_like(row), row), rest - multiples * row)
 
-    return jnp.tril(jax.lax.fori_loop(0, size, eliminate, a))
+    return jax.lax.fori_loop(0, size, eliminate, a)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from modula_optax._mesh import varying_alike
-from modula_optax._xla import at_once, cut, rows_from
+from modula_optax._xla import at_once, rows_from
 
 # a tree of arrays `[n, ...]`
 Stacks = Any
@@ -68,7 +68,7 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
     def part(start: Array, tree: Any) -> Any:
         return jax.tree.map(lambda x: _rows_of(x, start, size), tree)
 
-    def turn(stacks: list[Stacks], where: tuple[Array, Array, Array]) -> tuple[list[Stacks], None]:
+    def turn(stacks: list[Stacks], where: tuple[Array, list[Array], Array]) -> tuple[list[Stacks], None]:
         k, is_turn_of, start = where
         if len(items) == 1:
             changing, fixed = stacks[0], items[0][1:]
@@ -77,12 +77,12 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
         each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
         changed = function(*jax.lax.switch(k, [partial(part, start, item) for item in each]))
         # a branch for each: one that chose among all would copy them all
-        flags = zip(stacks, cut(is_turn_of, [1] * len(stacks), at_run_time=True), strict=True)
-        return [jax.lax.cond(flag[0] > 0, _put, _left, start, stack, changed) for stack, flag in flags], None
+        flags = zip(stacks, is_turn_of, strict=True)
+        return [jax.lax.cond(flag, _put, _left, start, stack, changed) for stack, flag in flags], None
 
-    # XLA for CPUs (jaxlib 0.10) would compile a comparison of k with each number; a flag is found at run time
-    flags = owners[:, None] == np.arange(len(items))
-    where = jnp.asarray(owners, jnp.int32), jnp.asarray(flags, jnp.int32), jnp.asarray(starts, jnp.uint32)
+    # XLA for CPUs (jaxlib 0.10) would compile a comparison of k with each number, where flags are found by one kernel
+    flags = [jnp.asarray(owners == k) for k in range(len(items))]
+    where = jnp.asarray(owners, jnp.int32), flags, jnp.asarray(starts, jnp.uint32)
     # a scan can be differentiated backwards, and changes its carry in place
     return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
 
