@@ -1,5 +1,7 @@
 """The first step of a polar factor by a rational function, whose inverses are found by loops of matrix products."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,23 @@ from modula_optax._coefficients import Rational
 from modula_optax._linalg import Gram, Scale, identity_like, matmul
 
 Symmetric = Float[Array, "n k k"]
+
+
+def fastest(
+    rational: Callable[[Array], Array], polynomials: Callable[[Array], Array], x: Float[Array, "*batch m n"]
+) -> Array:
+    """One of two functions of matrices, by what is faster where it is computed.
+
+    A rational function takes half of the products, but its inverses take loops over columns: accelerators are kept busy
+    by large products alone, and so are CPUs where matrices are small.
+    """
+    if min(x.shape[-2:]) < _LARGE:
+        return polynomials(x)
+    return jax.lax.platform_dependent(x, cpu=rational, default=polynomials)
+
+
+# the shorter side from which on a rational function is faster on CPUs, in programs that compile in about the same time
+_LARGE = 256
 
 
 def rational_multiplier(step: Rational, gram: Gram, scale: Scale) -> tuple[Gram, Gram]:
