@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from modula_optax._definite import is_positive_definite
-from modula_optax._linalg import gram_matrix, identity_like, scale_of
+from modula_optax._linalg import identity_like, scale_of
 
 Canonical = Float[Array, "*batch taps fan_in fan_out"]
 # the atoms of one or of several parameters
@@ -83,16 +83,14 @@ def singular_values(w: Canonical) -> Float[Array, "*batch taps rank"]:
     return jnp.linalg.svdvals(w / scale) * scale[..., 0]
 
 
-def is_within(w: Canonical, bound: float | Float[Array, "*#batch #taps"]) -> Bool[Array, "*batch taps"]:
-    """Whether no singular value of a tap is above `bound`, but for rounding."""
-    return gram_is_within(gram_matrix(w / jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape[:-2])[..., None, None]))
-
-
-def gram_is_within(a: Float[Array, "*batch taps rank rank"], bound: float = 1.0) -> Bool[Array, "*batch taps"]:
+def gram_is_within(
+    a: Float[Array, "*batch taps rank rank"], bound: float | Float[Array, "*#batch #taps"] = 1.0
+) -> Bool[Array, "*batch taps"]:
     """Whether no eigenvalue is above bound², but for rounding: then bound² - A is positive definite."""
     # a yes or no has no derivative, and the loop that finds it could not be gone through backwards
     a = jax.lax.stop_gradient(a)
-    largest = (1 + 100 * float(jnp.finfo(a.dtype).eps)) ** 2 * bound**2
+    bounds = jax.lax.stop_gradient(jnp.broadcast_to(jnp.asarray(bound, a.dtype), a.shape[:-2]))[..., None, None]
+    largest = ((1 + 100 * float(jnp.finfo(a.dtype).eps)) * bounds) ** 2
     # one by one: on CPUs two batches of Cholesky factors at a time wait for each other's threads, for ever
     margins = (largest * identity_like(a) - a).reshape(-1, *a.shape[-2:])
     return jax.lax.map(is_positive_definite, margins).reshape(a.shape[:-2])

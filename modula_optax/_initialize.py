@@ -1,7 +1,6 @@
 """Initialization: a random parameter of atomic norm one for every leaf."""
 
 import zlib
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +9,8 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 
 from modula_optax._align import Leaf
 from modula_optax._arguments import in_words
-from modula_optax._layout import canonical, restored
+from modula_optax._layout import atoms_shape, restored
+from modula_optax._linalg import working_dtype
 from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
@@ -74,9 +74,6 @@ def _initialize_leaf(key: PRNGKeyArray, leaf: Leaf) -> Any:
     return fresh if sharding is None or isinstance(value, jax.core.Tracer) else jax.device_put(fresh, sharding)
 
 
-# compiled once for all layers of one kind
-@partial(jax.jit, static_argnames=("spec", "shape", "dtype"))
 def _random_parameter(key: PRNGKeyArray, spec: NormSpec, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    like = jax.ShapeDtypeStruct(shape, dtype)
-    layout = jax.eval_shape(partial(canonical, spec=spec), like)
-    return restored(spec.norm.initialize(key, layout.shape, layout.dtype), spec, like)
+    fresh = spec.norm.initialize(key, atoms_shape(spec, shape), working_dtype(dtype))
+    return restored(fresh, spec, jax.ShapeDtypeStruct(shape, dtype))

@@ -1,5 +1,6 @@
 """What `monitor` measures of parameters: where they lie, one after the other, or matrices on the devices of a mesh."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Scalar
 
 from modula_optax._align import Named
-from modula_optax._canonical import Stack
+from modula_optax._canonical import Stack, spectral_gain_of
 from modula_optax._layout import atoms, atoms_shape
 from modula_optax._linalg import one_where_zero, working_dtype
 from modula_optax._mesh import varying_alike
@@ -36,7 +37,10 @@ class _Look(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """Parameters of one norm and one shape; norms that are the largest singular value are one, `None`."""
+    """Parameters of one norm and one shape; norms that are the largest singular value are one, `None`.
+
+    Matrices of these may be shorter than the shape on their longer side: zeros make it up.
+    """
 
     norm: Norm | None
     shape: tuple[int, int, int, int]
@@ -63,18 +67,19 @@ class _Family(NamedTuple):
     def read(self, member: tuple[str, NormSpec], *trees: Arrays) -> tuple[Stack, ...]:
         """The atoms of a parameter in each of the trees."""
         path, spec = member
-        return tuple(atoms(tree[path], spec).astype(self.dtype) for tree in trees)
+        stacks = (atoms(tree[path], spec).astype(self.dtype) for tree in trees)
+        return tuple(_lengthened(x, self.shape) for x in stacks)
 
 
 def names_measured(specs: Named, weights: Arrays) -> dict[str, tuple[str, ...]]:
     """What is measured of every parameter, by path."""
-    return {path: family.names for family in _families(specs, weights) for path, _ in family.members}
+    return {path: family.names for family in _families(specs, (), weights) for path, _ in family.members}
 
 
 def first_directions(specs: Named, axes: tuple[str, ...], weights: Arrays) -> Directions:
     """Where power iterations start: at leading singular vectors of weights, at random for updates."""
     directions: Directions = {path: {} for path, _ in specs}
-    families = _families(specs, weights)
+    families = _families(specs, axes, weights)
     for family in families:
         n, taps, *matrix = family.shape
         start = random_rows(n * taps, 1, min(matrix), family.dtype).reshape(n, taps, -1)
@@ -93,25 +98,62 @@ def measure(
     """All measurements of all parameters, and where power iterations go on."""
     *trees, directions = varying_alike((weights, grads, updates, directions))
     onward: Directions = {path: {} for path, _ in specs}
-    keys, results = [], []
-    for family in _families(specs, weights):
+    keys: list[tuple[str, str, float]] = []
+    results = []
+    for family in _families(specs, axes, weights):
         look = _Look(partial(numbers_of, family.norm), NUMBERS, _of_parameter)
         found, rows = _seen(look, family, axes, trees, family.rows(directions))
         _note(onward, family, rows)
-        keys += [(path, name) for path, _ in family.members for name in family.names]
+        for path, spec in family.members:
+            gain = 1.0 if family.norm else spectral_gain_of(atoms_shape(spec, weights[path].shape))
+            units = {"weight_norm": 1 / gain, "gradient_dual_norm": gain}
+            keys += [(path, name, units.get(name, 1.0)) for name in family.names]
         results.append(found.ravel())
     measurements: dict[str, dict[str, Scalar]] = {path: {} for path, _ in specs}
-    for (path, name), number in zip(keys, _unstacked(jnp.concatenate(results)) if keys else [], strict=True):
-        measurements[path][name] = number
+    if keys:
+        *_, units = zip(*keys, strict=True)
+        # at last, so that families differ in nothing that is compiled
+        numbers = jnp.concatenate(results) * jnp.asarray(units, jnp.float32)
+        for (path, name, _), number in zip(keys, _unstacked(numbers), strict=True):
+            measurements[path][name] = number
     return measurements, onward
 
 
-def _families(specs: Named, weights: Arrays) -> list[_Family]:
+def _families(specs: Named, axes: tuple[str, ...], weights: Arrays) -> list[_Family]:
+    """All families; where nothing travels over axes of a mesh, alike but for the longer side is alike enough."""
     members: dict[Any, list[tuple[str, NormSpec]]] = defaultdict(list)
     for path, spec in specs:
         norm = None if spec.norm.is_largest_singular_value else spec.norm
         members[norm, atoms_shape(spec, weights[path].shape), working_dtype(weights[path].dtype)].append((path, spec))
-    return [_Family(*key, members=tuple(group)) for key, group in members.items()]
+    families = [_Family(*key, members=tuple(group)) for key, group in members.items()]
+    return families if axes else _joined(families)
+
+
+def _joined(families: list[_Family]) -> list[_Family]:
+    """Those of matrices that agree in their shorter side joined, where the longer ones do not differ by much."""
+    joined: list[_Family] = []
+    for family in sorted(families, key=lambda family: -math.prod(family.shape)):
+        for i, longer in enumerate(joined):
+            if longer.norm is family.norm is None and longer.dtype == family.dtype and _fits(family, longer):
+                joined[i] = longer._replace(members=longer.members + family.members)
+                break
+        else:
+            joined.append(family)
+    return joined
+
+
+def _fits(family: _Family, longer: _Family) -> bool:
+    """Whether matrices may be made up to those of another family, a third longer at most: more would take its time."""
+    *atoms, rows, columns = family.shape
+    *others, long_rows, long_columns = longer.shape
+    if atoms != others or 3 * math.prod(longer.shape) > 4 * math.prod(family.shape):
+        return False
+    return rows == long_rows <= columns <= long_columns or columns == long_columns <= rows <= long_rows
+
+
+def _lengthened(x: Stack, shape: tuple[int, ...]) -> Stack:
+    missing = [(0, long - short) for long, short in zip(shape[1:], x.shape[1:], strict=True)]
+    return jnp.pad(x, [(0, 0), *missing]) if x.shape[1:] != shape[1:] else x
 
 
 def _seen(

@@ -29,7 +29,7 @@ from modula_optax._linalg import (
 )
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._paths import kind_of
-from modula_optax._rational import rational_multiplier
+from modula_optax._rational import fastest, rational_multiplier
 from modula_optax._stacks import apply_alike
 
 
@@ -126,21 +126,10 @@ def polar_of_stack(
 
 @dataclasses.dataclass(frozen=True)
 class FastestFactors:
-    """Polar factors by what is fastest for their size where they are computed.
-
-    A rational function takes half of the products, but its inverses take loops over columns: accelerators are kept busy
-    by large products alone, and so are CPUs where matrices are small.
-    """
+    """Polar factors by a rational function where that is fastest, by polynomials elsewhere."""
 
     def __call__(self, x: Matrices) -> Matrices:
-        polynomials, rational = polar_of_stack("three-step"), polar_of_stack("rational")
-        if min(x.shape[-2:]) < _LARGE:
-            return polynomials(x)
-        return jax.lax.platform_dependent(x, cpu=rational, default=polynomials)
-
-
-# the shorter side from which on a rational function is faster on CPUs, in programs that compile in about the same time
-_LARGE = 256
+        return fastest(polar_of_stack("rational"), polar_of_stack("three-step"), x)
 
 
 @dataclasses.dataclass(frozen=True)

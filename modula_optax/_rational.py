@@ -1,5 +1,7 @@
 """The first step of a polar factor by a rational function, whose inverses are found by loops of matrix products."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,23 @@ from modula_optax._coefficients import Rational
 from modula_optax._linalg import Gram, Scale, identity_like, matmul
 
 Symmetric = Float[Array, "n k k"]
+
+
+def fastest(
+    rational: Callable[[Array], Array], polynomials: Callable[[Array], Array], x: Float[Array, "*batch m n"]
+) -> Array:
+    """One of two functions of matrices, by what is faster where it is computed.
+
+    A rational function takes half of the products, but its inverses take loops over columns: accelerators are kept busy
+    by large products alone, and so are CPUs where matrices are small.
+    """
+    if min(x.shape[-2:]) < _LARGE:
+        return polynomials(x)
+    return jax.lax.platform_dependent(x, cpu=rational, default=polynomials)
+
+
+# the shorter side from which on a rational function is faster on CPUs, in programs that compile in about the same time
+_LARGE = 256
 
 
 def rational_multiplier(step: Rational, gram: Gram, scale: Scale) -> tuple[Gram, Gram]:
@@ -60,7 +79,8 @@ _BLOCK = 32
 
 def _negative_inverse(a: Symmetric) -> Symmetric:
     size = a.shape[-1]
-    block = np.arange(size, dtype=np.uint32) // _BLOCK
+    place = np.arange(size, dtype=np.uint32)
+    block = place // _BLOCK
 
     def sweep(k: Array, a: Symmetric) -> Symmetric:
         # signed ones would be asked whether they count from the end
@@ -68,8 +88,8 @@ def _negative_inverse(a: Symmetric) -> Symmetric:
         start = k * jnp.uint32(_BLOCK)
         rows = jax.lax.dynamic_slice(a, (zero, start, zero), (len(a), _BLOCK, size))
         pivot = jax.lax.dynamic_slice(a, (zero, start, start), (len(a), _BLOCK, _BLOCK))
-        factor = _inverse_factor(pivot)
-        t = jax.lax.dynamic_update_slice(matmul(factor, rows), -factor, (zero, zero, start))
+        identity = (place[None, None, :] == start + place[None, :_BLOCK, None]).astype(a.dtype)
+        t = matmul(_inverse_factor(pivot), jnp.where((block == k)[None, None, :], -identity, rows))
         outside = (block != k)[None, :, None] & (block != k)[None, None, :]
         return jnp.where(outside, a, jnp.zeros_like(a)) - matmul(t.mT, t)
 
@@ -90,6 +110,7 @@ def _inverse_factor(a: Symmetric) -> Symmetric:
         multiples = jnp.where(i > k, row.mT, jnp.zeros_like(row.mT))
         row = jnp.where(j == k, scale, row)
         rest = jnp.where((i > k) & (j == k), jnp.zeros_like(a), a)
-        return jnp.where(i == k, row, rest - multiples * row)
+        # what stands beside the diagonal is done with, too
+        return jnp.where(i == k, jnp.where(j > k, jnp.zeros_like(row), row), rest - multiples * row)
 
-    return jnp.tril(jax.lax.fori_loop(0, size, eliminate, a))
+    return jax.lax.fori_loop(0, size, eliminate, a)

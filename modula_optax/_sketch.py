@@ -19,19 +19,20 @@ _LEADING, _OTHERS, _STEPS = 8, 8, 4
 
 
 def gram_products(x: Matrices, scales: Float[Array, "n 1 1"]) -> Callable[[Rows], Rows]:
-    r"""Rows times :math:`XX^\top / \text{scale}^2` (of what is tall, :math:`X^\top X`), every matrix its own rows."""
+    r"""Rows times :math:`XX^\top / \text{scale}^2` (of what is tall, :math:`X^\top X`), every matrix its own rows.
+
+    Several of them: one alone would be multiplied, and summed, by loops that take as long to compile as all the rest.
+    """
     # not a product with a transpose, which would be written to memory
     to_long, to_short = (2, 1) if is_tall(x) else (1, 2)
 
     def times(rows: Rows) -> Rows:
-        # one row alone would be multiplied by loops, which take as long to compile as all the rest
-        missing = max(0, 2 - rows.shape[1])
         # 1e-30 squared is 0 in float32: over the scale before and after
-        image = jnp.pad(rows / scales, ((0, 0), (0, missing), (0, 0)))
+        image = rows / scales
         for contracted in (to_long, to_short):
             dimensions = ((2,), (contracted,)), ((0,), (0,))
             image = jax.lax.dot_general(image, x, dimensions, precision=jax.lax.Precision.HIGHEST)
-        return image[:, : rows.shape[1]] / scales
+        return image / scales
 
     return times
 
@@ -85,15 +86,15 @@ def random_rows(count: int, k: int, size: int, dtype: DTypeLike) -> Rows:
 def _orthonormalized(rows: Rows) -> Rows:
     """Gram and Schmidt's rows, which span the same; 0 where a row depends on those before it."""
     # again, and again: of a row that depends on others rounding is left, and that lies along them, too
-    order = jnp.asarray(np.repeat(np.arange(rows.shape[1]), 3))
+    order = jnp.asarray(np.repeat(np.arange(rows.shape[1], dtype=np.int32), 3))
+    i, j = (np.arange(rows.shape[1], dtype=np.int32).reshape(shape) for shape in ((1, -1, 1), (1, 1, -1)))
 
-    def step(done: Rows, i: Array) -> tuple[Rows, None]:
-        row = jax.lax.dynamic_slice_in_dim(done, i, 1, axis=1)
-        before = jnp.where(np.arange(rows.shape[1]) < i, matmul(row, done.mT), 0.0)
-        row = row - matmul(before, done)
+    def step(done: Rows, now: Array) -> tuple[Rows, None]:
+        # all rows, of which one changes: what is done to one alone takes more programs
+        before = jnp.where((i == now) & (j < now), matmul(done, done.mT), 0.0)
+        row = done - matmul(before, done)
         squares = jnp.sum(row * row, axis=-1, keepdims=True)
-        row = row * jax.lax.rsqrt(one_where_zero(squares))
-        return jax.lax.dynamic_update_slice_in_dim(done, row, i, axis=1), None
+        return jnp.where(i == now, row * jax.lax.rsqrt(one_where_zero(squares)), done), None
 
     return jax.lax.scan(step, rows, order)[0]
 

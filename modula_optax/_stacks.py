@@ -15,6 +15,7 @@ from modula_optax._turns import (
     Item,
     Stacks,
     count_of,
+    in_turns_beside,
     in_turns_of,
     is_taken_apart,
     length_of,
@@ -68,6 +69,23 @@ def apply_alike(
         for i, result in zip(group, changed, strict=True):
             results[i] = result
     return results
+
+
+def apply_beside(
+    function: Callable[..., tuple[Stacks, Stacks]], stacks: Sequence[Stacks], known: Stacks
+) -> tuple[list[Stacks], Stacks]:
+    """`function` of stacks that are alike, and of one with what is known of each of their indices, in turns.
+
+    Stacks stay where they are, as in `apply_alike`, unless several of them make up a turn.
+    """
+    items = [(stack,) for stack in stacks]
+    size = turn_size(items)
+    if len(items) > 1 and is_taken_apart(size, items):
+        return in_turns_beside(function, size, stacks, known)
+    # that of a state which was made on a mesh has rows to fill it
+    (stack,) = joined(items, length_of((known,)), ())
+    ((stack, known),) = apply_alike(lambda both: function(*both), [((stack, known),)], in_turns=True)
+    return apart(stack, [length_of(item) for item in items], ()), known
 
 
 def _over_devices(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from modula_optax._mesh import varying_alike
-from modula_optax._xla import at_once, cut, rows_from
+from modula_optax._xla import at_once, rows_from
 
 # a tree of arrays `[n, ...]`
 Stacks = Any
@@ -62,29 +62,65 @@ def in_turns_of(function: Callable[..., Stacks], size: int, items: Sequence[Item
     items = varying_alike(list(items))
     if count_of(items) == size:
         return [function(*item) for item in items]
-    turns = [(k, start) for k, item in enumerate(items) for start in range(0, length_of(item), size)]
-    owners, starts = (np.array(column) for column in zip(*turns, strict=True))
 
-    def part(start: Array, tree: Any) -> Any:
-        return jax.tree.map(lambda x: _rows_of(x, start, size), tree)
-
-    def turn(stacks: list[Stacks], where: tuple[Array, Array, Array]) -> tuple[list[Stacks], None]:
-        k, is_turn_of, start = where
+    def turn(stacks: list[Stacks], where: _Turn) -> tuple[list[Stacks], None]:
         if len(items) == 1:
             changing, fixed = stacks[0], items[0][1:]
-            read = at_once(lambda start: part(start, changing), start, jax.tree.leaves(changing)[0])
-            return [_put(start, changing, function(read, *part(start, fixed)))], None
+            read = at_once(partial(_part, size, changing), where.start, jax.tree.leaves(changing)[0])
+            return [_put(where.start, changing, function(read, *_part(size, fixed, where.start)))], None
         each = [(stack, *item[1:]) for stack, item in zip(stacks, items, strict=True)]
-        changed = function(*jax.lax.switch(k, [partial(part, start, item) for item in each]))
-        # a branch for each: one that chose among all would copy them all
-        flags = zip(stacks, cut(is_turn_of, [1] * len(stacks), at_run_time=True), strict=True)
-        return [jax.lax.cond(flag[0] > 0, _put, _left, start, stack, changed) for stack, flag in flags], None
+        return where.written(stacks, function(*where.read(size, each))), None
 
-    # XLA for CPUs (jaxlib 0.10) would compile a comparison of k with each number; a flag is found at run time
-    flags = owners[:, None] == np.arange(len(items))
-    where = jnp.asarray(owners, jnp.int32), jnp.asarray(flags, jnp.int32), jnp.asarray(starts, jnp.uint32)
     # a scan can be differentiated backwards, and changes its carry in place
-    return jax.lax.scan(turn, [changing for changing, *_ in items], where)[0]
+    return jax.lax.scan(turn, [changing for changing, *_ in items], _turns(size, items))[0]
+
+
+def in_turns_beside(
+    function: Callable[..., tuple[Stacks, Stacks]], size: int, stacks: Sequence[Stacks], known: Stacks
+) -> tuple[list[Stacks], Stacks]:
+    """`function` of several stacks, and of one with what is known of each of their indices, both changed in place."""
+    begun = varying_alike((list(stacks), known))
+
+    def turn(carry: tuple[list[Stacks], Stacks], where: _Turn) -> tuple[tuple[list[Stacks], Stacks], None]:
+        stacks, known = carry
+        (read,) = where.read(size, [(stack,) for stack in stacks])
+        before = at_once(partial(_part, size, known), where.place, jax.tree.leaves(known)[0])
+        changed, after = function(read, before)
+        return (where.written(stacks, changed), _put(where.place, known, after)), None
+
+    return jax.lax.scan(turn, begun, _turns(size, [(stack,) for stack in stacks]))[0]
+
+
+class _Turn(NamedTuple):
+    """Which item a turn is of, as a number and as a flag of each, and where it starts in that and in all of them."""
+
+    k: Array
+    flags: list[Array]
+    start: Array
+    place: Array
+
+    def read(self, size: int, items: Sequence[Item]) -> Item:
+        """What the turn is of."""
+        return jax.lax.switch(self.k, [partial(_part, size, item) for item in items], self.start)
+
+    def written(self, stacks: list[Stacks], changed: Stacks) -> list[Stacks]:
+        """The stacks with what has changed: a branch for each, as one that chose among all would copy them all."""
+        flags = zip(stacks, self.flags, strict=True)
+        return [jax.lax.cond(flag, _put, _left, self.start, stack, changed) for stack, flag in flags]
+
+
+def _turns(size: int, items: Sequence[Item]) -> _Turn:
+    """All turns, one after the other."""
+    turns = [(k, start) for k, item in enumerate(items) for start in range(0, length_of(item), size)]
+    owners, starts = (np.array(column) for column in zip(*turns, strict=True))
+    # XLA for CPUs (jaxlib 0.10) would compile a comparison of k with each number, where flags are found by one kernel
+    flags = [jnp.asarray(owners == k) for k in range(len(items))]
+    places = size * np.arange(len(turns))
+    return _Turn(jnp.asarray(owners, jnp.int32), flags, *(jnp.asarray(x, jnp.uint32) for x in (starts, places)))
+
+
+def _part(size: int, tree: Any, start: Array) -> Any:
+    return jax.tree.map(lambda x: _rows_of(x, start, size), tree)
 
 
 def visit(function: Callable[..., Any], reads: Sequence[Callable[[], Any]], *rows: Any) -> Any:

@@ -1,8 +1,6 @@
 """Whitened momentum: the average of gradients in coordinates in which recent gradients are isotropic."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +14,12 @@ from modula_optax._checks import as_count_unless_traced, is_traced
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._match import matching
 from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike, warn_of_idle_mesh
-from modula_optax._metric import Matrices, Metric, Step, steepest, turn_of, whitened
+from modula_optax._metric import Step, turn_of
 from modula_optax._momentum import MomentumState, averaging, scale_by_momentum
 from modula_optax._norms import Norm
 from modula_optax._paths import is_absent
 from modula_optax._specs import NormSpec
-from modula_optax._stacks import apply_alike
-from modula_optax._whitened_stacks import Group, gathered, grouped, start, taken_apart
+from modula_optax._whitened_stacks import Group, grouped, start, visited
 
 
 class WhitenedState(NamedTuple):
@@ -172,21 +169,7 @@ def visiting(
         axes = unclaimed(free_axes(mesh_axes), next(iter(gradients.values())))
 
         def visit(gradients: dict[str, Array], metrics: Any, numbers: Step) -> tuple[dict[str, Array], Any]:
-            by_norm = defaultdict(list)
-            for name, group in groups.items():
-                by_norm[group.norm].append(name)
-            works: dict[str, Work] = {}
-            for norm, names in by_norm.items():
-                items = []
-                for name in names:
-                    stack = gathered(groups[name], gradients, metrics[name], axes)
-                    items.append((Work(stack, metrics[name]), jax.tree.map(partial(jnp.full, len(stack)), numbers)))
-                results = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True, stays=_STAYS)
-                works |= dict(zip(names, results, strict=True))
-            pieces: dict[str, Array] = {}
-            for name, work in works.items():
-                pieces |= taken_apart(groups[name], work.matrices, axes)
-            return pieces, {name: works[name].metric for name in groups}
+            return visited(groups, gradients, metrics, numbers, axes)
 
         count = jnp.asarray(after.count)
         turn = turn_of(count, jnp.asarray(every).astype(jnp.int32))
@@ -206,20 +189,3 @@ def _matrices(groups: dict[str, Group]) -> dict[str, Any]:
 def _others(leaves: Leaves, groups: dict[str, Group]) -> Any:
     """The tree without what is whitened."""
     return leaves.rebuilt(dict.fromkeys(_matrices(groups), optax.MaskedNode()))
-
-
-class Work(NamedTuple):
-    """Gradients of one shape, in whose place comes what is made of them, and what is known of those before."""
-
-    matrices: Matrices
-    metric: Metric
-
-
-# a metric lies where its matrices are worked on
-_STAYS = (Work(False, True), False)  # pyright: ignore[reportArgumentType]
-
-
-def _worked(norm: Norm | None, work: Work, numbers: Step) -> Work:
-    """One visit: the average in the metric, or the steepest direction of a norm there."""
-    step = whitened if norm is None else partial(steepest, norm)
-    return Work(*step(work.matrices, work.metric, numbers))

@@ -1,9 +1,10 @@
-"""The matrices that a learned metric is for: those of one shape as one stack, and what is known of it at first."""
+"""The matrices that a learned metric is for: what is known of those of one shape, and a visit to each of them."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,13 @@ from modula_optax._align import Leaf
 from modula_optax._layout import atoms, atoms_shape, restored
 from modula_optax._linalg import working_dtype
 from modula_optax._mesh import batched_over
-from modula_optax._metric import Matrices, Metric, first_metric
+from modula_optax._metric import Matrices, Metric, Step, first_metric, steepest, whitened
 from modula_optax._norms import Frobenius, Norm, Spectral, SpectralNormalized
 from modula_optax._specs import NormSpec
-from modula_optax._stacks import apart, filled, joined
+from modula_optax._stacks import apart, apply_alike, apply_beside, filled, joined
+
+# by path
+Arrays = dict[str, Array]
 
 
 class Group(NamedTuple):
@@ -77,16 +81,79 @@ def start(group: Group, mu_dtype: DTypeLike | None, max_size: int, axes: tuple[s
     )
 
 
-def gathered(group: Group, arrays: dict[str, Array], metric: Metric, axes: tuple[str, ...]) -> Matrices:
-    """The matrices of a group as one stack, as long as its metric and in the dtype of that."""
+def visited(
+    groups: dict[str, Group], gradients: Arrays, metrics: dict[str, Metric], numbers: Step, axes: tuple[str, ...]
+) -> tuple[Arrays, dict[str, Metric]]:
+    """What comes of the gradients of all groups, by path, and what is known after them."""
+    pieces: Arrays = {}
+    onward: dict[str, Metric] = {}
+    # those that a dual map follows together: what travels over devices does so in rounds
+    for norm in dict.fromkeys(group.norm for group in groups.values()):
+        alike = {name: group for name, group in groups.items() if group.norm == norm}
+        visit = _on_devices if axes else _where_they_lie
+        for name, stacks, metric in visit(norm, alike, gradients, metrics, numbers, axes):
+            pieces |= _restored(alike[name], stacks)
+            onward[name] = metric
+    return pieces, {name: onward[name] for name in groups}
+
+
+def _where_they_lie(
+    norm: Norm | None, groups: dict[str, Group], gradients: Arrays, metrics: Any, numbers: Step, axes: tuple[str, ...]
+) -> Iterator[tuple[str, list[Matrices], Metric]]:
+    """Names of groups, what comes of the gradients of each parameter, and what is known after."""
+
+    def work(matrices: Matrices, metric: Metric) -> tuple[Matrices, Metric]:
+        return _worked(norm, Work(matrices, metric), _for_each(numbers, matrices))
+
+    for name, group in groups.items():
+        yield name, *apply_beside(work, _matrices(group, gradients, metrics[name]), metrics[name])
+
+
+def _on_devices(
+    norm: Norm | None, groups: dict[str, Group], gradients: Arrays, metrics: Any, numbers: Step, axes: tuple[str, ...]
+) -> Iterator[tuple[str, list[Matrices], Metric]]:
+    """The same, each matrix on one of the devices along these axes."""
+    items = []
+    for name, group in groups.items():
+        stacks = [(x,) for x in _matrices(group, gradients, metrics[name])]
+        (stack,) = joined(stacks, len(metrics[name].scale), axes)
+        items.append((Work(stack, metrics[name]), _for_each(numbers, stack)))
+    works = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True, stays=_STAYS)
+    for (name, group), work in zip(groups.items(), works, strict=True):
+        yield name, apart(work.matrices, list(map(_count, group.members)), axes), work.metric
+
+
+class Work(NamedTuple):
+    """Gradients of one shape, in whose place comes what is made of them, and what is known of those before."""
+
+    matrices: Matrices
+    metric: Metric
+
+
+# a metric lies where its matrices are worked on
+_STAYS = (Work(False, True), False)  # pyright: ignore[reportArgumentType]
+
+
+def _worked(norm: Norm | None, work: Work, numbers: Step) -> Work:
+    """One visit: the average in the metric, or the steepest direction of a norm there."""
+    step = whitened if norm is None else partial(steepest, norm)
+    return Work(*step(work.matrices, work.metric, numbers))
+
+
+def _for_each(numbers: Step, stack: Matrices) -> Step:
+    return jax.tree.map(partial(jnp.full, len(stack)), numbers)
+
+
+def _matrices(group: Group, arrays: Arrays, metric: Metric) -> list[Matrices]:
+    """Those of every parameter of a group, in the dtype of its metric."""
     stacks = (atoms(arrays[leaf.path], leaf.spec).astype(metric.scale.dtype) for leaf in group.members)
-    return joined([(x.reshape(-1, *group.shape),) for x in stacks], len(metric.scale), axes)[0]
+    return [x.reshape(-1, *group.shape) for x in stacks]
 
 
-def taken_apart(group: Group, stack: Matrices, axes: tuple[str, ...]) -> dict[str, Array]:
-    """Inverse of `gathered`; where a dual map was taken, as long as the specs say."""
+def _restored(group: Group, stacks: list[Matrices]) -> Arrays:
+    """Inverse of `_matrices`, by path; where a dual map was taken, as long as the specs say."""
     pieces = {}
-    for leaf, piece in zip(group.members, apart(stack, list(map(_count, group.members)), axes), strict=True):
+    for leaf, piece in zip(group.members, stacks, strict=True):
         taps = _shape(leaf)[1]
         # a direction of norm one is that of each tap, over their number
         scale = 1.0 if group.norm is None else leaf.spec.target / taps

@@ -225,7 +225,7 @@ def test_the_cap_is_the_minimum_of_singular_values_and_radius(shape, name, radiu
     np.testing.assert_allclose(capped, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(12, 12), (12, 30), (30, 12), (300, 250)])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 30), (30, 12), (300, 250), (260, 400)])
 def test_what_a_step_leaves_above_the_cap_comes_down_to_it_and_not_below(shape):
     values = np.array([1.049, 1.02, 1.001, 1.0001, 1.00001, 1.0, 0.9999, 0.999, 0.9, 0.5, 0.01, 0.0])
     values = np.resize(values, min(shape))

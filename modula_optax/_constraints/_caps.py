@@ -5,13 +5,26 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from modula_optax._canonical import PerTap, Stack, is_within, spectral_gain
-from modula_optax._cap import capped_and_inside
+from modula_optax._canonical import PerTap, Stack, gram_is_within, spectral_gain
+from modula_optax._cap import capped_at
 from modula_optax._checks import as_positive, set_fields
 from modula_optax._constraints._constraint import Constraint, Step, needs_spectral
-from modula_optax._linalg import gram_matrix, is_tall, length, matmul, on_smaller_side, one_where_zero, unit
+from modula_optax._linalg import (
+    commuting_product,
+    gram_matrix,
+    identity_like,
+    is_tall,
+    length,
+    matmul,
+    on_smaller_side,
+    one_where_zero,
+    unit,
+)
 from modula_optax._norms import Norm
+
+Grams = Float[Array, "*batch taps k k"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +62,7 @@ class SpectralCap(Constraint):
         return needs_spectral(self, norm)
 
     def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
-        bound = self.radius * spectral_gain(w)
-        x, inside = capped_and_inside(w / bound)
-        return jnp.where(inside[..., None, None], w, bound * x), memory
+        return capped_at(w, self.radius * spectral_gain(w)), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,25 +106,32 @@ class SoftCap(Constraint):
 
     def retract(self, norm: Norm, w: Stack, memory: tuple[()], step: Step) -> tuple[Stack, tuple[()]]:
         x = w / (self.radius * spectral_gain(w))
+        gram = gram_matrix(x)
         growth = step.learning_rate * (step.target / self.radius - step.weight_decay)
         reach = jnp.broadcast_to(1.0 + jnp.maximum(growth, 0.0)[:, None], x.shape[:2])
-        beyond = ~is_within(x, reach)
+        beyond = ~gram_is_within(gram, reach)
+
+        def brought_near() -> tuple[PerTap, Grams]:
+            far = jnp.where(beyond, _largest_singular_bound(x), reach)
+            return far, gram_matrix(x / _excess(far))
+
         # rare once training runs: the bound costs as much as everything else
-        reach = jax.lax.cond(
-            jnp.any(beyond), lambda: jnp.where(beyond, _largest_singular_bound(x), reach), lambda: reach
-        )
-        inside = is_within(x, 1.0)[..., None, None]
-        return jnp.where(inside, w, self.radius * spectral_gain(w) * _softly_capped(x, reach)), memory
+        reach, near = jax.lax.cond(jnp.any(beyond), brought_near, lambda: (reach, gram / _excess(reach) ** 2))
+        inside = gram_is_within(gram)[..., None, None]
+        return jnp.where(inside, w, on_smaller_side(_softly_capping_factor(near, reach) / _excess(reach), w)), memory
 
 
-def _softly_capped(x: Stack, reach: PerTap) -> Stack:
-    """Odd polynomial that takes `reach` to 1 and [0, reach] into [0, 1]."""
-    # beyond this ratio the polynomial is no longer largest at its end
-    x = x / jnp.maximum(reach / _MONOTONE, 1.0)[..., None, None]
+def _softly_capping_factor(a: Grams, reach: PerTap) -> Grams:
+    """Odd polynomial that takes `reach` to 1 and [0, reach] into [0, 1], over X, from A = XXᵀ: C + C³ - C⁴."""
     reach = jnp.minimum(reach, _MONOTONE)
-    alpha = (_strength(reach) / reach**2)[..., None, None]
-    q = x - alpha * _cube(x)
-    return q + alpha * _cube(q)
+    c = identity_like(a) - (_strength(reach) / reach**2)[..., None, None] * a
+    square = commuting_product(c, c)
+    return c + commuting_product(square, c - square)
+
+
+def _excess(reach: PerTap) -> Float[Array, "*batch taps 1 1"]:
+    """What matrices are divided by first: beyond this ratio the polynomial is no longer largest at its end."""
+    return jnp.maximum(reach / _MONOTONE, 1.0)[..., None, None]
 
 
 _MONOTONE = 1.3
@@ -128,11 +146,6 @@ def _strength(reach: PerTap) -> PerTap:
     for _ in range(5):
         t = t - (3 * t**2 - 3 * t**3 + t**4 - drop) / jnp.maximum(6 * t - 9 * t**2 + 4 * t**3, 1e-10)
     return t
-
-
-def _cube(x: Stack) -> Stack:
-    """U S³ Vᵀ."""
-    return on_smaller_side(gram_matrix(x), x)
 
 
 def _largest_singular_bound(x: Stack) -> PerTap:

@@ -3,15 +3,14 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain, spectral_gain_of
+from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain
 from modula_optax._checks import as_count, brief_repr, set_fields
 from modula_optax._coefficients import Coefficients, resolve_coefficients
 from modula_optax._linalg import length, one_where_zero, unit
-from modula_optax._norms._norm import Norm
+from modula_optax._norms._norm import Norm, made_of_gaussian
 from modula_optax._norms._orthogonal import orthogonalized, orthogonalized_anew
 from modula_optax._polar import polar_of_stack
 from modula_optax._power import leading_direction, power_iteration
@@ -80,7 +79,12 @@ class Spectral(Norm):
         return spectral_gain(w) * orthogonalized(w / spectral_gain(w))
 
     def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
-        return spectral_gain_of(shape) * orthogonalized_anew(jax.random.normal(key, shape, dtype))
+        return made_of_gaussian(_orthogonal, key, shape, dtype)
+
+
+def _orthogonal(x: Canonical) -> Canonical:
+    """The atom of norm one that lies in the direction of random ones."""
+    return spectral_gain(x) * orthogonalized_anew(x)
 
 
 @dataclasses.dataclass(frozen=True)

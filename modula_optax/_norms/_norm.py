@@ -1,9 +1,12 @@
 """What a norm must know: itself, its dual, its steepest direction, its unit sphere."""
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import DTypeLike, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from modula_optax._axes import Axes
 from modula_optax._canonical import Canonical, PerAtom
@@ -48,7 +51,7 @@ class Norm(Protocol):
 
     def initialize(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Canonical:
         """A random atom of norm one."""
-        return self.project(jax.random.normal(key, shape, dtype))
+        return made_of_gaussian(self.project, key, shape, dtype)
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why this cannot be the norm of atoms of these taps, fan-in and fan-out; `None` if it can."""
@@ -61,3 +64,29 @@ class Norm(Protocol):
         if ndim < 2:
             raise ValueError("needs at least two axes, [fan_in, fan_out]")
         return Axes(fan_in=ndim - 2, fan_out=ndim - 1)
+
+
+def made_of_gaussian(
+    make: Callable[[Canonical], Canonical], key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike
+) -> Canonical:
+    """What is made of normal random numbers, the first of a power of two: these take longer to compile than the rest.
+
+    The numbers of `jax.random.normal`, where bits do not depend on how many there are, as they do not by default.
+    """
+    count = max(_FEWEST, 1 << (math.prod(shape) - 1).bit_length())
+    return _made(make, shape, _normal(key, count, jax.dtypes.canonicalize_dtype(dtype)))
+
+
+# a millisecond's worth
+_FEWEST = 2**16
+
+
+# `inline`, here and below: outside of `jit` compiled once
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _normal(key: PRNGKeyArray, count: int, dtype: DTypeLike) -> Float[Array, " count"]:
+    return jax.random.normal(key, (count,), dtype)
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _made(make: Callable[[Canonical], Canonical], shape: tuple[int, ...], numbers: Float[Array, " count"]) -> Canonical:
+    return make(numbers[: math.prod(shape)].reshape(shape))
