@@ -1,6 +1,7 @@
 """The registry: rules that read the spec of a parameter off its path; and where every kind of `specs` ends up."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -12,7 +13,7 @@ from modula_optax._checks import brief_repr, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters, refuse_step
-from modula_optax._paths import describe, is_absent, is_function, listing, pattern_of
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_function, listing, pattern_of
 from modula_optax._specs import NormSpec, compile_pattern
 
 
@@ -195,12 +196,28 @@ def resolve(specs: Any, tree: Any) -> Leaves:
         return align({}, tree)
     check_specs(specs)
     if is_function(specs):
-        specs = specs(tree)
+        specs = _made_of(tree, specs)
     if isinstance(specs, NormRegistry):
         specs = specs.resolve(tree)
     leaves = align(specs, tree)
     refuse_restacked(leaves.entries)
     return leaves
+
+
+def _made_of(tree: Any, specs: Callable[[Any], Any]) -> Any:
+    """What a function makes of a tree; where it fails for what is masked, it is told to be called before."""
+    try:
+        return specs(tree)
+    except Exception as error:
+        hidden = [path for path, leaf in flatten_with_paths(tree)[0] if isinstance(leaf, optax.MaskedNode)]
+        if not hidden:
+            raise
+        one, many = (
+            "parameter is masked for a function that makes specs",
+            "parameters are masked for a function that makes specs",
+        )
+        advice = "Make the specs before, of all parameters, and pass them in its place: write specs = function(params)."
+        raise ValueError(listing(one, many, hidden, advice)) from error
 
 
 def resolve_tree(specs: Any, tree: Any) -> Any:
