@@ -243,6 +243,16 @@ ARGUMENTS = {
         lambda: mo.modular_norm(jax.ShapeDtypeStruct((3, 2), jnp.float32), mo.NormSpec(mo.Spectral())),
         r"1 parameter is a shape without values:\n  \(root\)  float32\[3, 2\]\nNorms are of arrays",
     ),
+    "projections of shapes": (
+        lambda: mo.project(
+            jax.ShapeDtypeStruct((3, 2), jnp.float32), mo.NormSpec(mo.Spectral(), constraint=mo.UnitSphere())
+        ),
+        r"\(root\)  float32\[3, 2\]\nOnly arrays can be projected: pass these, or write jax.eval_shape\(",
+    ),
+    "a default that is a spec": (
+        lambda: mo.NormRegistry(default=mo.NormSpec(mo.RMS())),  # pyright: ignore[reportArgumentType]
+        r"default of NormRegistry: norm must be an atomic norm such as Spectral\(\)",
+    ),
     "a registry in JSON": (lambda: mo.specs_to_json(RULES), r"specs_to_json takes a spec tree.*write registry.resolve"),
     "parameters in JSON": (
         lambda: mo.specs_to_json(PARAMS),
