@@ -325,7 +325,7 @@ FUNCTIONLESS = {
     "Linen, the module": (LINEN, "apply_fn is a model"),
     "Linen, its apply without its variables": (LINEN.apply, "apply_fn is a model, or a method of one"),
     "Linen, that compiled": (jax.jit(LINEN.apply), "apply_fn is a model, or a method of one"),
-    "NNX, the module": (nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "apply_fn is a model"),
+    "NNX, the module": (nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "With Flax NNX"),
     "NNX, the graph": (nnx.split(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))[0], "apply_fn must be a function.*got GraphDef"),
     "Equinox, the module": (eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0)), r"apply_fn\(x, \*, key=None\) does not"),
     "Equinox, for a batch": (jax.vmap(eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))), "does not accept what"),
