@@ -3,6 +3,7 @@
 python examples/extend.py
 """
 
+import argparse
 import dataclasses
 
 import jax
@@ -104,6 +105,7 @@ def train(steps: int = 200) -> tuple[float, float, dict]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     first, last, trained = train()
     print(f"loss {first:.3f} -> {last:.3f}")
     print(f"the output moves by at most {mo.lipschitz_bound(network, trained, jnp.ones((1, 8))):.1f} times its input")

@@ -5,6 +5,7 @@
 Weights are `[out, in]`, and activations are leaves of the model: `eqx.partition` leaves them out.
 """
 
+import argparse
 from collections.abc import Iterator
 
 import equinox as eqx
@@ -91,4 +92,5 @@ def main(epochs: int = EPOCHS) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -3,6 +3,7 @@
 python examples/image_haiku.py
 """
 
+import argparse
 from collections.abc import Iterator
 
 import haiku as hk
@@ -77,4 +78,5 @@ def main(epochs: int = EPOCHS) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

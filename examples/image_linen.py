@@ -3,6 +3,7 @@
 python examples/image_linen.py
 """
 
+import argparse
 from collections.abc import Iterator
 
 import flax.linen as nn
@@ -75,4 +76,5 @@ def main(epochs: int = EPOCHS) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

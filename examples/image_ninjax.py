@@ -5,6 +5,7 @@
 The state also holds what is not trained, here the mean of the images seen: the optimizer gets the keys of the network.
 """
 
+import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,4 +114,5 @@ def main(epochs: int = EPOCHS) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -5,6 +5,7 @@
 Batch statistics and dropout keys are part of the model, but no parameters: `wrt=nnx.Param` leaves them out.
 """
 
+import argparse
 from collections.abc import Iterator
 from functools import partial
 
@@ -91,4 +92,5 @@ def main(epochs: int = EPOCHS) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

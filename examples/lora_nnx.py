@@ -5,6 +5,7 @@
 The same function trains both times: the filter that is `wrt=` of `nnx.Optimizer` also says what specs are needed of.
 """
 
+import argparse
 from collections.abc import Iterator
 
 import jax
@@ -108,4 +109,5 @@ def main(epochs: int = EPOCHS) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

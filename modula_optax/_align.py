@@ -169,6 +169,13 @@ def is_abstract(value: Any) -> bool:
     return isinstance(value, jax.ShapeDtypeStruct)
 
 
+def refuse_abstract(leaves: Sequence[Leaf], advice: str) -> None:
+    """Refuses shapes where values are asked for."""
+    if abstract := [describe(leaf.path, leaf.value) for leaf in leaves if is_abstract(leaf.value)]:
+        one, many = "parameter is a shape without values", "parameters are shapes without values"
+        raise ValueError(listing(one, many, abstract, advice))
+
+
 def align_new(specs: Any, tree: Any) -> Any:
     """A tree of the specs just made for these parameters: checked, and each knowing how many layers it is of."""
     leaves = align(specs, tree)

@@ -117,7 +117,8 @@ def _problem_of_state(init: Callable[..., Any], params: Any, state: Any) -> str 
     ]
     if not lines and jax.tree.structure(expected) == jax.tree.structure(state):
         return None
-    if not lines:
+    # a chain takes the keys of a dictionary for the states of its links
+    if not lines or isinstance(state, str):
         return (
             "This state holds the right arrays in other containers, as some formats restore them. Restore it into a "
             "new one: write\nflax.serialization.from_state_dict(tx.init(params), state), or with Orbax "

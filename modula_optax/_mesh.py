@@ -134,6 +134,10 @@ def batched_over(axes: tuple[str, ...], count: int, function: Callable[[], Any])
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return function()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if AxisType.Explicit in mesh.axis_types:
+        # types name explicit axes alone: along the others the compiler chooses
+        axes = tuple(name for name in axes if kinds[name] == AxisType.Explicit)
     sharding = PartitionSpec(axes if axes and count % devices_along(axes) == 0 else None)
     if AxisType.Explicit in mesh.axis_types:
         in_automatic_mode: Any = jax.sharding.auto_axes(function, out_sharding=sharding)

@@ -6,11 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from modula_optax._align import Leaves, is_abstract
+from modula_optax._align import Leaves, refuse_abstract
 from modula_optax._canonical import Canonical
 from modula_optax._layout import canonical
 from modula_optax._mesh import replicated
-from modula_optax._paths import describe, listing
 from modula_optax._registry import resolve
 from modula_optax._specs import NormSpec
 
@@ -101,9 +100,7 @@ def dual_norm(grads: Any, specs: Any) -> Scalar:
 def _per_leaf(leaves: Leaves, measure: Callable[[Canonical, NormSpec], Array]) -> dict[str, Array]:
     """What is measured of every parameter that has a norm, by path, wherever it lies."""
     normed = leaves.where(lambda spec: spec.is_normed)
-    if abstract := [describe(leaf.path, leaf.value) for leaf in leaves.entries if is_abstract(leaf.value)]:
-        one, many = "parameter is a shape without values", "parameters are shapes without values"
-        raise ValueError(listing(one, many, abstract, "Norms are of arrays: pass these."))
+    refuse_abstract(leaves.entries, "Norms are of arrays: pass these.")
 
     def measured(arrays: dict[str, Array]) -> dict[str, Array]:
         return {path: measure(canonical(arrays[path], spec), spec) for path, spec in normed}

@@ -222,8 +222,8 @@ def scion(
     def normed(specs: Any, tree: Any) -> optax.GradientTransformation:
         del tree
         return optax.chain(
-            # no debiasing: the dual map forgets the length of the average
-            optax.ema(1 - momentum, debias=False, accumulator_dtype=accumulator_dtype),
+            # debiased or not, since the dual map forgets the length of the average
+            scale_by_momentum(1 - momentum, nesterov=False, accumulator_dtype=accumulator_dtype),
             dualize(specs, mesh_axes=mesh_axes),
             # w + η (ρ · extreme point − w) is a decay of one
             decayed(1.0 if constrained else 0.0),

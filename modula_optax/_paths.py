@@ -6,29 +6,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, KeyPath, SequenceKey
+from jax.tree_util import GetAttrKey, KeyPath
 
 
 def path_string(path: KeyPath) -> str:
     """Slash path of a key path, such as `params/Dense_0/kernel`, without the slashes around the flat keys of Ninjax.
 
     Example:
-      >>> path_string((DictKey("params"), DictKey("/layers/"), SequenceKey(0), GetAttrKey("weight")))
-      'params/layers/0/weight'
+      >>> path_string(jax.tree.leaves_with_path({"params": {"/layers/": [1.0]}})[0][0])
+      'params/layers/0'
     """
-    return "/".join(_key_string(key).strip("/") for key in path)
-
-
-def _key_string(key: Any) -> str:
-    match key:
-        case DictKey() | FlattenedIndexKey():
-            return str(key.key)
-        case SequenceKey():
-            return str(key.idx)
-        case GetAttrKey():
-            return key.name
-        case _:
-            return str(key)
+    return "/".join(jax.tree_util.keystr((key,), simple=True).strip("/") for key in path)
 
 
 def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:

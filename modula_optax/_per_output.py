@@ -16,12 +16,12 @@ from modula_optax._layout import atoms_shape
 from modula_optax._linalg import length, one_where_zero, working_dtype
 from modula_optax._match import matching
 from modula_optax._mesh import replicated, varying_alike
-from modula_optax._paths import is_absent
+from modula_optax._paths import is_absent, nested, unnested
 from modula_optax._whitened_stacks import takes_operators
 
 
 class OutputMomentsState(NamedTuple):
-    """The running mean square of the weights' updates of every output unit, by path."""
+    """The running mean square of the weights' updates of every output unit, nested as parameters are."""
 
     moments: Any
 
@@ -77,25 +77,30 @@ def scale_by_output_moments(
             return jnp.zeros((n, 1, 1, outputs), working_dtype(leaf.value.dtype))
 
         leaves = [leaf for leaf in match(params).entries if takes_operators(leaf.spec)]
-        moments = replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})()
+        paths = {leaf.path for leaf in leaves}
+        moments = nested(replicated(lambda: {leaf.path: first(leaf) for leaf in leaves})(), paths)
         # inside `shard_map` they vary over devices as updates do
         arrays = [leaf.value for leaf in leaves if not is_abstract(leaf.value)]
         return OutputMomentsState(varying_alike((moments, arrays))[0] if arrays else moments)
 
     def scaled(u: Stack, v: Array) -> tuple[Stack, Array]:
-        decay = jnp.asarray(b2, u.dtype)
-        v = decay * v + (1 - decay) * jnp.mean(u * u, axis=(-3, -2), keepdims=True)
+        kept, decay = v.dtype, jnp.asarray(b2, u.dtype)
+        v = decay * v.astype(u.dtype) + (1 - decay) * jnp.mean(u * u, axis=(-3, -2), keepdims=True)
         # a root has no derivative at zero, where nothing was seen
         roots = jnp.where(v > 0.0, jnp.sqrt(one_where_zero(v)), v)
         even = u / one_where_zero(roots + jnp.asarray(eps, u.dtype))
         size, wanted = length(even, ATOM), length(u, ATOM)
         if rms is not None:
             wanted = jnp.asarray(rms, u.dtype) * (u[0].size ** 0.5) * jnp.sign(wanted)
-        return even * (wanted / one_where_zero(size))[:, None, None, None], v
+        return even * (wanted / one_where_zero(size))[:, None, None, None], v.astype(kept)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):
         del params, extra_args
-        updates, moments = map_atoms(scaled, match(updates), takes_operators, memory=state.moments)
-        return updates, OutputMomentsState(moments)
+        if is_absent(updates):
+            return updates, state
+        leaves = match(updates)
+        paths = {path for path, _ in leaves.where(takes_operators)}
+        updates, moments = map_atoms(scaled, leaves, takes_operators, memory=unnested(state.moments, paths))
+        return updates, OutputMomentsState(nested(moments, paths))
 
     return guarded(init, update)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from modula_optax._align import Leaves, Named, is_abstract
+from modula_optax._align import Leaves, Named, is_abstract, refuse_abstract
 from modula_optax._arguments import check_mesh_axes, check_rates
 from modula_optax._guard import guarded
 from modula_optax._match import matching
@@ -34,7 +34,7 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
       A tree of the same structure, shapes, dtypes and shardings.
 
     Raises:
-      ValueError: specs do not fit the parameters; names every such path.
+      ValueError: specs do not fit the parameters, or these are shapes alone; names every such path.
 
     Example:
       >>> spec = NormSpec(Spectral(), constraint=UnitSphere())
@@ -47,6 +47,10 @@ def project(params: Any, specs: Any, *, mesh_axes: Sequence[str] | None = None) 
     """
     check_mesh_axes(mesh_axes)
     leaves = resolve(specs, params)
+    advice = (
+        "Only arrays can be projected: pass these, or write jax.eval_shape(lambda p: mo.project(p, specs), params)."
+    )
+    refuse_abstract([leaf for leaf in leaves.entries if _is_held(leaf.spec)], advice)
     held = leaves.where(_is_held)
     kept, _ = retract(held, mesh_axes, leaves.of(held), {}, None, jnp.zeros(2)) if held else ({}, {})
     return leaves.rebuilt(kept)

@@ -1,6 +1,7 @@
 """The registry: rules that read the spec of a parameter off its path; and where every kind of `specs` ends up."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optax
@@ -12,8 +13,11 @@ from modula_optax._checks import brief_repr, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters, refuse_step
-from modula_optax._paths import describe, is_absent, is_function, listing, pattern_of
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_function, listing, pattern_of
 from modula_optax._specs import NormSpec, compile_pattern
+
+# parameters of a tree, or what is absent, by path
+Flat = Sequence[tuple[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +97,10 @@ class NormRegistry:
                     f"A registry is made of rules; got {rule!r}. Write NormRegistry(Rule(...), Rule(...))."
                 )
         self.rules = rules
-        self.default: NormSpec | None = None if default is None else NormSpec(default)
+        try:
+            self.default: NormSpec | None = None if default is None else NormSpec(default)
+        except ValueError as error:
+            raise ValueError(f"default of NormRegistry: {error}") from None
 
     def __repr__(self) -> str:
         entries = [repr(rule) for rule in self.rules]
@@ -120,11 +127,9 @@ class NormRegistry:
             return params
         refuse_step(params)
         flat, treedef = flatten_parameters(params)
-        owners = [next((rule for rule in self.rules if rule.matches(path)), None) for path, _ in flat]
+        owners = _owners(self, flat)
         self._refuse_gaps([(path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None])
-        # of a masked tree nobody knows what the mask hides from the rules
-        if not any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat):
-            self._refuse_idle_rules({path for path, _ in flat}, owners)
+        refuse_idle_rules(self, flat)
         specs = [self.default if owner is None else owner.spec for owner in owners]
         tree = treedef.unflatten(
             [leaf if is_absent(leaf) else spec for (_, leaf), spec in zip(flat, specs, strict=True)]
@@ -139,7 +144,7 @@ class NormRegistry:
                 f"Add a rule, e.g. Rule({pattern_of(path)}, {fitting(leaf)}),\n"
                 "or pass default=Unnormed() to leave them to another optimizer."
             )
-            if longer := self._longer({path for path, _ in gaps}):
+            if longer := _longer(self, {path for path, _ in gaps}):
                 advice += "\nPatterns match whole paths: " + "; ".join(longer) + "."
             raise ValueError(
                 listing(
@@ -147,32 +152,38 @@ class NormRegistry:
                 )
             )
 
-    def _longer(self, paths: set[str]) -> list[str]:
-        """Rules for some of these paths that were meant by rules for the ends of paths."""
-        return [
-            f"write {longer!r}, not {rule.pattern!r}"
-            for rule in self.rules
-            if not any(map(rule.matches, paths))
-            and any(map((longer := dataclasses.replace(rule, pattern=_below(rule.pattern))).matches, paths))
-        ]
 
-    def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
-        idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
-        if idle:
-            lines = [
-                f"Rule({rule.pattern!r}, {rule.norm!r}): "
-                + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
-                for rule in idle
-            ]
-            known = "\n".join(f"  {path}" for path in sorted(paths))
-            raise ValueError(
-                listing(
-                    "rule matches no parameter",
-                    "rules match no parameter",
-                    lines,
-                    "\n".join(["Patterns match whole paths. These are:", known, *self._longer(paths)]),
-                )
-            )
+def _owners(registry: NormRegistry, flat: Flat) -> list[Rule | None]:
+    """The rule that each parameter goes by."""
+    return [next((rule for rule in registry.rules if rule.matches(path)), None) for path, _ in flat]
+
+
+def refuse_idle_rules(registry: NormRegistry, flat: Flat) -> None:
+    """Refuses rules that no parameter goes by: most are misspelt, and what they were for would get another norm."""
+    # of a masked tree nobody knows what the mask hides from the rules
+    if any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat):
+        return
+    owners, paths = _owners(registry, flat), {path for path, _ in flat}
+    idle = [rule for rule in registry.rules if not any(rule is owner for owner in owners)]
+    if idle:
+        lines = [
+            f"Rule({rule.pattern!r}, {rule.norm!r}): "
+            + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
+            for rule in idle
+        ]
+        known = "\n".join(f"  {path}" for path in sorted(paths))
+        advice = "\n".join(["Patterns match whole paths. These are:", known, *_longer(registry, paths)])
+        raise ValueError(listing("rule matches no parameter", "rules match no parameter", lines, advice))
+
+
+def _longer(registry: NormRegistry, paths: set[str]) -> list[str]:
+    """Rules for some of these paths that were meant by rules for the ends of paths."""
+    return [
+        f"write {longer!r}, not {rule.pattern!r}"
+        for rule in registry.rules
+        if not any(map(rule.matches, paths))
+        and any(map((longer := dataclasses.replace(rule, pattern=_below(rule.pattern))).matches, paths))
+    ]
 
 
 def _below(pattern: str) -> str:
@@ -195,12 +206,28 @@ def resolve(specs: Any, tree: Any) -> Leaves:
         return align({}, tree)
     check_specs(specs)
     if is_function(specs):
-        specs = specs(tree)
+        specs = _made_of(tree, specs)
     if isinstance(specs, NormRegistry):
         specs = specs.resolve(tree)
     leaves = align(specs, tree)
     refuse_restacked(leaves.entries)
     return leaves
+
+
+def _made_of(tree: Any, specs: Callable[[Any], Any]) -> Any:
+    """What a function makes of a tree; where it fails for what is masked, it is told to be called before."""
+    try:
+        return specs(tree)
+    except Exception as error:
+        hidden = [path for path, leaf in flatten_with_paths(tree)[0] if isinstance(leaf, optax.MaskedNode)]
+        if not hidden:
+            raise
+        one, many = (
+            "parameter is masked for a function that makes specs",
+            "parameters are masked for a function that makes specs",
+        )
+        advice = "Make the specs before, of all parameters, and pass them in its place: write specs = function(params)."
+        raise ValueError(listing(one, many, hidden, advice)) from error
 
 
 def resolve_tree(specs: Any, tree: Any) -> Any:

@@ -93,7 +93,7 @@ def retract(
         like = updates or params
         return (
             {path: restored(kept[path], spec, like[path], members=members) for path, spec in held},
-            {path: _by_member(remembered[path], params[path].shape[:members]) for path in (memory or {})},
+            {path: jax.tree.map(_like, remembered[path], of) for path, of in (memory or {}).items()},
         )
 
     return automatic(
@@ -146,9 +146,9 @@ def _flat(memory: Memory, members: int) -> Memory:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[members + 1 :]), memory)
 
 
-def _by_member(memory: Any, members: tuple[int, ...]) -> Any:
-    """Memory with the axes of its members again."""
-    return jax.tree.map(lambda x: x.reshape(*members, -1, *x.shape[1:]), memory)
+def _like(x: Array, before: Array) -> Array:
+    """Memory as it was kept before: with the axes of its members, and in its dtype, however wide the updates are."""
+    return x.reshape(before.shape).astype(before.dtype)
 
 
 def _groups(held: Named) -> dict[tuple[Norm, Constraint], list[str]]:

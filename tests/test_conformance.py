@@ -8,7 +8,17 @@ import pytest
 
 import modula_optax as mo
 from tests.cases import enable_x64, kinds, lowered_for_accelerators, untyped
-from tests.transformations import FACTORIES, GRADS, PARAMS, TRANSFORMATIONS, assert_close, parameters
+from tests.transformations import (
+    FACTORIES,
+    GRADS,
+    HELD,
+    NORMED,
+    PARAMS,
+    SHAPE,
+    TRANSFORMATIONS,
+    assert_close,
+    parameters,
+)
 
 every_transformation = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
 
@@ -69,6 +79,19 @@ def test_updates_and_state_have_the_dtype_of_the_parameters(tx, dtype):
             jnp.dtype(dtype),
             jnp.dtype(statistics),
         }
+
+
+@pytest.mark.parametrize("name", sorted(FACTORIES.keys() - {"muon"}))
+def test_a_state_keeps_its_dtypes_under_wider_gradients(name):
+    # but for what Adam keeps of vectors under Muon, which is as wide as their gradients in Optax, too
+    factory, arguments = FACTORIES[name]
+    specs = NORMED | HELD
+    tx = factory(**arguments | ({"specs": specs} if "specs" in arguments else {}))
+    with enable_x64(True):
+        params, grads = ({name: jnp.ones(SHAPE, dtype) for name in specs} for dtype in (jnp.float32, jnp.float64))
+        state = jax.eval_shape(tx.init, params)
+        _, after = jax.eval_shape(tx.update, grads, state, params)
+        assert kinds(after) == kinds(state)
 
 
 @every_transformation

@@ -1,5 +1,7 @@
 """What users of each framework pass in the place of parameters, and what every function tells them to pass instead."""
 
+import re
+
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -241,6 +243,16 @@ ARGUMENTS = {
         lambda: mo.modular_norm(jax.ShapeDtypeStruct((3, 2), jnp.float32), mo.NormSpec(mo.Spectral())),
         r"1 parameter is a shape without values:\n  \(root\)  float32\[3, 2\]\nNorms are of arrays",
     ),
+    "projections of shapes": (
+        lambda: mo.project(
+            jax.ShapeDtypeStruct((3, 2), jnp.float32), mo.NormSpec(mo.Spectral(), constraint=mo.UnitSphere())
+        ),
+        r"\(root\)  float32\[3, 2\]\nOnly arrays can be projected: pass these, or write jax.eval_shape\(",
+    ),
+    "a default that is a spec": (
+        lambda: mo.NormRegistry(default=mo.NormSpec(mo.RMS())),  # pyright: ignore[reportArgumentType]
+        r"default of NormRegistry: norm must be an atomic norm such as Spectral\(\)",
+    ),
     "a registry in JSON": (lambda: mo.specs_to_json(RULES), r"specs_to_json takes a spec tree.*write registry.resolve"),
     "parameters in JSON": (
         lambda: mo.specs_to_json(PARAMS),
@@ -303,3 +315,57 @@ def test_a_tree_of_arrays_may_have_methods_that_models_have():
             return x @ self.kernel
 
     assert mo.modular_norm(Weights(jnp.eye(2)), RULES) == pytest.approx(1.0)
+
+
+# Models in place of the function of their parameters
+
+LINEN = nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(2)])
+PURE = hk.transform(lambda x: hk.Linear(2)(x))
+FUNCTIONLESS = {
+    "Linen, the module": (LINEN, "apply_fn is a model"),
+    "Linen, its apply without its variables": (LINEN.apply, "apply_fn is a model, or a method of one"),
+    "Linen, that compiled": (jax.jit(LINEN.apply), "apply_fn is a model, or a method of one"),
+    "NNX, the module": (nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "With Flax NNX"),
+    "NNX, the graph": (nnx.split(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))[0], "apply_fn must be a function.*got GraphDef"),
+    "Equinox, the module": (eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0)), r"apply_fn\(x, \*, key=None\) does not"),
+    "Equinox, for a batch": (jax.vmap(eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))), "does not accept what"),
+    "Haiku, the transformed function": (PURE, "apply_fn must be a function.*got Transformed"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONLESS)
+def test_a_model_in_place_of_a_function_is_told_with_the_function(name):
+    model, message = FUNCTIONLESS[name]
+    graph, rest, static, transformed = None, None, None, PURE
+    if name.startswith("Linen"):
+        params = LINEN.init(jax.random.key(0), X)["params"]
+    elif name.startswith("NNX"):
+        graph, params, rest = nnx.split(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    elif name.startswith("Equinox"):
+        params, static = eqx.partition(getattr(model, "__wrapped__", model), eqx.is_inexact_array)
+    else:
+        params = PURE.init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=message) as error:
+        mo.infer_specs(model, params, X)
+    advised = re.split(r", (?:after|or)|\.$", re.split(r"[wW]rite ", str(error.value))[1])[0]
+    names = {"model": LINEN, "graph": graph, "rest": rest, "static": static, "transformed": transformed}
+    apply = eval(advised, {"jax": jax, "nnx": nnx, "eqx": eqx, **names})
+    inputs = (None, X) if name.startswith("Haiku") else (X,)
+    assert all(spec.is_normed for spec in jax.tree.leaves(mo.infer_specs(apply, params, *inputs)))
+    # with whole variables a method is the function
+    if name.startswith("Linen, its"):
+        mo.infer_specs(model, {"params": params}, X)
+
+
+def test_a_function_in_place_of_specs_that_some_parameters_are_hidden_from_is_told():
+    def model(params, x):
+        return x @ params["dense"]["kernel"] + params["dense"]["bias"]
+
+    def function(params):
+        return mo.infer_specs(model, params, X)
+
+    masked = optax.masked(mo.modular(0.1, function), lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
+    with pytest.raises(ValueError, match=r"1 parameter is masked for a function(.|\n)*  dense/bias\n") as error:
+        masked.init(PARAMS)
+    assert str(error.value).endswith("write specs = function(params).")
+    optax.masked(mo.modular(0.1, function(PARAMS)), {"dense": {"kernel": True, "bias": False}}).init(PARAMS)

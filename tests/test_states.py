@@ -16,6 +16,7 @@ import pytest
 
 import modula_optax as mo
 from tests.cases import untyped
+from tests.transformations import TRANSFORMATIONS, parameters
 
 PARAMS = {
     "dense": {"kernel": jnp.arange(12.0).reshape(4, 3) / 9, "bias": jnp.ones(3)},
@@ -91,8 +92,10 @@ def test_a_state_comes_back_from_every_format_and_goes_on(name, trained, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
-def test_no_key_of_a_state_has_a_slash(trained):
-    keys = [key for path, _ in jax.tree.leaves_with_path(trained[1]) for key in path]
+@pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
+def test_no_key_of_a_state_has_a_slash(tx):
+    state = jax.eval_shape(tx.init, parameters()), jax.eval_shape(WATCHED.init, PARAMS)
+    keys = [key for path, _ in jax.tree.leaves_with_path(state) for key in path]
     assert not any("/" in str(getattr(key, "key", "")) for key in keys)
 
 
@@ -137,6 +140,11 @@ def test_a_state_in_other_containers_is_told_how_to_be_restored():
     raw = flax.serialization.msgpack_restore(flax.serialization.to_bytes(tx.init(PARAMS)))
     with pytest.raises(ValueError, match=r"in other containers(.|\n)*from_state_dict\(tx.init\(params\), state\)"):
         tx.update(PARAMS, raw, PARAMS)
+    # a chain around takes the keys of a dictionary for the states of its links
+    chain = optax.chain(tx, mo.average_params())
+    raw = flax.serialization.msgpack_restore(flax.serialization.to_bytes(chain.init(PARAMS)))
+    with pytest.raises(ValueError, match="in other containers"):
+        chain.update(PARAMS, raw, PARAMS)
 
 
 # The third argument of `update`

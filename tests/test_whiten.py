@@ -276,3 +276,13 @@ def test_eight_devices_learn_what_one_learns_and_keep_it_where_it_is(layout, kin
     # eight experts: one on each device
     experts = state[0].metrics["16x24"]
     assert {shard.data.shape[0] for shard in experts.left.basis.addressable_shards} == {1}
+
+
+def test_a_mesh_may_have_automatic_and_explicit_axes():
+    tx, kinds = mo.scale_by_whitened_momentum(TREE, every=2), (AxisType.Auto, AxisType.Explicit)
+    grads = {name: jnp.cos(jnp.arange(np.prod(shape)).reshape(shape)) for name, shape in SHAPES.items()}
+    alone, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    with jax.set_mesh(jax.make_mesh((2, 4), ("data", "model"), axis_types=kinds)):
+        placed = {name: jax.device_put(x, P(*[None] * (x.ndim - 1), "model")) for name, x in grads.items()}
+        together, _ = jax.jit(tx.update)(placed, tx.init(placed))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), together, alone)

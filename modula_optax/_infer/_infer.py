@@ -36,7 +36,7 @@ from modula_optax._infer._values import params_in
 from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
 from modula_optax._norms import Norm
 from modula_optax._paths import flatten_with_paths, is_absent
-from modula_optax._registry import NormRegistry
+from modula_optax._registry import NormRegistry, refuse_idle_rules
 from modula_optax._sensitivity import Origins, sensitivities
 from modula_optax._specs import NormSpec
 
@@ -105,8 +105,8 @@ def infer_specs(
 
     Raises:
       ValueError: lists every parameter whose role is unknown, with an override to paste; arguments that do not fit,
-        such as masses of roles and places that no parameter has;
-        a traced sensitivity that would not be sound.
+        such as masses of roles and places that no parameter has, and rules that match none; a traced sensitivity that
+        would not be sound.
 
     Warns:
       UserWarning: once, with all guesses, unused parameters, weights used only in other coordinates (weight norm),
@@ -123,13 +123,17 @@ def infer_specs(
     if sensitivity not in ("unit", "traced"):
         raise ValueError(f"sensitivity must be 'unit' or 'traced'; got {sensitivity!r}.")
     if overrides is not None and not isinstance(overrides, NormRegistry):
-        raise ValueError(f"overrides must be a NormRegistry of rules; got {type(overrides).__name__}.")
+        got = type(overrides).__name__
+        raise ValueError(f"overrides must be a NormRegistry of rules; got {got}. Write NormRegistry(Rule(...), ...).")
     check_masses({} if masses is None else masses)
     check_norms(head=head, tied=tied, unknown=unknown)
     splits = as_splits(split)
     if splits and sensitivity == "traced":
         raise ValueError("Traced sensitivities are those of whole kernels: leave split or sensitivity='traced' out.")
     model = trace_model(apply_fn, params, example_inputs, kwargs)
+    flat, treedef = flatten_with_paths(params)
+    if overrides is not None:
+        refuse_idle_rules(overrides, flat)
     findings, program, trace = analyze(model)
     refuse_all_unused(findings)
     refuse_idle_masses(masses or {}, findings)
@@ -164,7 +168,6 @@ def infer_specs(
         specs = [dataclasses.replace(spec, sensitivity=s) for spec, s in zip(specs, traced, strict=True)]
     unsettled = [finding if rule is None else None for finding, rule in zip(findings, rules, strict=True)]
     warn(model, unsettled, specs, trace.unfamiliar, strict)
-    flat, treedef = flatten_with_paths(params)
     supply = iter(specs)
     tree = treedef.unflatten([leaf if is_absent(leaf) else next(supply) for _, leaf in flat])
     # refuses rules whose norm or axes do not fit their parameter

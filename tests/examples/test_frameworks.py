@@ -3,6 +3,7 @@
 import gzip
 import importlib
 import re
+import runpy
 import struct
 import sys
 from pathlib import Path
@@ -223,3 +224,12 @@ def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys):
     assert "--batch 2000 is more than the 1437 images" in refused(capsys, "--batch=2000")
     assert "argument --learning-rate: must be positive" in refused(capsys, "--learning-rate=0")
     assert "argument --epochs: must be at least 1" in refused(capsys, "--epochs=0")
+
+
+@pytest.mark.parametrize("name", [*(name for name, *_ in QUOTED), "extend"])
+def test_an_example_without_arguments_says_so_and_takes_none(name, monkeypatch, capsys):
+    path = Path(__file__).parents[2] / "examples" / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(path), "--epochs=2"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(path), run_name="__main__")
+    assert "unrecognized arguments: --epochs=2" in capsys.readouterr().err
