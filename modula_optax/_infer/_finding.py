@@ -122,10 +122,11 @@ class Evidence:
 
 
 def roles_by_axis(use: Use) -> dict[int, set[Axis]]:
-    """All that a use does to each axis; what is done to the axis itself beats that an entry of it was picked."""
+    """All that a use does to each axis, in whatever order its entries are."""
     roles: dict[int, set[Axis]] = {}
     for axis in use.axes:
-        roles.setdefault(axis.axis, set()).add(axis.role)
+        if axis.role is not Axis.REORDERED:
+            roles.setdefault(axis.axis, set()).add(axis.role)
     return roles
 
 

@@ -15,6 +15,7 @@ class Axis(enum.Enum):
     # before it was used
     PICKED = enum.auto()  # an entry was taken, by a constant
     LOOKED = enum.auto()  # an entry was looked up, by an index
+    REORDERED = enum.auto()  # entries were looked up by constants, one after the other
     INNER = enum.auto()  # contracted with another parameter
     MIXED = enum.auto()  # contracted with constants
     REDUCED = enum.auto()

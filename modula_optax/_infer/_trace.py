@@ -202,11 +202,13 @@ def record_content(
 
 def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]:
     """Which axes of an activation those of a parameter meet in an elementwise operation."""
+    picked = {axis for axis, role in part.fixed if role in (Axis.PICKED, Axis.REORDERED)}
     for i, axis, factor in axes_of(weight, part):
         dim = activation.dims[i] if activation.dims else ()
-        size, labels = 1, frozenset[Label]()
-        for other in dim:
-            size *= other.size
+        size = size_of(dim)
+        if axis in picked and factor.size == 1 < size:
+            # the entry of a stack that all of the data share
+            continue
         expanded = size == 1 and factor.size > 1
         matching = [other.labels for other in dim if other.size == factor.size] if len(dim) > 1 else []
         labels = matching[0] if len(matching) == 1 else frozenset().union(*(other.labels for other in dim))
