@@ -170,9 +170,48 @@ def behind_a_layer(model):
     return apply, {"w": model.params, "first": first}, model.inputs, "w/"
 
 
+def masked(model):
+    """Data say which entries of matrices there are."""
+
+    def apply(params, masks, *inputs):
+        return model.apply(jax.tree.map(lambda w, m: w * m if is_matrix(w) else w, params, masks), *inputs)
+
+    return apply, model.params, (model.params, *model.inputs), ""
+
+
+def is_matrix(x) -> bool:
+    return is_real(x) and sum(n > 1 for n in x.shape) > 1
+
+
+def held_where_it_was(model):
+    """The loss minds how far parameters are from others, which are given."""
+
+    def apply(params, before, *inputs):
+        return loss(model.apply(params, *inputs)) + loss(jax.tree.map(lambda w, v: w - v, params, before))
+
+    return apply, model.params, (model.params, *model.inputs), ""
+
+
+def divided_by_spectral_norms(model):
+    """Of matrices with all axes but the last as rows, by power iterations."""
+
+    def divided(w):
+        if not is_matrix(w):
+            return w
+        rows = w.reshape(-1, w.shape[-1])
+        v = jnp.ones(rows.shape[-1], w.dtype)
+        for _ in range(2):
+            u = rows @ v
+            v = (u / jnp.linalg.norm(u)) @ rows
+            v = v / jnp.linalg.norm(v)
+        return w / jnp.linalg.norm(rows @ v)
+
+    return lambda params, *inputs: model.apply(jax.tree.map(divided, params), *inputs), model.params, model.inputs, ""
+
+
 LAWS = (
     *(branches, trained_inside, one_vector, one_of_a_stack, halves, cut_out_of_larger_ones, with_adapters),
-    *(beside_its_derivative, in_another_order, behind_a_layer),
+    *(beside_its_derivative, in_another_order, behind_a_layer, masked, held_where_it_was, divided_by_spectral_norms),
 )
 # no gradient comes back through its loop
 WITHOUT_GRADIENT = {(trained_inside, "plain.cond_and_while")}

@@ -168,7 +168,9 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
     if kind is UseKind.MUL and not weight.data and is_scaled_by_task(trace, weight, activation):
         return weight
-    if activation.noise and not weight.data and _is_drawn_for(weight, activation):
+    if not weight.data and (
+        (activation.noise and _is_drawn_for(weight, activation)) or _is_masked(trace, op, weight, activation)
+    ):
         return _with_constant(trace, op, activation, weight)
     if kind is UseKind.ADD and is_step(trace, op, weight, activation):
         return stepped(weight, activation)
@@ -197,6 +199,18 @@ def _is_drawn_for(weight: Value, noise: Value) -> bool:
     """Whether there is a number for each entry of a parameter, as in a layer with noisy weights, but no samples."""
     drawn = {i for i, dim in enumerate(noise.dims) if size_of(dim) > 1}
     return drawn <= _covered(weight, {part.param for part in weight.parts})
+
+
+def _is_masked(trace: Trace, op: Op, weight: Value, mask: Value) -> bool:
+    """Whether data that no layer made have a number for each entry of a matrix, and no samples.
+
+    They are a mask, or what the matrix was before, of which the difference is taken, as that of a vector may be.
+    """
+    sizes = [size_of(dim) for dim in weight.dims]
+    is_whole = all(any(trace.entries(x) == size_of(dim) for x in labels_of(dim) - SPECIAL) for dim in weight.dims)
+    least = {"mul": 2, "sub": 1}.get(op.name, len(sizes) + 1)
+    is_large = sum(size > 1 for size in sizes) >= least
+    return is_large and is_whole and not mask.deep and sizes == list(map(size_of, mask.dims))
 
 
 def _is_large(weight: Value) -> bool:
