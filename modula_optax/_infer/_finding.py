@@ -76,7 +76,8 @@ class Evidence:
         self.kernels = trace.kernels_by_param()
         self._shapes = shapes
         self._observed: dict[Clue, set[Label]] = {}
-        self.experts = {use.looked_up_by for use in uses if use.kind is UseKind.LINEAR and use.looked_up_by is not None}
+        matrices = (use for use in uses if use.kind in (UseKind.LINEAR, UseKind.CONV))
+        self.experts = {use.looked_up_by for use in matrices if use.looked_up_by is not None}
         # the labels of a sum of many layers are noted as often as there are layers
         for labels, clue in trace.evidence:
             self._observed.setdefault(clue, set()).update(labels)

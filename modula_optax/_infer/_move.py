@@ -155,7 +155,12 @@ def combine(ins: Sequence[Value], dims: Dims) -> Value:
     data, deep = any(v.is_activation for v in ins), any(v.deep for v in ins)
     parts = () if data else unite(part for v in ins for part in v.parts)
     looked_up = any(v.data for v in ins)
-    return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep)
+    return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep, _common_index(ins))
+
+
+def _common_index(ins: Iterable[Value]) -> int | None:
+    found = {v.looked_up_by for v in ins if v.looked_up_by is not None}
+    return found.pop() if len(found) == 1 else None
 
 
 def unite(parts: Iterable[Part]) -> tuple[Part, ...]:

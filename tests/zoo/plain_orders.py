@@ -55,3 +55,15 @@ def positions_of_the_only_token():
         return jnp.tanh(h) @ p["out"]
 
     return apply, shapes(embed=(4, 6), taken=(9, 6), cut=(9, 6), out=(6, 2)), (array(2, 1, 4),)
+
+
+@zoo_model(truth={"kernel": "conv 3 > 4 @ 1 2", "gain": "gain > 1", "bias|last": "bias > 1", "matrix": "linear 1 > 2"})
+def layers_of_one_of_several_tasks():
+    def apply(p, task, x):
+        p = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, task, keepdims=False), p)
+        h = jax.lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        h = jnp.tanh(h * p["gain"] + p["bias"]).mean((1, 2))
+        return h @ p["matrix"] + p["last"]
+
+    params = shapes(kernel=(3, 3, 3, 4, 6), gain=(3, 6), bias=(3, 6), matrix=(3, 6, 5), last=(3, 5))
+    return apply, params, (array(dtype=jnp.int32), array(2, 8, 8, 4))
