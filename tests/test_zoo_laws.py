@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -114,12 +115,13 @@ def cut_out_of_larger_ones(model):
 
 def with_adapters(model):
     """A product of two factors is added to whatever has two axes."""
-    adapted = {path for path, x in flatten_with_paths(model.params)[0] if is_real(x) and len(x.shape) > 1}
 
     def factors(side):
-        flat, treedef = flatten_with_paths(model.params)
-        shapes = [((*x.shape[:-1], 2), (*x.shape[:-2], 2, x.shape[-1]))[side] if p in adapted else () for p, x in flat]
-        return treedef.unflatten([array(*shape) for shape in shapes])
+        def factor(x):
+            is_adapted = is_real(x) and len(x.shape) > 1
+            return array(*((*x.shape[:-1], 2), (*x.shape[:-2], 2, x.shape[-1]))[side]) if is_adapted else array()
+
+        return jax.tree.map(factor, model.params)
 
     def apply(params, *inputs):
         def adapt(w, a, b):
@@ -142,20 +144,89 @@ def beside_its_derivative(model):
     return apply, model.params, model.inputs, ""
 
 
+def in_another_order(model):
+    """The last entries of every axis come first, by an index."""
+
+    def apply(params, *inputs):
+        def reorder(x):
+            for axis in range(x.ndim):
+                x = jnp.take(x, np.arange(x.shape[axis])[::-1], axis)
+            return x
+
+        return model.apply(jax.tree.map(reorder, params), *inputs)
+
+    return apply, model.params, model.inputs, ""
+
+
+def behind_a_layer(model):
+    """A layer made the features of the inputs, where these are numbers."""
+    inputs, treedef = jax.tree.flatten(model.inputs)
+
+    def apply(params, *inputs):
+        made = (x @ w if w is not None else x for x, w in zip(jax.tree.leaves(inputs), params["first"], strict=True))
+        return model.apply(params["w"], *treedef.unflatten(made))
+
+    first = [array(*2 * x.shape[-1:]) if is_real(x) and x.shape else None for x in inputs]
+    return apply, {"w": model.params, "first": first}, model.inputs, "w/"
+
+
+def masked(model):
+    """Data say which entries of matrices there are."""
+
+    def apply(params, masks, *inputs):
+        return model.apply(jax.tree.map(lambda w, m: w * m if is_matrix(w) else w, params, masks), *inputs)
+
+    return apply, model.params, (model.params, *model.inputs), ""
+
+
+def is_matrix(x) -> bool:
+    return is_real(x) and sum(n > 1 for n in x.shape) > 1
+
+
+def held_where_it_was(model):
+    """The loss minds how far parameters are from others, which are given."""
+
+    def apply(params, before, *inputs):
+        return loss(model.apply(params, *inputs)) + loss(jax.tree.map(lambda w, v: w - v, params, before))
+
+    return apply, model.params, (model.params, *model.inputs), ""
+
+
+def divided_by_spectral_norms(model):
+    """Of matrices with all axes but the last as rows, by power iterations."""
+
+    def divided(w):
+        if not is_matrix(w):
+            return w
+        rows = w.reshape(-1, w.shape[-1])
+        v = jnp.ones(rows.shape[-1], w.dtype)
+        for _ in range(2):
+            u = rows @ v
+            v = (u / jnp.linalg.norm(u)) @ rows
+            v = v / jnp.linalg.norm(v)
+        return w / jnp.linalg.norm(rows @ v)
+
+    return lambda params, *inputs: model.apply(jax.tree.map(divided, params), *inputs), model.params, model.inputs, ""
+
+
 LAWS = (
     *(branches, trained_inside, one_vector, one_of_a_stack, halves, cut_out_of_larger_ones, with_adapters),
-    beside_its_derivative,
+    *(beside_its_derivative, in_another_order, behind_a_layer, masked, held_where_it_was, divided_by_spectral_norms),
 )
 # no gradient comes back through its loop
 WITHOUT_GRADIENT = {(trained_inside, "plain.cond_and_while")}
 
 
 def told(spec, *shapes):
-    """The role, and those axes, from the last, that have more than one entry in all shapes; one row is a bias."""
+    """The role, and those axes, from the last, that have more than one entry in all shapes.
+
+    One row is a bias; rows looked up in order are those of positions.
+    """
     axes = [] if spec.axes is None else [spec.axes.fan_in, spec.axes.fan_out, spec.axes.taps]
     proper = {-i for i in range(1, 1 + min(map(len, shapes))) if all(shape[-i] > 1 for shape in shapes)}
     found = [{i - len(shapes[0]) for i in some} & proper for some in axes]
-    return "bias" if spec.role == "positional" and not found[0] else spec.role, found
+    role = "positional" if spec.role == "embedding" else spec.role
+    return "bias" if role == "positional" and not found[0] else role, found
 
 
 @pytest.mark.long
@@ -166,7 +237,9 @@ def test_what_a_model_is_part_of_changes_no_role_silently(law, long):
         model = ZOO[name]()
         apply, params, inputs, prefix = law(model)
         found = infer(model, apply, params, inputs)
-        before, after = ({path: x.shape for path, x in flatten_with_paths(tree)[0]} for tree in (model.params, params))
+        before, after = (
+            {path: np.shape(x) for path, x in flatten_with_paths(tree)[0]} for tree in (model.params, params)
+        )
         for path, spec in inferred(name).items():
             its = found[prefix + path]
             is_asked = {"unknown", "unused"} & {spec.role, its.role} or "guess" in (spec.confidence, its.confidence)

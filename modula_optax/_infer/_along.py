@@ -29,9 +29,12 @@ def runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Map
       UnclearError: the axis is not seen there, or what it meets is a matrix that was made from data.
     """
     pieces = [piece for piece in use.axes if piece.axis == axis]
-    proper = [piece for piece in pieces if piece.role not in (Axis.PICKED, Axis.LOOKED)]
+    proper = [piece for piece in pieces if piece.role not in (Axis.PICKED, Axis.LOOKED, Axis.REORDERED)]
     if not proper and not pieces and size > 1:
         raise UnclearError(f"axis {axis} was lost sight of on the way")
+    if proper and len(proper) < len(pieces) and use.kind is UseKind.ADD and max(piece.size for piece in proper) == 1:
+        # one row was taken for data that have one there, as the position of the only token is
+        return Along.POSITIONS
     if any(piece.role is Axis.JOINED for piece in proper):
         return _made_along(proper, use, evidence, findings)
     if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(
@@ -50,7 +53,8 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
     is_vector = len({piece.axis for piece in use.axes if piece.size > 1}) == 1
     is_gain = use.kind is UseKind.MUL and is_vector
     labels = frozenset().union(*(piece.labels for piece in pieces))
-    found, unsure = set(), set()
+    others = frozenset().union(*(piece.labels for piece in use.axes if piece.axis != pieces[0].axis))
+    found, unsure, last = set(), set(), set()
     for label in labels:
         maker = findings.get(label.param)
         if (
@@ -63,8 +67,18 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
         if label.param not in (use.param, *use.partners) and maker is not None:
             # members of a gain may be members of a layer; of what is unknown any axis may be anything
             is_sure = maker.role != "unknown" and (maker.role != "gain" or not evidence.is_member(label))
-            (found if is_sure else unsure).add(_along(maker, label, evidence))
+            along = _along(maker, label, evidence)
+            (found if is_sure else unsure).add(along)
+            if _makes_features(maker, label.param, others, evidence):
+                last.add(along)
+    if Along.BATCH in last and Along.FEATURES not in last:
+        # each of the layers that made what this meets has one of its own, whatever came before
+        return Along.BATCH
     return next((along for along in (Along.FEATURES, Along.BATCH) if along in (found or unsure)), Along.POSITIONS)
+
+
+def _makes_features(maker: Finding, param: int, labels: Labels, evidence: Evidence) -> bool:
+    return any(label.param == param and _along(maker, label, evidence) is Along.FEATURES for label in labels)
 
 
 def _is_matrix(label: Label, pieces: Sequence[AxisUse], is_vector: bool, evidence: Evidence) -> bool:

@@ -24,7 +24,9 @@ from modula_optax._infer._terms import Axis, Clue, Made, UseKind
 from modula_optax._infer._uses import Use
 from modula_optax._infer._values import Label
 from modula_optax._infer._vector import find_vector
-from modula_optax._jaxpr import is_backward
+from modula_optax._jaxpr import Kind, is_backward, named
+
+_OF_KERNELS = named(Kind.PRODUCT, Kind.COMPLEX, Kind.REDUCTION)
 
 
 def classify(
@@ -148,12 +150,16 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     batch = members | {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
     labels = [Label(use.param, axis) for axis in columns]
+    scales, shifts = (any(evidence.has(x, clue) for x in labels) for clue in (Clue.SCALING, Clue.SHIFTING))
     if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
-        # looked up by what looks up matrices: the biases of the same experts
-        return Finding("bias", fan_out=columns, confidence=EVIDENCE, use=use)
+        # looked up by what looks up matrices: vectors of the same experts, or tables
+        confidence = EVIDENCE if scales != shifts and len(columns) < 2 else GUESS
+        return Finding("gain" if scales else "bias", fan_out=columns or rows, confidence=confidence, use=use)
     # those that stand before the rows may be members of an ensemble
     leading = (label for label in labels if evidence.has(label, Clue.LEADING))
     sure = all(evidence.has(label, Clue.CONTRACTED, Clue.MERGED) for label in leading)
+    # a matrix that is scaled, or of which a statistic is taken, may be the kernel of a layer
+    sure &= len(columns) < 2 or use.op.name not in _OF_KERNELS
     role = "embedding" if rows else "bias"
     return Finding(role, fan_in=rows, fan_out=columns, confidence=CERTAIN if sure else GUESS, use=use)
 

@@ -189,7 +189,8 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
             kept=kept,
             summed=summed,
         )
-    together = [labels_of(other.dims[i]) for i in pairs.contracted[1]]
+    # an axis that meets itself is that of a length, as in a power iteration
+    together = [labels_of(other.dims[j]) - labels_of(weight.dims[i]) for i, j in zip(*pairs.contracted, strict=True)]
     for labels in together:
         trace.note(labels, Clue.CONTRACTED)
         if len(together) > 1:

@@ -11,7 +11,9 @@ from modula_optax._jaxpr import Op
 
 
 def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
-    image, kernel = settle(trace, op, ins[0]), settle(trace, op, ins[1])
+    image = settle(trace, op, ins[0])
+    # what data looked up is one of several kernels
+    kernel = ins[1] if ins[1].data else settle(trace, op, ins[1])
     numbers, shape = op.params["dimension_numbers"], trace.shape(op.outs[0])
     out_features, in_features, *window = numbers.rhs_spec
     groups = op.params["feature_group_count"]
@@ -26,13 +28,18 @@ def convolution(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         trace.note(labels_of(kernel.dims[out_features]), Clue.MATRIX_COLUMN)
         for maker in params_in([kernel.dims[in_features]]) & params_in([feature]):
             # the others are kernels of their own, one for each entry of a batch
-            within = groups // math.prod(f.size for f in feature if maker not in params_in([(f,)]))
-            trace.use_as_kernel(op, kernel, maker, UseKind.CONV, roles, groups=max(within, 1), deep=image.deep)
+            within = _within(feature, maker, groups)
+            trace.use_as_kernel(op, kernel, maker, UseKind.CONV, roles, groups=within, deep=image.deep)
     dims = list(plain(shape))
     sources = [image.dims[numbers.lhs_spec[0]], feature, *(image.dims[i] for i in numbers.lhs_spec[2:])]
     for i, dim in zip(numbers.out_spec, sources, strict=True):
         dims[i] = resize(dim, shape[i])
     return Value(unmarked(tuple(dims)), data=True, deep=True)
+
+
+def _within(feature: Dim, maker: int, groups: int) -> int:
+    """How many groups a kernel has that there is one of for each entry of a batch."""
+    return max(groups // math.prod(factor.size for factor in feature if maker not in params_in([(factor,)])), 1)
 
 
 def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles: dict[int, Axis], groups: int) -> int:
@@ -47,8 +54,10 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
             AxisUse(axis, roles[i], factor.size, i, channels if roles[i] is Axis.IN else NONE)
             for i, axis, factor in axes_of(kernel, part)
         ]
-        axes, left = _split_off_batch(axes, groups)
-        trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, deep=image.deep, weak=image.is_constant)
+        own = _within(kernel.dims[numbers.rhs_spec[0]], part.param, groups) if kernel.data else groups
+        axes, left = _split_off_batch(axes, own)
+        details = {"deep": image.deep, "weak": image.is_constant, "looked_up_by": kernel.looked_up_by}
+        trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, **details)
     _note_inputs(trace, image.dims[numbers.lhs_spec[1]], groups, groups // left)
     return left
 

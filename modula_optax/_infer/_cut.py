@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from modula_optax._infer._move import select_axes
 from modula_optax._infer._terms import Axis
 from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import ONE, Value, resize, size_of
+from modula_optax._infer._values import Value, resize, size_of
 from modula_optax._jaxpr import Op
 
 
@@ -37,12 +37,9 @@ def unstack(trace: Trace, op: Op, ins: tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 def _sliced(value: Value, shape: Sequence[int]) -> Value:
-    """What is left of a value; of an axis of which one entry is taken, nothing is."""
+    """What is left of a value; of an axis of which one entry is taken, this is."""
     selected = [i for i, dim in enumerate(value.dims) if shape[i] == 1 < size_of(dim)]
-    dims = (
-        ONE if i in selected else resize(dim, size) for i, (dim, size) in enumerate(zip(value.dims, shape, strict=True))
-    )
-    return select_axes(value, selected, Axis.PICKED)._replace(dims=tuple(dims))
+    return select_axes(value, selected, Axis.PICKED)._replace(dims=tuple(map(resize, value.dims, shape)))
 
 
 def _as_joined(trace: Trace, op: Op, value: Value, starts: Sequence[int], stops: Sequence[int]) -> Value:

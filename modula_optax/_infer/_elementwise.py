@@ -20,6 +20,7 @@ from modula_optax._infer._values import (
     Value,
     join,
     join_dim,
+    labels_in,
     labels_of,
     params_in,
     relabel,
@@ -30,6 +31,7 @@ from modula_optax._jaxpr import Kind, Op, named
 
 _KINDS = dict.fromkeys([*named(Kind.SUM), "complex"], UseKind.ADD) | dict.fromkeys(named(Kind.PRODUCT), UseKind.MUL)
 _COMPARISONS = named(Kind.COMPARISON)
+_LOOKUPS, _VIEWS = named(Kind.LOOKUP), named(Kind.SAME, Kind.RESHAPE)
 
 
 def entrywise(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -61,6 +63,9 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
             for gate, gated in ((a, b), (b, a)):
                 if gate.normaliser is not Normaliser.RECIPROCAL:
                     note_gates(trace, _facing(gate, gated))
+        for position, value in zip(op.ins, ins, strict=True) if op.name in _KINDS else ():
+            if _is_looked_up(trace, position):
+                _note_looked_up(trace, op, value)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
@@ -74,6 +79,20 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def _facing(gate: Value, gated: Value) -> Iterable[tuple[Dim, Dim]]:
     return zip(gate.dims, gated.dims, strict=True) if gate.dims and gated.dims else ()
+
+
+def _is_looked_up(trace: Trace, position: int) -> bool:
+    """Whether a value is what an index found in a parameter, whatever its axes have become."""
+    maker = trace.makers.get(position)
+    while maker is not None and maker.name in _VIEWS:
+        maker = trace.makers.get(maker.ins[-1])
+    return maker is not None and maker.name in _LOOKUPS and trace.values[maker.ins[0]].is_weight
+
+
+def _note_looked_up(trace: Trace, op: Op, found: Value) -> None:
+    clues = {UseKind.MUL: Clue.SCALING, UseKind.ADD: Clue.SHIFTING}
+    if op.name in _KINDS:
+        trace.note(labels_in(found.dims), clues[_KINDS[op.name]])
 
 
 def _constants(op: Op, a: Value, b: Value) -> Value:
@@ -168,11 +187,14 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         return weight._replace(parts=parts, deep=activation.deep, dims=join(weight.dims, activation.dims))
     if kind is UseKind.MUL and not weight.data and is_scaled_by_task(trace, weight, activation):
         return weight
-    if activation.noise and not weight.data and _is_drawn_for(weight, activation):
+    if not weight.data and (
+        (activation.noise and _is_drawn_for(weight, activation)) or _is_masked(trace, op, weight, activation)
+    ):
         return _with_constant(trace, op, activation, weight)
     if kind is UseKind.ADD and is_step(trace, op, weight, activation):
         return stepped(weight, activation)
     if weight.data:
+        _note_looked_up(trace, op, weight)
         settle(trace, op, weight)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=True)
     first = len(trace.uses)
@@ -197,6 +219,18 @@ def _is_drawn_for(weight: Value, noise: Value) -> bool:
     """Whether there is a number for each entry of a parameter, as in a layer with noisy weights, but no samples."""
     drawn = {i for i, dim in enumerate(noise.dims) if size_of(dim) > 1}
     return drawn <= _covered(weight, {part.param for part in weight.parts})
+
+
+def _is_masked(trace: Trace, op: Op, weight: Value, mask: Value) -> bool:
+    """Whether data that no layer made have a number for each entry of a matrix, and no samples.
+
+    They are a mask, or what the matrix was before, of which the difference is taken, as that of a vector may be.
+    """
+    sizes = [size_of(dim) for dim in weight.dims]
+    is_whole = all(any(trace.entries(x) == size_of(dim) for x in labels_of(dim) - SPECIAL) for dim in weight.dims)
+    least = {"mul": 2, "sub": 1}.get(op.name, len(sizes) + 1)
+    is_large = sum(size > 1 for size in sizes) >= least
+    return is_large and is_whole and not mask.deep and sizes == list(map(size_of, mask.dims))
 
 
 def _is_large(weight: Value) -> bool:
@@ -235,14 +269,8 @@ def select(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     for value in cases[1:]:
         dims = join(dims, value.dims)
     if not all(v.is_constant for v in cases):
-        result = combine(cases, dims)
-        return result._replace(looked_up_by=_common_index(cases))
+        return combine(cases, dims)
     dims = tuple(map(join_dim, dims, predicate.dims)) if predicate.dims else dims
     data = predicate.data or any(v.data for v in cases)
     uniform = predicate.uniform and all(v.uniform for v in cases)
     return Value(dims, data=data, uniform=uniform and not data, deep=predicate.deep)
-
-
-def _common_index(cases: Iterable[Value]) -> int | None:
-    found = {v.looked_up_by for v in cases if v.looked_up_by is not None}
-    return found.pop() if len(found) == 1 else None

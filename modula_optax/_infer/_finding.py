@@ -84,7 +84,8 @@ class Evidence:
         self.kernels = trace.kernels_by_param()
         self._shapes = shapes
         self._observed: dict[Clue, set[Label]] = {}
-        self.experts = {use.looked_up_by for use in uses if use.kind is UseKind.LINEAR and use.looked_up_by is not None}
+        matrices = (use for use in uses if use.kind in (UseKind.LINEAR, UseKind.CONV))
+        self.experts = {use.looked_up_by for use in matrices if use.looked_up_by is not None}
         # the labels of a sum of many layers are noted as often as there are layers
         for labels, clue in trace.evidence:
             self._observed.setdefault(clue, set()).update(labels)
@@ -130,10 +131,11 @@ class Evidence:
 
 
 def roles_by_axis(use: Use) -> dict[int, set[Axis]]:
-    """All that a use does to each axis; what is done to the axis itself beats that an entry of it was picked."""
+    """All that a use does to each axis, in whatever order its entries are."""
     roles: dict[int, set[Axis]] = {}
     for axis in use.axes:
-        roles.setdefault(axis.axis, set()).add(axis.role)
+        if axis.role is not Axis.REORDERED:
+            roles.setdefault(axis.axis, set()).add(axis.role)
     return roles
 
 

@@ -7,7 +7,7 @@ from modula_optax._infer._shifted import operands, path, picked_apart
 from modula_optax._infer._terms import Axis, Made, UseKind
 from modula_optax._infer._trace import Trace
 from modula_optax._infer._uses import Use
-from modula_optax._infer._values import Label, labels_in
+from modula_optax._infer._values import Label, Labels, labels_in, size_of
 from modula_optax._jaxpr import Kind, Program, named, operations
 
 _ENTRYWISE = named(
@@ -48,9 +48,13 @@ def _by_stack(trace: Trace, graph: Graph, members: Sequence[int]) -> Iterable[li
         use = trace.uses[i]
         picked = {Label(use.param, piece.axis) for piece in use.axes if piece.role is Axis.PICKED}
         way = path(trace, graph, use)
-        stack = next((at for at in way if picked & labels_in(trace.values[at].dims)), trace.parameters[use.param])
+        stack = next((at for at in way if picked & _labels_of_many(trace, at)), trace.parameters[use.param])
         found.setdefault(graph.numbers.get(stack, stack), []).append(i)
     return found.values()
+
+
+def _labels_of_many(trace: Trace, position: int) -> Labels:
+    return labels_in(dim for dim in trace.values[position].dims if size_of(dim) > 1)
 
 
 def _is_picked(use: Use) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from modula_optax._infer._finding import EVIDENCE, GUESS, Evidence, Finding, product
 from modula_optax._infer._terms import Axis, Clue, Made, Unclear, UseKind
 from modula_optax._infer._trace import Trace
-from modula_optax._infer._values import Label, Labels
+from modula_optax._infer._uses import Use
+from modula_optax._infer._values import NONE, Label, Labels
 
 _ENTRYWISE = (UseKind.ADD, UseKind.MUL)
 
@@ -59,13 +60,26 @@ def find_latents(shape: tuple[int, ...], param: int, met: bool, evidence: Eviden
     """A table of learned vectors, by what became of its axes, and by whether data `met` it entry by entry, too."""
     columns = tuple(axis for axis in range(len(shape)) if evidence.has(Label(param, axis), Clue.CONTRACTED))
     rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
-    if not columns or len(rows) != 1 or not evidence.has(Label(param, rows[0]), Clue.ATTENDING, Clue.COMPETING):
+    if not columns or len(rows) != 1:
         return product().finding()
-    row = Label(param, rows[0])
-    if evidence.is_member(row):
+    row, taken = Label(param, rows[0]), {Label(param, i) for i in columns}
+    are_shared = _are_of_data(taken, trace)
+    if evidence.is_member(row) or not (are_shared or evidence.has(row, Clue.ATTENDING, Clue.COMPETING)):
         return product().finding()
-    proven = met or _attends(row, {Label(param, i) for i in columns}, evidence, trace)
+    proven = met or are_shared or _attends(row, taken, evidence, trace)
     return Finding("positional", rows, columns, confidence=EVIDENCE if proven else GUESS, place="hidden")
+
+
+def _are_of_data(columns: set[Label], trace: Trace) -> bool:
+    """Whether the matrices that take vectors take data, too, as where relative places share the kernels of tokens."""
+    layers = [use for use in trace.uses if use.kind is UseKind.LINEAR and use.part.made is Made.WHOLE]
+    inputs = [(use.param, _labels(use, Axis.IN)) for use in layers]
+    takers = {param for param, labels in inputs if labels & columns}
+    return takers == {param for param, labels in inputs if param in takers and not labels & columns}
+
+
+def _labels(use: Use, role: Axis) -> Labels:
+    return NONE.union(*(piece.labels for piece in use.axes if piece.role is role))
 
 
 def _attends(row: Label, columns: set[Label], evidence: Evidence, trace: Trace) -> bool:

@@ -42,8 +42,7 @@ def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     for i, j in zip(batching, numbers.start_indices_batching_dims, strict=True):
         dims[n_indices[j]] = join_dim(dims[n_indices[j]], operand.dims[i])
     operand = select_axes(operand, batching, Axis.BATCH)
-    many = any(size_of(dim) > 1 for dim in indices.dims[:-1])
-    return look_up(trace, op, operand, indices, selected, tuple(dims), n_indices if many else [])
+    return look_up(trace, op, operand, indices, selected, tuple(dims), n_indices)
 
 
 def dynamic_slice(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -67,7 +66,7 @@ def look_up(
       index: what says where.
       selected: the axes of the operand of which one entry is taken.
       dims: axes of the result.
-      index_dims: axes of the result that run along the index, if it has several entries.
+      index_dims: axes of the result that run along the index.
     """
     data = index.data or operand.is_activation
     if not operand.is_weight:
@@ -83,7 +82,8 @@ def look_up(
         dims = tuple(
             (Factor(size_of(dim), labels_of(dim) | labels),) if i in index_dims else dim for i, dim in enumerate(dims)
         )
-        return select_axes(operand, selected, Axis.LOOKED)._replace(dims=dims)
+        role = Axis.REORDERED if len(index_dims) == 1 else Axis.LOOKED
+        return select_axes(operand, selected, role)._replace(dims=dims)
     return select_axes(operand, selected, Axis.PICKED)._replace(dims=dims, deep=index.deep)
 
 

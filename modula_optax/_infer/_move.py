@@ -8,12 +8,15 @@ from modula_optax._infer._trace import Trace, operand_of, record_content
 from modula_optax._infer._values import (
     COUNTING,
     NONE,
+    ONE,
     Dim,
     Dims,
     Factor,
+    Label,
     Part,
     Value,
     join_dim,
+    labels_in,
     labels_of,
     plain,
     relabel,
@@ -54,7 +57,7 @@ def reshaped(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     dims = value.dims
     if op.params.get("dimensions") is not None:
         dims = tuple(dims[i] for i in op.params["dimensions"])
-    result = value._replace(dims=reshape(dims, shape))
+    result = _restored(trace, value._replace(dims=reshape(dims, shape)))
     trace.pieces.reshaped(dims, result.dims)
     trace.heads.reshaped(dims, result.dims)
     if value.is_activation:
@@ -62,6 +65,20 @@ def reshaped(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
             if len(dim) > 1:
                 _note_merged(trace, dim)
     return result
+
+
+def _restored(trace: Trace, weight: Value) -> Value:
+    """A parameter with the axes of one entry that were lost where it was flattened, once it has room for them again."""
+    if len(weight.parts) != 1:
+        return weight
+    (part,) = weight.parts
+    gone = {axis for axis, _ in part.fixed} | {axis for param, axis in labels_in(weight.dims) if param == part.param}
+    shape = trace.shape(trace.parameters[part.param])
+    lost = iter([Label(part.param, axis) for axis, size in enumerate(shape) if size == 1 and axis not in gone])
+    dims = (
+        (Factor(1, frozenset([label])),) if dim == ONE and (label := next(lost, None)) else dim for dim in weight.dims
+    )
+    return weight._replace(dims=tuple(dims))
 
 
 def _note_merged(trace: Trace, dim: tuple[Factor, ...]) -> None:
@@ -138,7 +155,12 @@ def combine(ins: Sequence[Value], dims: Dims) -> Value:
     data, deep = any(v.is_activation for v in ins), any(v.deep for v in ins)
     parts = () if data else unite(part for v in ins for part in v.parts)
     looked_up = any(v.data for v in ins)
-    return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep)
+    return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep, _common_index(ins))
+
+
+def _common_index(ins: Iterable[Value]) -> int | None:
+    found = {v.looked_up_by for v in ins if v.looked_up_by is not None}
+    return found.pop() if len(found) == 1 else None
 
 
 def unite(parts: Iterable[Part]) -> tuple[Part, ...]:

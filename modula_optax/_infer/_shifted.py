@@ -34,7 +34,7 @@ def join_shifted(program: Program, trace: Trace) -> None:
 
 
 def _may_be_tap(use: Use) -> bool:
-    roles = {axis.role for axis in use.axes}
+    roles = {axis.role for axis in use.axes} - {Axis.REORDERED}
     is_product = use.kind is UseKind.MUL and use.op.name == "mul" and use.part.made is Made.WHOLE
     return is_product and roles == {Axis.PICKED, Axis.ALIGNED}
 

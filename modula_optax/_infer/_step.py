@@ -33,6 +33,9 @@ def _is_gradient(trace: Trace, position: int) -> bool:
             return True
         if position in seen or len(seen) == _STEPS:
             return seen.get(position, False)
+        if position in trace.values and trace.values[position].is_weight:
+            # what follows a parameter after a step is what follows the parameter
+            return False
         # what is carried is one if all else is that it is made of
         seen[position] = True
         # an average of gradients is carried from step to step

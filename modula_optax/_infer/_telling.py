@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._flow import CHOICE, DEAD, STOPPED, STRONG, Reach
 from modula_optax._infer._terms import Axis, Made, UseKind
-from modula_optax._infer._uses import Use
+from modula_optax._infer._uses import AxisUse, Use
 from modula_optax._jaxpr import is_backward
 
 
@@ -88,12 +88,14 @@ def _of_table(shape: tuple[int, ...], use: Use) -> Use:
 
     A permuted weight has each of its rows once, or runs along one axis.
     """
-    looked = {piece.axis for piece in use.axes if piece.role is Axis.LOOKED}
-    for axis in looked if use.kind is UseKind.LINEAR else ():
+    looked = {piece.axis for piece in use.axes if piece.role in (Axis.LOOKED, Axis.REORDERED)}
+    for axis in looked:
         sizes = [piece.size for piece in use.axes if piece.axis == axis and piece.position >= 0]
         if len(sizes) > 1 and math.prod(sizes) > shape[axis]:
-            kept = tuple(piece for piece in use.axes if piece.axis not in looked or piece.role is Axis.LOOKED)
-            return use._replace(kind=UseKind.LOOKUP, axes=kept)
+            # what was added meets data along the rows; a product has them as one of its axes
+            kept = (piece for piece in use.axes if piece.axis != axis or use.kind is not UseKind.LINEAR)
+            rows = AxisUse(axis, Axis.LOOKED)
+            return use._replace(kind=UseKind.LOOKUP if use.kind is UseKind.LINEAR else use.kind, axes=(rows, *kept))
     return use
 
 

@@ -98,11 +98,18 @@ class Trace:
         **details: Any,
     ) -> None:
         """Records a use of one of the parts of a weight, which is of this kind if the part is a whole parameter."""
+        if part.made is Made.OTHERWISE and self._is_number_of_many(weight, part.param):
+            part = part._replace(made=Made.STATISTIC)
         kind, reason = _use_of(part, kind, reason)
         fixed = (AxisUse(axis, role) for axis, role in part.fixed)
         partners = tuple(other.param for other in weight.parts if other.param != part.param)
         self.used.add(part.param)
         self.uses.append(Use(part.param, kind, (*fixed, *axes), op, part, partners=partners, reason=reason, **details))
+
+    def _is_number_of_many(self, weight: Value, param: int) -> bool:
+        """Whether a value is one number that was made of many, as a determinant is."""
+        is_number = all(size_of(dim) == 1 for dim in weight.dims)
+        return is_number and any(size > 1 for size in self.shape(self.parameters[param]))
 
     def use_as_kernel(
         self, op: Op, kernel: Value, param: int, kind: UseKind, roles: Mapping[int, Axis], **details: Any
@@ -202,11 +209,13 @@ def record_content(
 
 def alignment(weight: Value, part: Part, activation: Value) -> Iterable[AxisUse]:
     """Which axes of an activation those of a parameter meet in an elementwise operation."""
+    picked = {axis for axis, role in part.fixed if role in (Axis.PICKED, Axis.REORDERED)}
     for i, axis, factor in axes_of(weight, part):
         dim = activation.dims[i] if activation.dims else ()
-        size, labels = 1, frozenset[Label]()
-        for other in dim:
-            size *= other.size
+        size = size_of(dim)
+        if axis in picked and factor.size == 1 < size:
+            # the entry of a stack that all of the data share
+            continue
         expanded = size == 1 and factor.size > 1
         matching = [other.labels for other in dim if other.size == factor.size] if len(dim) > 1 else []
         labels = matching[0] if len(matching) == 1 else frozenset().union(*(other.labels for other in dim))

@@ -84,9 +84,11 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     apart = (axis for axis in axes(Along.FEATURES, Along.POSITIONS) if Axis.JOINED not in roles.get(axis, ()))
     if evidence.makes_matrix(use.param, apart):
         raise UnclearError("what it starts, or is added to, is used as a matrix")
-    features, positions = _apart(axes(Along.FEATURES), axes(Along.POSITIONS), use, evidence)
+    features, positions = _apart(axes(Along.FEATURES), axes(Along.POSITIONS), use, evidence, findings)
+    if any(Axis.PICKED in roles.get(axis, ()) for axis in positions):
+        sureness = GUESS
     if features and positions:
-        return Finding("positional", positions, features, confidence=sureness, use=use)
+        return Finding(_table(positions, use), positions, features, confidence=sureness, use=use)
     if features:
         return Finding("bias", (), features, confidence=sureness, use=use)
     if positions:
@@ -96,12 +98,18 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
         rows = tuple(axis for axis in positions if axis not in columns)
         taken = [axis for axis in positions if evidence.has(Label(use.param, axis), Clue.CONTRACTED)]
         confidence = least(sureness, EVIDENCE) if taken == list(columns) else GUESS
-        return Finding("positional" if rows else "bias", rows, columns, confidence=confidence, use=use)
+        return Finding(_table(rows, use) if rows else "bias", rows, columns, confidence=confidence, use=use)
     # members of an ensemble may have one output each
     single = tuple(axis for axis in runs if shape[axis] == 1)
     # of a product, what the axes are is seen elsewhere
     confidence = GUESS if {Axis.INNER} in roles.values() else CERTAIN
     return Finding("bias", (), single or tuple(runs), confidence=confidence, use=use)
+
+
+def _table(rows: tuple[int, ...], use: Use) -> str:
+    """The role of a table with these rows, which may have been looked up by their numbers."""
+    reordered = {piece.axis for piece in use.axes if piece.role is Axis.REORDERED}
+    return "embedding" if reordered >= set(rows) else "positional"
 
 
 def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
@@ -117,7 +125,11 @@ def _is_used_as_matrix(use: Use, evidence: Evidence) -> bool:
 
 
 def _apart(
-    features: tuple[int, ...], positions: tuple[int, ...], use: Use, evidence: Evidence
+    features: tuple[int, ...],
+    positions: tuple[int, ...],
+    use: Use,
+    evidence: Evidence,
+    findings: Mapping[int, Finding],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Features and positions, where tokens were made by a layer, too: the next matrix takes features, not tokens.
 
@@ -129,7 +141,8 @@ def _apart(
     if features and positions:
         # what is unnamed, but goes into a matrix, is a feature of the data; what a layer made, and does not, a token
         return (positions, features) if set(positions) == taken else (features, positions)
-    makers = [{param for param, _ in named[axis]} - {use.param} for axis in features]
+    # a gain makes no axis, also where it names one
+    makers = [{i for i, _ in named[axis] if i in findings and findings[i].role != "gain"} for axis in features]
     if len(features) < 2 or set.intersection(*makers):
         return features, positions
     if all(any(evidence.has(label, Clue.CONTRACTED_WITH_OTHERS) for label in named[axis]) for axis in features):

@@ -15,6 +15,7 @@ from tests.zoo import plain_further as plain_further
 from tests.zoo import plain_members as plain_members
 from tests.zoo import plain_modulated as plain_modulated
 from tests.zoo import plain_nets as plain_nets
+from tests.zoo import plain_orders as plain_orders
 from tests.zoo import plain_papers as plain_papers
 from tests.zoo import plain_products as plain_products
 from tests.zoo import plain_published as plain_published

@@ -164,7 +164,7 @@ def modulated_convolution():
     return apply, shapes(style=(7, 4), k=(3, 3, 4, 6), const=(5, 5, 4), rgb=(6, 3)), (array(2, 7),)
 
 
-@zoo_model(truth={"w": "unknown", "v": "linear 0 > 1"})
+@zoo_model(truth=LINEAR)
 def weights_dropped_at_random():
     return lambda p, x, mask: x @ (p["w"] * mask) @ p["v"], shapes(w=(4, 6), v=(6, 2)), (array(7, 4), array(4, 6))
 
