@@ -505,7 +505,8 @@ BAD = {
     ),
     "a rule for nothing": (
         lambda: mo.infer_specs(two_layers, PARAMS, X, overrides=mo.NormRegistry(mo.Rule("head/w0", mo.Frobenius()))),
-        r"1 rule matches no parameter:\n  Rule\('head/w0', Frobenius\(\)\): no path matches\nPatterns match",
+        r"1 rule matches no parameter:\n"
+        r"  Rule\('head/w0', Frobenius\(\)\): no path matches\nPatterns match whole paths",
     ),
     "a rule after one for all": (
         lambda: mo.infer_specs(
