@@ -1,13 +1,16 @@
 """The steepest direction in a metric that is learned from gradients: a dual map between its roots."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import optax
 from jaxtyping import DTypeLike
 
+from modula_optax._arguments import check_specs
 from modula_optax._dualize import dualize
+from modula_optax._match import by_structure
 from modula_optax._norms import Norm, Unnormed
 from modula_optax._registry import resolve_tree
 from modula_optax._specs import NormSpec
@@ -74,9 +77,12 @@ def dualize_whitened(
       Gupta et al., Shampoo, arXiv:1802.09568; Zhang et al., Mousse, arXiv:2603.09697; Vyas et al., SOAP,
       arXiv:2409.11321.
     """
+    check_specs(specs, "mo.dualize_whitened(specs)")
+    # a function of the user's may trace the model: once for both links
+    resolved = by_structure(partial(resolve_tree, specs))
     whitening = visiting(
         "dualize_whitened",
-        specs,
+        resolved,
         _dual_map_after,
         b1=b1,
         nesterov=nesterov,
@@ -88,7 +94,7 @@ def dualize_whitened(
         mesh_axes=mesh_axes,
     )
     # where a matrix is whitened its dual map is taken, too: on several devices it travels there once
-    others = dualize(lambda tree: _without_dual_maps(resolve_tree(specs, tree)), mesh_axes=mesh_axes)
+    others = dualize(lambda tree: _without_dual_maps(resolved(tree)), mesh_axes=mesh_axes)
     return optax.chain(whitening, others)
 
 

@@ -30,7 +30,8 @@ def warn_of_small_rate(name: str, learning_rate: optax.ScalarOrSchedule) -> None
             f"parameter, in its own norm: 0.05 changes what a layer puts out by some 5 %. Start with 0.05; usual are "
             "0.02 to 0.2. If so small a step is meant, silence this with "
             f'warnings.filterwarnings("ignore", "{name}: the learning rate").',
-            stacklevel=2,
+            # the line that calls `init`
+            stacklevel=3,
         )
 
 

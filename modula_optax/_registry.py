@@ -204,7 +204,7 @@ def resolve(specs: Any, tree: Any) -> Leaves:
     if is_absent(tree):
         # Optax initializes transformations on placeholders without leaves, which no function of the user expects
         return align({}, tree)
-    check_specs(specs)
+    check_specs(specs, "specs = mo.infer_specs(apply_fn, params, x)")
     if is_function(specs):
         specs = _made_of(tree, specs)
     if isinstance(specs, NormRegistry):

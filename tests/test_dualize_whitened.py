@@ -215,3 +215,16 @@ def test_the_alias_is_the_chain_of_its_links():
 
     alias = last(mo.whitened(0.1, specs, every=3, weight_decay_mask={"kernel": True, "cap": False}))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), alias, last(optax.chain(*links)))
+
+
+def test_a_function_in_place_of_specs_is_asked_once():
+    asked = []
+
+    def specs(tree):
+        asked.append(tree)
+        return mo.NormSpec(mo.Spectral())
+
+    grads = {"w": jnp.eye(4)}
+    tx = mo.dualize_whitened(specs)
+    tx.update(grads, tx.init(grads))
+    assert len(asked) == 1
