@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped
 
-from modula_optax._linalg import between, length, matmul, one_where_zero
+from modula_optax._linalg import between, gram_along, length, matmul, one_where_zero
 from modula_optax._momentum import Averaging, average
 from modula_optax._norms import Norm
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
@@ -114,8 +114,8 @@ def learned(g: Matrices, before: Metric, numbers: Step) -> Learned:
     units = _per_matrix(one_where_zero(scale))
     kept = b2 * (_per_matrix(before.scale) / units) ** 2
     g, m = g / units, averaged / units
-    left = _advanced(before.left, kept, 1 - b2, g, turn)
-    right = _advanced(before.right, kept, 1 - b2, g.mT, turn)
+    left = _advanced(before.left, kept, 1 - b2, g, -2, turn)
+    right = _advanced(before.right, kept, 1 - b2, g, -1, turn)
     rotated = between(None if left is None else left.basis.mT, m, None if right is None else right.basis)
     return Learned(averaged, rotated, kept, Metric(mu, scale, left, right, before.squares))
 
@@ -124,11 +124,11 @@ def _per_matrix(x: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1"]:
     return x[:, None, None]
 
 
-def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, turn: Array) -> Side | None:
-    """The second moment with this gradient in it, and its basis where its turn has come."""
+def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, axis: int, turn: Array) -> Side | None:
+    """The second moment along an axis with this gradient in it, and its basis where its turn has come."""
     if side is None:
         return None
-    moment = kept * side.moment + added * matmul(g, g.mT)
+    moment = kept * side.moment + added * gram_along(g, axis)
 
     def refreshed(basis: Basis) -> tuple[Basis, Array]:
         return basis, jnp.sum(basis * matmul(moment, basis), axis=-2)
