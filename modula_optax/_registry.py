@@ -1,7 +1,7 @@
 """The registry: rules that read the spec of a parameter off its path; and where every kind of `specs` ends up."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -15,9 +15,6 @@ from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters, refuse_step
 from modula_optax._paths import describe, flatten_with_paths, is_absent, is_function, listing, pattern_of
 from modula_optax._specs import NormSpec, compile_pattern
-
-# parameters of a tree, or what is absent, by path
-Flat = Sequence[tuple[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +124,11 @@ class NormRegistry:
             return params
         refuse_step(params)
         flat, treedef = flatten_parameters(params)
-        owners = _owners(self, flat)
+        owners = [next((rule for rule in self.rules if rule.matches(path)), None) for path, _ in flat]
         self._refuse_gaps([(path, leaf) for (path, leaf), owner in zip(flat, owners, strict=True) if owner is None])
-        refuse_idle_rules(self, flat)
+        # of a masked tree nobody knows what the mask hides from the rules
+        if not any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat):
+            self._refuse_idle_rules({path for path, _ in flat}, owners)
         specs = [self.default if owner is None else owner.spec for owner in owners]
         tree = treedef.unflatten(
             [leaf if is_absent(leaf) else spec for (_, leaf), spec in zip(flat, specs, strict=True)]
@@ -144,7 +143,7 @@ class NormRegistry:
                 f"Add a rule, e.g. Rule({pattern_of(path)}, {fitting(leaf)}),\n"
                 "or pass default=Unnormed() to leave them to another optimizer."
             )
-            if longer := _longer(self, {path for path, _ in gaps}):
+            if longer := self._longer({path for path, _ in gaps}):
                 advice += "\nPatterns match whole paths: " + "; ".join(longer) + "."
             raise ValueError(
                 listing(
@@ -152,38 +151,32 @@ class NormRegistry:
                 )
             )
 
-
-def _owners(registry: NormRegistry, flat: Flat) -> list[Rule | None]:
-    """The rule that each parameter goes by."""
-    return [next((rule for rule in registry.rules if rule.matches(path)), None) for path, _ in flat]
-
-
-def refuse_idle_rules(registry: NormRegistry, flat: Flat) -> None:
-    """Refuses rules that no parameter goes by: most are misspelt, and what they were for would get another norm."""
-    # of a masked tree nobody knows what the mask hides from the rules
-    if any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat):
-        return
-    owners, paths = _owners(registry, flat), {path for path, _ in flat}
-    idle = [rule for rule in registry.rules if not any(rule is owner for owner in owners)]
-    if idle:
-        lines = [
-            f"Rule({rule.pattern!r}, {rule.norm!r}): "
-            + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
-            for rule in idle
+    def _longer(self, paths: set[str]) -> list[str]:
+        """Rules for some of these paths that were meant by rules for the ends of paths."""
+        return [
+            f"write {longer!r}, not {rule.pattern!r}"
+            for rule in self.rules
+            if not any(map(rule.matches, paths))
+            and any(map((longer := dataclasses.replace(rule, pattern=_below(rule.pattern))).matches, paths))
         ]
-        known = "\n".join(f"  {path}" for path in sorted(paths))
-        advice = "\n".join(["Patterns match whole paths. These are:", known, *_longer(registry, paths)])
-        raise ValueError(listing("rule matches no parameter", "rules match no parameter", lines, advice))
 
-
-def _longer(registry: NormRegistry, paths: set[str]) -> list[str]:
-    """Rules for some of these paths that were meant by rules for the ends of paths."""
-    return [
-        f"write {longer!r}, not {rule.pattern!r}"
-        for rule in registry.rules
-        if not any(map(rule.matches, paths))
-        and any(map((longer := dataclasses.replace(rule, pattern=_below(rule.pattern))).matches, paths))
-    ]
+    def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
+        idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
+        if idle:
+            lines = [
+                f"Rule({rule.pattern!r}, {rule.norm!r}): "
+                + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
+                for rule in idle
+            ]
+            known = "\n".join(f"  {path}" for path in sorted(paths))
+            raise ValueError(
+                listing(
+                    "rule matches no parameter",
+                    "rules match no parameter",
+                    lines,
+                    "\n".join(["Patterns match whole paths. These are:", known, *self._longer(paths)]),
+                )
+            )
 
 
 def _below(pattern: str) -> str:

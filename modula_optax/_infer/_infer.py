@@ -36,7 +36,7 @@ from modula_optax._infer._values import params_in
 from modula_optax._jaxpr import Model, Op, Program, flatten, trace_model
 from modula_optax._norms import Norm
 from modula_optax._paths import flatten_with_paths, is_absent
-from modula_optax._registry import NormRegistry, refuse_idle_rules
+from modula_optax._registry import NormRegistry
 from modula_optax._sensitivity import Origins, sensitivities
 from modula_optax._specs import NormSpec
 
@@ -105,8 +105,8 @@ def infer_specs(
 
     Raises:
       ValueError: lists every parameter whose role is unknown, with an override to paste; arguments that do not fit,
-        such as masses of roles and places that no parameter has, and rules that match none; a traced sensitivity that
-        would not be sound.
+        such as masses of roles and places that no parameter has;
+        a traced sensitivity that would not be sound.
 
     Warns:
       UserWarning: once, with all guesses, unused parameters, weights used only in other coordinates (weight norm),
@@ -132,8 +132,6 @@ def infer_specs(
         raise ValueError("Traced sensitivities are those of whole kernels: leave split or sensitivity='traced' out.")
     model = trace_model(apply_fn, params, example_inputs, kwargs)
     flat, treedef = flatten_with_paths(params)
-    if overrides is not None:
-        refuse_idle_rules(overrides, flat)
     findings, program, trace = analyze(model)
     refuse_all_unused(findings)
     refuse_idle_masses(masses or {}, findings)
