@@ -38,8 +38,10 @@ def runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Map
         return Along.POSITIONS
     if any(piece.role is Axis.JOINED for piece in proper):
         return _made_along(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(
-        Label(use.param, axis)
+    if (
+        size == 1
+        or all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper)
+        or evidence.is_member(Label(use.param, axis))
     ):
         return Along.BATCH
     if any(piece.role is Axis.EXPANDED for piece in proper):
