@@ -20,7 +20,7 @@ def join_absorbed(trace: Trace) -> None:
     for i, use in enumerate(trace.uses):
         apart, made = _labels(use, Axis.BATCH) & attending, _labels(use, Axis.OUT)
         for meeting in trace.meetings if apart else ():
-            if made and apart & meeting.kept and made <= meeting.summed:
+            if made and apart & meeting.kept and made <= meeting.summed - meeting.kept:
                 trace.uses[i] = _with_outputs(trace, use, apart & meeting.kept, is_reversed=True)
                 heads, latents = heads | (apart & meeting.kept), latents | meeting.others
                 break

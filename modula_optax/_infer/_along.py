@@ -32,13 +32,16 @@ def runs_along(axis: int, size: int, use: Use, evidence: Evidence, findings: Map
     proper = [piece for piece in pieces if piece.role not in (Axis.PICKED, Axis.LOOKED, Axis.REORDERED)]
     if not proper and not pieces and size > 1:
         raise UnclearError(f"axis {axis} was lost sight of on the way")
-    if proper and len(proper) < len(pieces) and use.kind is UseKind.ADD and max(piece.size for piece in proper) == 1:
+    is_one = size > 1 == max((piece.size for piece in proper), default=0)
+    if is_one and len(proper) < len(pieces) and use.kind is UseKind.ADD:
         # one row was taken for data that have one there, as the position of the only token is
         return Along.POSITIONS
     if any(piece.role is Axis.JOINED for piece in proper):
         return _made_along(proper, use, evidence, findings)
-    if all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper) or evidence.is_member(
-        Label(use.param, axis)
+    if (
+        size == 1
+        or all(piece.size == 1 or piece.role is Axis.BATCH for piece in proper)
+        or evidence.is_member(Label(use.param, axis))
     ):
         return Along.BATCH
     if any(piece.role is Axis.EXPANDED for piece in proper):
@@ -65,9 +68,9 @@ def _made_along(pieces: Sequence[AxisUse], use: Use, evidence: Evidence, finding
         ):
             raise UnclearError("it is added to a matrix that was made from data, as by a hypernetwork")
         if label.param not in (use.param, *use.partners) and maker is not None:
-            # members of a gain may be members of a layer; of what is unknown any axis may be anything
-            is_sure = maker.role != "unknown" and (maker.role != "gain" or not evidence.is_member(label))
             along = _along(maker, label, evidence)
+            # a gain has features because a layer does; of what is unknown any axis may be anything
+            is_sure = maker.role != "unknown" and (maker.role != "gain" or along is not Along.FEATURES)
             (found if is_sure else unsure).add(along)
             if _makes_features(maker, label.param, others, evidence):
                 last.add(along)

@@ -55,6 +55,12 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
             for i, axis, factor in axes_of(kernel, part)
         ]
         own = _within(kernel.dims[numbers.rhs_spec[0]], part.param, groups) if kernel.data else groups
+        # an axis of one output is lost where members are run as groups
+        seen = {axis.axis for axis in axes} | {axis for axis, _ in part.fixed}
+        has_inputs = part.param in params_in([kernel.dims[numbers.rhs_spec[1]]])
+        lost = set(range(len(trace.shape(trace.parameters[part.param])))) - seen
+        if groups > 1 and has_inputs and len(lost) == 1:
+            axes.append(AxisUse(lost.pop(), Axis.OUT))
         axes, left = _split_off_batch(axes, own)
         details = {"deep": image.deep, "weak": image.is_constant, "looked_up_by": kernel.looked_up_by}
         trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, **details)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from modula_optax._infer._lookup import settle_apart
+from modula_optax._infer._lookup import is_looked_up, note_looked_up, settle_apart
 from modula_optax._infer._modulated import is_modulated
 from modula_optax._infer._move import combine, unite
 from modula_optax._infer._step import is_scaled_by_task, is_step, stepped
@@ -20,7 +20,6 @@ from modula_optax._infer._values import (
     Value,
     join,
     join_dim,
-    labels_in,
     labels_of,
     params_in,
     relabel,
@@ -31,7 +30,6 @@ from modula_optax._jaxpr import Kind, Op, named
 
 _KINDS = dict.fromkeys([*named(Kind.SUM), "complex"], UseKind.ADD) | dict.fromkeys(named(Kind.PRODUCT), UseKind.MUL)
 _COMPARISONS = named(Kind.COMPARISON)
-_LOOKUPS, _VIEWS = named(Kind.LOOKUP), named(Kind.SAME, Kind.RESHAPE)
 
 
 def entrywise(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -64,8 +62,8 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
                 if gate.normaliser is not Normaliser.RECIPROCAL:
                     note_gates(trace, _facing(gate, gated))
         for position, value in zip(op.ins, ins, strict=True) if op.name in _KINDS else ():
-            if _is_looked_up(trace, position):
-                _note_looked_up(trace, op, value)
+            if is_looked_up(trace, position):
+                note_looked_up(trace, _KINDS[op.name], value)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
@@ -79,20 +77,6 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
 
 def _facing(gate: Value, gated: Value) -> Iterable[tuple[Dim, Dim]]:
     return zip(gate.dims, gated.dims, strict=True) if gate.dims and gated.dims else ()
-
-
-def _is_looked_up(trace: Trace, position: int) -> bool:
-    """Whether a value is what an index found in a parameter, whatever its axes have become."""
-    maker = trace.makers.get(position)
-    while maker is not None and maker.name in _VIEWS:
-        maker = trace.makers.get(maker.ins[-1])
-    return maker is not None and maker.name in _LOOKUPS and trace.values[maker.ins[0]].is_weight
-
-
-def _note_looked_up(trace: Trace, op: Op, found: Value) -> None:
-    clues = {UseKind.MUL: Clue.SCALING, UseKind.ADD: Clue.SHIFTING}
-    if op.name in _KINDS:
-        trace.note(labels_in(found.dims), clues[_KINDS[op.name]])
 
 
 def _constants(op: Op, a: Value, b: Value) -> Value:
@@ -194,7 +178,7 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if kind is UseKind.ADD and is_step(trace, op, weight, activation):
         return stepped(weight, activation)
     if weight.data:
-        _note_looked_up(trace, op, weight)
+        note_looked_up(trace, kind, weight)
         settle(trace, op, weight)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=True)
     first = len(trace.uses)
@@ -224,13 +208,13 @@ def _is_drawn_for(weight: Value, noise: Value) -> bool:
 def _is_masked(trace: Trace, op: Op, weight: Value, mask: Value) -> bool:
     """Whether data that no layer made have a number for each entry of a matrix, and no samples.
 
-    They are a mask, or what the matrix was before, of which the difference is taken, as that of a vector may be.
+    They are a mask, or what the matrix was before, of which the difference is taken.
     """
     sizes = [size_of(dim) for dim in weight.dims]
     is_whole = all(any(trace.entries(x) == size_of(dim) for x in labels_of(dim) - SPECIAL) for dim in weight.dims)
-    least = {"mul": 2, "sub": 1}.get(op.name, len(sizes) + 1)
-    is_large = sum(size > 1 for size in sizes) >= least
-    return is_large and is_whole and not mask.deep and sizes == list(map(size_of, mask.dims))
+    is_matrix = sum(size > 1 for size in sizes) > 1
+    is_mask = op.name in ("mul", "sub") and not mask.deep and sizes == list(map(size_of, mask.dims))
+    return is_matrix and is_whole and is_mask
 
 
 def _is_large(weight: Value) -> bool:

@@ -20,7 +20,9 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
-from modula_optax._jaxpr import Op
+from modula_optax._jaxpr import Kind, Op, named
+
+_LOOKUPS, _VIEWS = named(Kind.LOOKUP), named(Kind.SAME, Kind.RESHAPE)
 
 
 def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -95,6 +97,21 @@ def is_undecided(found: Value) -> bool:
         return len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1} - members) > 1
 
     return any(map(is_matrix, found.parts))
+
+
+def is_looked_up(trace: Trace, position: int) -> bool:
+    """Whether a value is what an index found in a parameter, whatever its axes have become."""
+    maker = trace.makers.get(position)
+    while maker is not None and maker.name in _VIEWS:
+        maker = trace.makers.get(maker.ins[-1])
+    return maker is not None and maker.name in _LOOKUPS and trace.values[maker.ins[0]].is_weight
+
+
+def note_looked_up(trace: Trace, kind: UseKind, found: Value) -> None:
+    """Notes whether what an index found scales others, or is added to them."""
+    clue = {UseKind.MUL: Clue.SCALING, UseKind.ADD: Clue.SHIFTING}.get(kind)
+    if clue is not None:
+        trace.note(labels_in(found.dims), clue)
 
 
 def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:

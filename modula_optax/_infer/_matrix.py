@@ -200,7 +200,8 @@ def _kept_role(
     if evidence.has(label, Clue.CONTRACTED):
         return Axis.OUT, EVIDENCE if leading else CERTAIN
     if evidence.has(label, Clue.BATCHED):
-        return Axis.BATCH, EVIDENCE
+        # heads with layers of their own look like members, but these come before the inputs, by custom
+        return (Axis.BATCH, EVIDENCE) if leading or is_kernel or contracted < 0 else (Axis.OUT, GUESS)
     if not leading:
         return Axis.OUT, GUESS if is_kernel else CERTAIN
     return (Axis.OUT, EVIDENCE) if evidence.has(label, Clue.MERGED, Clue.UNPACKED) else (Axis.BATCH, GUESS)

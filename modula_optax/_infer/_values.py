@@ -188,6 +188,13 @@ def join(a: Dims, b: Dims) -> Dims:
     return tuple(map(join_dim, a, b)) if a else b
 
 
+def _mixed(dims: Dims, shape: Sequence[int]) -> Dims:
+    """Axes after a reshape of which none can be told from another, but for the first ones that stay."""
+    kept = len(list(itertools.takewhile(lambda pair: size_of(pair[0]) == pair[1], zip(dims, shape, strict=False))))
+    everything = labels_in(dims[kept:])
+    return (*dims[:kept], *((Factor(size, everything),) for size in shape[kept:]))
+
+
 def reshape(dims: Dims, shape: Sequence[int]) -> Dims:
     """Axes after a reshape: merged ones keep their factors, split ones are cut."""
     if 0 in shape:
@@ -207,9 +214,8 @@ def reshape(dims: Dims, shape: Sequence[int]) -> Dims:
                 dim.append(Factor(taken, factor.labels))
                 queue.insert(0, Factor(factor.size // taken, factor.labels))
             else:
-                # the new axis ends inside a factor that it does not divide: no axis can be told from another
-                everything = labels_in(dims)
-                return tuple((Factor(n, everything),) for n in shape)
+                # the new axis ends inside a factor that it does not divide
+                return _mixed(dims, shape)
             needed //= taken
         result.append(tuple(dim) or (Factor(1, NONE),))
     return tuple(result)
