@@ -1,8 +1,9 @@
 """Rules of elementwise operations: where biases and gains meet activations."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._lookup import is_looked_up, note_looked_up, settle_apart
+from modula_optax._infer._masks import covered, is_drawn_for, is_masked
 from modula_optax._infer._modulated import is_modulated
 from modula_optax._infer._move import combine, unite
 from modula_optax._infer._step import is_scaled_by_task, is_step, stepped
@@ -21,7 +22,6 @@ from modula_optax._infer._values import (
     join,
     join_dim,
     labels_of,
-    params_in,
     relabel,
     size_of,
     unmarked,
@@ -119,7 +119,7 @@ def _weights(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         return Value(dims, parts=tuple(part._replace(reparameterised=True) for part in parts))
     # of a sum a parameter's axis of one entry counts, too: what lacks it is added to something larger
     least = 1 if kind is UseKind.ADD else 2
-    covered_a, covered_b = _covered(a, params_a, least), _covered(b, params_b, least)
+    covered_a, covered_b = covered(a, params_a, least), covered(b, params_b, least)
     if kind is UseKind.ADD:
         everything = covered_a | covered_b
         # a vector has no two factors: what is added to a product that is one is not all of it
@@ -141,17 +141,11 @@ def _without_statistics(weight: Value, other: Value) -> tuple[Part, ...]:
     """The parts of a weight, but for those that the other has more of: a norm to divide it by is no use of it."""
 
     def covers_less(param: int) -> bool:
-        return _covered(weight, {param}) < _covered(other, {param})
+        return covered(weight, {param}) < covered(other, {param})
 
     kept = tuple(part for part in weight.parts if part.made is not Made.STATISTIC and not covers_less(part.param))
     own = {part.param for part in other.parts}
     return kept + tuple(part for part in weight.parts if part not in kept and part.param not in own)
-
-
-def _covered(weight: Value, params: Collection[int], least: int = 2) -> set[int]:
-    """The axes, of that many entries at least, that come from these parameters, not from a broadcast."""
-    dims = enumerate(weight.dims)
-    return {i for i, dim in dims if size_of(dim) >= least and params_in([dim]) & set(params)}
 
 
 def _demoted(parts: tuple[Part, ...], made: Made, reason: str = "") -> tuple[Part, ...]:
@@ -172,7 +166,7 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if kind is UseKind.MUL and not weight.data and is_scaled_by_task(trace, weight, activation):
         return weight
     if not weight.data and (
-        (activation.noise and _is_drawn_for(weight, activation)) or _is_masked(trace, op, weight, activation)
+        (activation.noise and is_drawn_for(weight, activation)) or is_masked(trace, op, weight, activation)
     ):
         return _with_constant(trace, op, activation, weight)
     if kind is UseKind.ADD and is_step(trace, op, weight, activation):
@@ -197,24 +191,6 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
         data=True,
         deep=activation.deep,
     )
-
-
-def _is_drawn_for(weight: Value, noise: Value) -> bool:
-    """Whether there is a number for each entry of a parameter, as in a layer with noisy weights, but no samples."""
-    drawn = {i for i, dim in enumerate(noise.dims) if size_of(dim) > 1}
-    return drawn <= _covered(weight, {part.param for part in weight.parts})
-
-
-def _is_masked(trace: Trace, op: Op, weight: Value, mask: Value) -> bool:
-    """Whether data that no layer made have a number for each entry of a matrix, and no samples.
-
-    They are a mask, or what the matrix was before, of which the difference is taken.
-    """
-    sizes = [size_of(dim) for dim in weight.dims]
-    is_whole = all(any(trace.entries(x) == size_of(dim) for x in labels_of(dim) - SPECIAL) for dim in weight.dims)
-    is_matrix = sum(size > 1 for size in sizes) > 1
-    is_mask = op.name in ("mul", "sub") and not mask.deep and sizes == list(map(size_of, mask.dims))
-    return is_matrix and is_whole and is_mask
 
 
 def _is_large(weight: Value) -> bool:
