@@ -84,12 +84,36 @@ HEADS = {
     "plain_products.memory_of_learned_vectors": {"[qkv]": "linear 0 > 1 / 2", "o": r"linear 0 \ 2 > 1"},
     "plain_products.perceiver_with_output_queries": {"[io][qkv]": "linear 0 > 1 / 2", "[io]o": r"linear 0 \ 2 > 1"},
     "plain_products.queries_that_share_their_keys": {"wq": "linear 0 > 2", "o": r"linear 0 \ 2 > 1"},
+    "plain_graphs.frames_of_a_protein": {"ipa/[qk]p?|ipa/v": "linear 0 > 1 / 3"},
+    "plain_images.dino_v2": FUSED,
+    # its output layer meets values before these are weighed, where nothing is a head yet
+    "plain_images.max_vit": {"qkv": "linear 0 > 1 / 6"},
+    "plain_images.segment_anything": {
+        "(self|cross|back)/[qkv]": "linear 0 > 1 / 2",
+        "(self|cross|back)/o": r"linear 0 \ 2 > 1",
+    },
+    "plain_images.swin_v2": {"qkv": "linear 0 > 3", "o": r"linear 0 \ 3 > 1"},
+    "plain_images.unet_of_diffusion": {"qkv": "conv 1 > 0 @ 2 3 / 6", "out": r"conv 1 \ 2 > 0 @ 2 3"},
     "plain_recent.latent_attention_with_absorbed_kernels": {"q|u[kv]": "linear 0 > 2", "o": "linear 1 > 2"},
     "plain_recent.latent_attention_with_an_absorbed_kernel_of_both": {
         "q": "linear 0 > 1 / 2",
         "ukv": "linear 0 > 2",
         "o": r"linear 0 \ 2 > 1",
     },
+    # gates of keys are cut into heads as these are
+    "plain_sequences.gated_linear_attention": {"[qkv]|gk2": "linear 0 > 1 / 2", "o": r"linear 0 \ 2 > 1"},
+    "plain_sequences.retnet": {"[qkv]": "linear 0 > 2", "o": r"linear 0 \ 3 > 1"},
+    "plain_sequences.rwkv_7": {"[RKV]|[wa]2": "linear 0 > 1 / 2", "O": r"linear 0 \ 2 > 1"},
+    # two heads of what the memory is made of, and of its gate
+    "plain_sequences.xlstm": {"up": "linear 0 > 1 / 4", "down": r"linear 0 \ 2 > 1"},
+    "plain_signals.conformer": {"qkv": "linear 1 > 3", "pos": "linear 0 > 2", "out": "linear 1 > 2"},
+    "plain_tables.adaptive_time": FUSED,
+    "plain_tables.patch_tst": {"qkv": "linear 0 > 3", "o": "linear 1 > 2"},
+    # all heads share their values
+    "plain_tables.temporal_fusion": {"[qk]": "linear 0 > 1 / 2"},
+    "plain_texts.albert": FLAT,
+    "plain_texts.deberta": FLAT,
+    "plain_texts.multi_token_prediction": {"u[qkv]": "linear 0 > 2", "o": "linear 1 > 2"},
     "plain_varied.grouped_queries_with_an_axis_of_groups": {
         "q": "linear 0 > 3",
         "[kv]": "linear 0 > 2",

@@ -1,7 +1,7 @@
 """Heads of attention: parts of axes along which two activations are multiplied one by one."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modula_optax._infer._blocks import Pieces
 from modula_optax._infer._values import Dim, Dims, Label, labels_of, params_in, size_of
@@ -14,9 +14,13 @@ class Heads:
 
     Where queries meet keys, and weights values, heads are a batch. Where all queries share the keys of one head, heads
     of queries are kept, and each has a softmax of its own.
+
+    Args:
+      entries: how long an axis of a parameter is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, entries: Callable[[Label], int]) -> None:
+        self._entries = entries
         self._batched: set[Part] = set()
         self._kept: set[Part] = set()
         self._attending: set[Part] = set()
@@ -36,7 +40,9 @@ class Heads:
         free = [dim for i, dim in enumerate(one) if i not in {*contracted, *(i for i, _ in pairs)}]
         makers = {param for dim in summed for param, _ in labels_of(dim)}
         self._summed |= makers
-        self._kept |= {(label, size) for label, size in _parts(free) if label[0] in makers}
+        # tokens that positions name are kept, too, and summed once they are weighed
+        tokens = {(label, size) for label, size in _parts(summed) if size == self._entries(label)}
+        self._kept |= {(label, size) for label, size in _parts(free) - tokens if label[0] in makers}
         # of queries and keys the entries of a head are summed, of values they are kept
         self._widths |= _parts(summed) | _parts(dim for dim in free if not params_in([dim]) & self._summed)
 

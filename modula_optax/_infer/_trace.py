@@ -52,7 +52,7 @@ class Trace:
         # a weight divided by a statistic of its own: through these no role is decided
         self.statistics: set[tuple[int, int]] = set()
         self.pieces = Pieces()
-        self.heads = Heads()
+        self.heads = Heads(self.entries)
         # of primitives whose parameters no rule knows: why, by name
         self.unfamiliar = dict(program.unfamiliar)
 
