@@ -210,6 +210,7 @@ PANEL: dict[str, Entrant] = {
     "whitened, no side": Entrant(partial(whitened, max_size=1)),
     "whitened, damping 0.1": Entrant(linked(learned(damping=0.1))),
     "whitened, damping 1e-3": Entrant(linked(learned(damping=1e-3))),
+    "whitened, table 1": Entrant(whitened, masses(embedding=1.0)),
     "whitened, output moments": Entrant(linked(learned(), mo.scale_by_output_moments)),
     "whitened, floor": Entrant(linked(learned(), mo.floor_relative_update)),
     "whitened, brake": Entrant(linked(learned(), last=mo.brake_growth)),
@@ -226,7 +227,7 @@ PANEL: dict[str, Entrant] = {
     "bias 0.3": Entrant(modular, masses(bias=0.3)),
     "bias 0.03": Entrant(modular, masses(bias=0.03)),
     "gain 1": Entrant(modular, masses(gain=1.0)),
-    # of tables whose rows a matrix reads as they are, an eighth by default
+    # an eighth by default for tables whose rows a matrix reads as they are, 0.3 for those that positions are added to
     "table 1": Entrant(modular, masses(embedding=1.0)),
     "table 0.25": Entrant(modular, masses(embedding=0.25)),
     "embedding 2": Entrant(modular, masses(embedding=2.0, positional=1.0)),
