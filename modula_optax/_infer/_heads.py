@@ -41,8 +41,8 @@ class Heads:
         makers = {param for dim in summed for param, _ in labels_of(dim)}
         self._summed |= makers
         # tokens that positions name are kept, too, and summed once they are weighed
-        kept = {(label, size) for label, size in _parts(free) & _parts(summed) if label.param >= 0}
-        tokens = {(label, size) for label, size in kept if size == self._entries(label)}
+        both = _parts(free) & _parts(summed)
+        tokens = {(label, size) for label, size in both if label.param >= 0 and size == self._entries(label)}
         self._kept |= {(label, size) for label, size in _parts(free) - tokens if label.param in makers}
         # of queries and keys the entries of a head are summed, of values they are kept
         self._widths |= _parts(summed) | _parts(dim for dim in free if not params_in([dim]) & self._summed)

@@ -15,6 +15,23 @@ def rms(x):
     return x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
 
 
+def norm(x, g, b):
+    x = x - x.mean(-1, keepdims=True)
+    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g + b
+
+
+def conv1d(x, w, groups=1, stride=1, padding="SAME", dilation=1):
+    return lax.conv_general_dilated(
+        x,
+        w,
+        (stride,),
+        padding,
+        rhs_dilation=(dilation,),
+        feature_group_count=groups,
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+
+
 @zoo_model(truth={"w": "linear 0 > ", "b": "bias >"})
 def linear_regression():
     return lambda p, x: x @ p["w"] + p["b"], shapes(w=5, b=()), (array(7, 5),)

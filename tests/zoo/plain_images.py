@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from tests.zoo._model import array, tokens, zoo_model
-from tests.zoo.plain import shapes
+from tests.zoo.plain import norm, shapes
 
 LINEAR = {r"[\w/]*": "linear 0 > 1"}
 
@@ -15,11 +15,6 @@ def conv(x, w, groups=1, stride=1, padding="SAME", numbers=("NHWC", "HWIO", "NHW
     return lax.conv_general_dilated(
         x, w, (stride, stride), padding, feature_group_count=groups, dimension_numbers=numbers
     )
-
-
-def norm(x, g, b):
-    x = x - x.mean(-1, keepdims=True)
-    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g + b
 
 
 @zoo_model(

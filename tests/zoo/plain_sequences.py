@@ -5,26 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from tests.zoo._model import array, zoo_model
-from tests.zoo.plain import rms, shapes
+from tests.zoo.plain import norm, rms, shapes
 
 LINEAR = {r"[\w/]*": "linear 0 > 1"}
-
-
-def conv1d(x, w, groups=1, stride=1, padding="SAME", dilation=1):
-    return lax.conv_general_dilated(
-        x,
-        w,
-        (stride,),
-        padding,
-        rhs_dilation=(dilation,),
-        feature_group_count=groups,
-        dimension_numbers=("NWC", "WIO", "NWC"),
-    )
-
-
-def norm(x, g, b):
-    x = x - x.mean(-1, keepdims=True)
-    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g + b
 
 
 @zoo_model(

@@ -6,14 +6,9 @@ import numpy as np
 from jax import lax
 
 from tests.zoo._model import array, tokens, zoo_model
-from tests.zoo.plain import rms, shapes
+from tests.zoo.plain import norm, rms, shapes
 
 LINEAR = {r"[\w/]*": "linear 0 > 1"}
-
-
-def norm(x, g, b):
-    x = x - x.mean(-1, keepdims=True)
-    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g + b
 
 
 @zoo_model(truth={"b.": "bias > 0", "theta.": "linear 0 > 1"} | LINEAR)
