@@ -78,6 +78,7 @@ IN_SINGLE_PRECISION = (
     "plain_nets.llama",
     "plain_papers.hyena",
     "plain_tables.adaptive_time",
+    "plain_tables.glow",
 )
 
 
