@@ -120,6 +120,23 @@ def sharded_work() -> Lines:
     return table(["per device", *SHARDED], rows) + measured("sharded_work")
 
 
+def sharded_layouts() -> Lines:
+    """What each device sends in the layouts of trainers."""
+    record = load("sharded_layouts")
+    columns = ["`mo.dualize`", "in bfloat16", "all-to-all over layers", "Optax main", "bound"]
+    rows = [
+        [f"{devices}: {layout}", *(f"{cost['megabytes']:.1f}" for cost in _of_interest(costs))]
+        for devices, layouts in record["results"].items()
+        for layout, costs in layouts.items()
+    ]
+    return table(["MB sent by each device, of", *columns], rows) + measured("sharded_layouts")
+
+
+def _of_interest(costs: Any) -> list[Any]:
+    ours, theirs = "modula_optax.dualize", "optax.contrib.muon, main"
+    return [costs[name] for name in (ours, f"{ours}, exchange in bfloat16", "all-to-all over layers", theirs, "bound")]
+
+
 def whitened_step() -> Lines:
     """What an update of `whitened` costs, relative to `modular`'s."""
     record = load("whitened_step")
@@ -230,6 +247,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "compile time": compile_time,
     "overhead": overhead,
     "sharded work": sharded_work,
+    "sharded layouts": sharded_layouts,
     "whitened step": whitened_step,
     "constraints": constraints,
     "lipschitz": lipschitz,

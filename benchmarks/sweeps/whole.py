@@ -65,16 +65,19 @@ def compiled(setting: Setting, contender: str, data: Path | None) -> Callable[..
     return jax.jit(train)
 
 
+def arguments_of(run: Run, data: Path | None) -> tuple[Any, ...]:
+    """What the program of a run is called with."""
+    setting, task = run.setting, task_of(run.setting, data)
+    params = task.network.init(jax.random.key(run.seed))
+    if PANEL[run.optimizer].start_at_norm_one:
+        params = mo.initialize(jax.random.key(run.seed), params, specs_of(setting, run.optimizer, data))
+    return jax.tree.map(jnp.float32, run.hyper), params, task.data, task.draw(run.seed, setting.steps), task.held_out
+
+
 def train(run: Run, data: Path | None) -> Curve:
     """Trains, and gives the validation loss at intervals; infinite from where it is no number any more."""
-    setting, contender = run.setting, PANEL[run.optimizer]
-    task = task_of(setting, data)
-    params = task.network.init(jax.random.key(run.seed))
-    if contender.start_at_norm_one:
-        params = mo.initialize(jax.random.key(run.seed), params, specs_of(setting, run.optimizer, data))
-    hyper = jax.tree.map(jnp.float32, run.hyper)
-    drawn = task.draw(run.seed, setting.steps)
-    losses = compiled(setting, run.optimizer, data)(hyper, params, task.data, drawn, task.held_out)
+    setting = run.setting
+    losses = compiled(setting, run.optimizer, data)(*arguments_of(run, data))
     every = setting.steps // setting.evaluations
     finite = [float(loss) if math.isfinite(loss) else math.inf for loss in losses]
     return Curve([every * (i + 1) for i in range(setting.evaluations)], finite)
