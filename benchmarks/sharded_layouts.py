@@ -80,9 +80,9 @@ def bound(params: Layout, devices: int) -> float:
     return 2e-6 * sum(4 * x.size for x in params.values() if in_pieces(x)) / devices
 
 
-def exchanged(mesh: Any, layout: Layout, params: Layout) -> Layout:
+def exchanged(mesh: Any, layout: Layout, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Every matrix whole on one device, multiplied there, and back: those of one shape along all axes at once."""
-    cubes: Layout = {}
+    cubes: dict[str, jax.Array] = {}
     for shape in {x.shape for x in params.values()}:
         names = [name for name, x in params.items() if x.shape == shape]
         stack = jnp.stack([params[name] for name in names])

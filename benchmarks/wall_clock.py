@@ -33,17 +33,19 @@ def tuned(setting: Setting, contender: str) -> Hyper:
     return Hyper(**chosen(contender, read(PANEL_RUNS)[where][contender]).numbers)
 
 
-def timed(settings: dict[str, Setting], seeds: list[int]) -> dict[str, Any]:
-    """Seconds and final losses of every contender, seed by seed and in turn."""
-    hypers = {name: tuned(setting, name) for name, setting in settings.items()}
-    programs, results = {}, {}
-    for name, setting in settings.items():
-        arguments = arguments_of(Run(setting, name, hypers[name]), None)
-        programs[name] = compiled(setting, name, None).lower(*arguments).compile()
-        results[name] = {"steps": setting.steps, **hypers[name]._asdict(), "seconds": [], "losses": []}
+def timed(runs: dict[str, Run], seeds: list[int]) -> dict[str, Any]:
+    """Seconds and final losses of every run, seed by seed and in turn."""
+    programs = {
+        name: compiled(run.setting, run.optimizer, None).lower(*arguments_of(run, None)).compile()
+        for name, run in runs.items()
+    }
+    results: dict[str, Any] = {
+        name: {"steps": run.setting.steps, **run.hyper._asdict(), "seconds": [], "losses": []}
+        for name, run in runs.items()
+    }
     for seed in seeds:
-        for name, setting in settings.items():
-            arguments = arguments_of(Run(setting, name, hypers[name], seed), None)
+        for name, run in runs.items():
+            arguments = arguments_of(dataclasses.replace(run, seed=seed), None)
             started_at = time.perf_counter()
             losses = jax.block_until_ready(programs[name](*arguments))
             results[name]["seconds"].append(time.perf_counter() - started_at)
@@ -64,7 +66,8 @@ def main() -> None:
     steps = {"muon": arguments.steps} | {name: int(n) for name, _, n in (x.partition("=") for x in arguments.fewer)}
     base = dataclasses.replace(SETTINGS[arguments.task], batch=arguments.batch)
     settings = {name: dataclasses.replace(base, steps=count) for name, count in steps.items()}
-    results = timed(settings, seeds_of(arguments.seeds))
+    runs = {name: Run(setting, name, tuned(setting, name)) for name, setting in settings.items()}
+    results = timed(runs, seeds_of(arguments.seeds))
     for result in results.values():
         ratios = [a / b for a, b in zip(result["seconds"], results["muon"]["seconds"], strict=True)]
         result |= {"ratio": statistics.median(ratios), "ratios": ratios, "loss": statistics.fmean(result["losses"])}

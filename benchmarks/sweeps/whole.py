@@ -1,7 +1,6 @@
 """A whole training run as one compiled program, the tuned numbers among its arguments."""
 
 import math
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def norms_of(setting: Setting, contender: str, data: Path | None) -> str:
 
 
 @cache
-def compiled(setting: Setting, contender: str, data: Path | None) -> Callable[..., jax.Array]:
+def compiled(setting: Setting, contender: str, data: Path | None) -> Any:
     """The program of a run: validation losses from numbers, initial weights, data and what is drawn of them."""
     task, specs = task_of(setting, data), specs_of(setting, contender, data)
 

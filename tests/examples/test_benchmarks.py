@@ -1,5 +1,6 @@
 """Benchmarks of speed: the one for accelerators runs from end to end on any machine, and the track tells what grew."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import fine_tuning
 import gpu
 import track
+import wall_clock
+from sweeps.run import Hyper, Run, Setting
+from sweeps.whole import train
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +57,10 @@ def test_fine_tuning_measures_both_texts_before_and_after_at_every_rate(tmp_path
     assert losses["before"]["new text"][0] > new["0.001"] > new["0.05"]
     assert losses["before"]["old text"][0] < old["0.05"]
     assert set(losses["optax.adamw"]) == {"0.001"}
+
+
+def test_timed_runs_end_where_the_same_runs_of_the_panel_end():
+    run = Run(Setting(width=16, depth=1, steps=20, batch=2, context=8, task="usual gpt"), "modular", Hyper(0.05))
+    seconds, losses = (wall_clock.timed({"ours": run}, [0, 1])["ours"][what] for what in ("seconds", "losses"))
+    assert min(seconds) > 0
+    assert losses == [train(dataclasses.replace(run, seed=seed), None).final for seed in (0, 1)]
