@@ -50,7 +50,7 @@ def _root(x: Float[Array, "*batch 1 1"], order: int) -> Float[Array, "*batch 1 1
     return jnp.sqrt(x) if order == 2 else x ** (1 / order)
 
 
-def _as_they_are(x: Matrices) -> Matrices:
+def as_they_are(x: Matrices) -> Matrices:
     return x
 
 
@@ -61,10 +61,10 @@ def _almost_orthogonal(x: Matrices) -> Matrices:
 
 
 _SCALINGS = {
-    "frobenius": Scaling(_as_they_are, lambda gram, square: _root(_trace(gram), 2)),
-    "schatten": Scaling(_as_they_are, lambda gram, square: _root(_sum_of_squares(gram), 4)),
-    "schatten-eight": Scaling(_as_they_are, lambda gram, square: _root(_sum_of_squares(square), 8)),
-    "spectral": Scaling(_as_they_are, lambda gram, square: _root(_largest_eigenvalue(gram), 2)),
+    "frobenius": Scaling(as_they_are, lambda gram, square: _root(_trace(gram), 2)),
+    "schatten": Scaling(as_they_are, lambda gram, square: _root(_sum_of_squares(gram), 4)),
+    "schatten-eight": Scaling(as_they_are, lambda gram, square: _root(_sum_of_squares(square), 8)),
+    "spectral": Scaling(as_they_are, lambda gram, square: _root(_largest_eigenvalue(gram), 2)),
     "aol": Scaling(_almost_orthogonal, lambda gram, square: jnp.ones_like(_trace(gram))),
 }
 

@@ -78,6 +78,11 @@ def on_smaller_side(q: Gram, x: Matrices) -> Matrices:
     return matmul(x, q) if is_tall(x) else matmul(q, x)
 
 
+def along_smaller_side(factor: Float[Array, "*batch k k"], x: Matrices) -> Matrices:
+    """The same with any matrix as large: F X of wide ones, X Fᵀ of tall ones."""
+    return matmul(x, factor.mT) if is_tall(x) else matmul(factor, x)
+
+
 def is_tall(x: Matrices) -> bool:
     """Whether columns are the smaller side."""
     return x.shape[-2] > x.shape[-1]

@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped
 
-from modula_optax._linalg import between, gram_along, length, matmul, one_where_zero
+from modula_optax._gram_form import Multiplier
+from modula_optax._linalg import (
+    along_smaller_side,
+    between,
+    gram_along,
+    gram_matrix,
+    is_tall,
+    length,
+    matmul,
+    one_where_zero,
+    scale_of,
+)
 from modula_optax._momentum import Averaging, average
 from modula_optax._norms import Norm
 from modula_optax._orthonormal import eigenbasis, orthogonal_iteration
@@ -92,13 +103,13 @@ class Learned(NamedTuple):
 
     Attributes:
       average: of the gradients.
-      rotated: the same in the bases of both sides, in units of the metric's scale.
+      units: those of the metric, to divide by.
       kept: what the past counts in these units, from now on.
       metric: what is known now, but for squares of entries.
     """
 
     average: Matrices
-    rotated: Matrices
+    units: Float[Array, "n 1 1"]
     kept: Float[Array, "n 1 1"]
     metric: Metric
 
@@ -113,11 +124,10 @@ def learned(g: Matrices, before: Metric, numbers: Step) -> Learned:
     scale = jnp.maximum(jnp.sqrt(b2[:, 0, 0]) * before.scale, jnp.max(jnp.abs(g), axis=(-2, -1)))
     units = _per_matrix(one_where_zero(scale))
     kept = b2 * (_per_matrix(before.scale) / units) ** 2
-    g, m = g / units, averaged / units
+    g = g / units
     left = _advanced(before.left, kept, 1 - b2, g, -2, turn)
     right = _advanced(before.right, kept, 1 - b2, g, -1, turn)
-    rotated = between(None if left is None else left.basis.mT, m, None if right is None else right.basis)
-    return Learned(averaged, rotated, kept, Metric(mu, scale, left, right, before.squares))
+    return Learned(averaged, units, kept, Metric(mu, scale, left, right, before.squares))
 
 
 def _per_matrix(x: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1"]:
@@ -145,7 +155,8 @@ def _advanced(side: Side | None, kept: Array, added: Array, g: Matrices, axis: i
 
 def whitened(g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metric]:
     """The average with its entries in these bases divided by their roots, of its own length; at first as it is."""
-    average, rotated, kept, metric = learned(g, before, numbers)
+    average, units, kept, metric = learned(g, before, numbers)
+    rotated = _rotated(metric, average / units)
     dtype, begun = g.dtype, jnp.max(numbers.turn) > _BEFORE
     b2, eps = (_per_matrix(jnp.asarray(x, dtype)) for x in (numbers.b2, numbers.eps))
     known = cast(Matrices, before.squares)
@@ -155,17 +166,45 @@ def whitened(g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metr
     roots = jnp.sqrt(jnp.where(seen, jnp.maximum(squares, jnp.finfo(dtype).tiny), jnp.ones_like(squares)))
     divided = rotated / (roots + eps * _per_matrix(length(roots, (-2, -1))))
     back = _rotated_back(metric, jnp.where(begun, divided, average))
-    result = jnp.where(begun, _as_long_as(average, back), average)
+    result = jnp.where(begun, _as_long_as(length(average, (-2, -1)), back), average)
     return result, metric._replace(squares=jnp.where(begun, squares, known))
 
 
 def steepest(norm: Norm, g: Matrices, before: Metric, numbers: Step) -> tuple[Matrices, Metric]:
     """The steepest direction for the average where W has the norm of L^¼ W R^¼, as long as one without a metric."""
-    _, rotated, _, metric = learned(g, before, numbers)
+    average, _, _, metric = learned(g, before, numbers)
     damping = jnp.asarray(numbers.damping, g.dtype)
+    rotated = _rotated(metric, average / scale_of(average, (-2, -1)))
+    multiplier = norm.multiplier_for(g[:, None])
+    smaller = metric.right if is_tall(g) else metric.left
+    if multiplier is not None and smaller is not None:
+        larger = metric._replace(right=None) if is_tall(g) else metric._replace(left=None)
+        return _by_gram_matrices(multiplier, smaller, larger, rotated, damping), metric
     # of one tap
     direction = norm.dualize(_shrunk(metric, rotated, damping)[:, None])[:, 0]
-    return _as_long_as(direction, _rotated_back(metric, _shrunk(metric, direction, damping))), metric
+    return _as_long_as(length(direction, (-2, -1)), _rotated_back(metric, _shrunk(metric, direction, damping))), metric
+
+
+def _by_gram_matrices(multiplier: Multiplier, side: Side, larger: Metric, x: Matrices, damping: Array) -> Matrices:
+    """The same where a dual map multiplies the smaller side by Q, say the left one: P D Q D X, with D the roots.
+
+    The larger side takes part in one product here, not in two, and in no step from entry to entry.
+    """
+    roots = _roots(side, damping)
+    both = roots[:, :, None] * roots[:, None, :]
+    x = _shrunk(larger, x, damping)
+    q, squares = (of_tap[:, 0] for of_tap in multiplier((both * gram_matrix(x))[:, None]))
+    back = matmul(side.basis, both * q)
+    # where X is zero so is every multiple
+    size, reached = (jnp.sqrt(one_where_zero(jnp.sum(x, axis=-1))) for x in (squares, roots**2 * squares))
+    if larger.left is larger.right is None:
+        return along_smaller_side(_per_matrix(size / reached) * back, x)
+    return _as_long_as(size, _rotated_back(larger, _shrunk(larger, along_smaller_side(back, x), damping)))
+
+
+def _rotated(metric: Metric, x: Matrices) -> Matrices:
+    left, right = metric.left, metric.right
+    return between(None if left is None else left.basis.mT, x, None if right is None else right.basis)
 
 
 def _shrunk(metric: Metric, x: Matrices, damping: Array) -> Matrices:
@@ -187,6 +226,6 @@ def _rotated_back(metric: Metric, x: Matrices) -> Matrices:
     return between(None if left is None else left.basis, x, None if right is None else right.basis.mT)
 
 
-def _as_long_as(x: Matrices, y: Matrices) -> Matrices:
-    """The multiple of y that has the length of x."""
-    return _per_matrix(length(x, (-2, -1)) / one_where_zero(length(y, (-2, -1)))) * y
+def _as_long_as(size: PerMatrix, x: Matrices) -> Matrices:
+    """The multiple that has this length."""
+    return _per_matrix(size / one_where_zero(length(x, (-2, -1)))) * x

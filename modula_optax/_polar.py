@@ -1,27 +1,24 @@
 """The polar factors of stacks of matrices, by odd functions that need matrix products only."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from modula_optax._arithmetic import FULL, Arithmetic, resolve_products
-from modula_optax._bounds import Bound, Scaling, resolve_scaling
+from modula_optax._bounds import Bound, Scaling, as_they_are, resolve_scaling
 from modula_optax._coefficients import Coefficients, Polynomial, Rational, Steps, polynomials_of, resolve_coefficients
+from modula_optax._gram_form import Multiplier, first_multiplier, gram_form_pays, iterate_gram
 from modula_optax._linalg import (
-    Gram,
     Matrices,
-    Scale,
-    commuting_product,
     gram_matrix,
     identity_like,
     is_tall,
     matmul,
-    matrix_polynomial,
     on_smaller_side,
     polynomial_of,
     scale_of,
@@ -29,7 +26,7 @@ from modula_optax._linalg import (
 )
 from modula_optax._mesh import automatic, shardings_of
 from modula_optax._paths import kind_of
-from modula_optax._rational import fastest, rational_multiplier
+from modula_optax._rational import fastest
 from modula_optax._stacks import apply_alike
 
 
@@ -111,9 +108,24 @@ def _in_turns(factors: Callable[[Matrices], Matrices], x: Matrices) -> Matrices:
     return apply_alike(factors, [(x.reshape(-1, *x.shape[-2:]),)], in_turns=True)[0].reshape(x.shape)
 
 
+class Factors(Protocol):
+    """Polar factors of all matrices of a stack."""
+
+    def __call__(self, x: Matrices) -> Matrices:
+        """The factors."""
+        ...
+
+    def multiplier_for(self, x: Matrices) -> Multiplier | None:
+        """For matrices of this shape and dtype, of no larger entries than 1, the way by their Gram matrices alone.
+
+        `None`: they are not found in this way.
+        """
+        ...
+
+
 def polar_of_stack(
     coefficients: Coefficients, steps: int | None = None, scaling: str | None = None, products: str | None = None
-) -> Callable[[Matrices], Matrices]:
+) -> Factors:
     """`polar` of these arguments, which it checks at once, of all matrices of a stack; equal where arguments are."""
     if isinstance(coefficients, str) and coefficients == "auto":
         if steps is scaling is products is None:
@@ -131,6 +143,10 @@ class FastestFactors:
     def __call__(self, x: Matrices) -> Matrices:
         return fastest(polar_of_stack("rational"), polar_of_stack("three-step"), x)
 
+    def multiplier_for(self, x: Matrices) -> Multiplier | None:
+        rational, polynomials = (polar_of_stack(name).multiplier_for(x) for name in ("rational", "three-step"))
+        return None if rational is None or polynomials is None else partial(fastest, rational, polynomials)
+
 
 @dataclasses.dataclass(frozen=True)
 class PolarFactors:
@@ -145,11 +161,19 @@ class PolarFactors:
         y = x.astype(working_dtype(x.dtype))
         # 1e-25 squared is 0 in float32
         y = self.scaling.before(y / scale_of(y, (-2, -1)))
-        if self.arithmetic is FULL and _gram_form_pays(y, self.steps):
-            y = on_smaller_side(_iterate_gram(gram_matrix(y), self.steps, self.scaling.bound), y)
+        if self._takes_gram_form(y):
+            y = on_smaller_side(iterate_gram(gram_matrix(y), self.steps, self.scaling.bound)[0], y)
         else:
             y = _iterate(y, polynomials_of(self.steps), self.scaling.bound, self.arithmetic)
         return y.astype(x.dtype)
+
+    def multiplier_for(self, x: Matrices) -> Multiplier | None:
+        if not self._takes_gram_form(x) or self.scaling.before is not as_they_are:
+            return None
+        return lambda gram: iterate_gram(gram, self.steps, self.scaling.bound)
+
+    def _takes_gram_form(self, x: Matrices) -> bool:
+        return self.arithmetic is FULL and gram_form_pays(x, self.steps)
 
 
 def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arithmetic: Arithmetic) -> Matrices:
@@ -165,7 +189,7 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
     gram = arithmetic.gram_matrix(x)
     square = arithmetic.commuting_product(gram, gram)
     scale = 1 / bound(gram, square)
-    x = arithmetic.step(_multiplier(first, gram, square, scale), scale * first[0], x)
+    x = arithmetic.step(first_multiplier(first, gram, square, scale), scale * first[0], x)
     if len(rest) >= _MANY and len(set(map(len, rest))) == 1:
         # a scan can be differentiated backwards
         x, _ = jax.lax.scan(lambda x, polynomial: (step(x, polynomial), None), x, jnp.asarray(rest, x.dtype))
@@ -177,49 +201,3 @@ def _iterate(x: Matrices, polynomials: Sequence[Polynomial], bound: Bound, arith
 
 # Steps that are taken in a loop, to compile one of them. A loop copies what it carries, which for few steps is dearer.
 _MANY = 6
-
-
-# traced once for matrices of all lengths that have the same shorter side
-@partial(jax.jit, static_argnums=(1, 2))
-def _iterate_gram(gram: Gram, steps: Steps, bound: Bound) -> Gram:
-    """What the same steps multiply the matrices by, from their Gram matrices alone.
-
-    With R = XXᵀ a step is X ← p(R) X, and so R ← p(R) R p(R). Only Q = …p₂(R₂) p₁(R₁) is ever applied to the longer
-    side.
-    """
-    # what is not used, such as the last `image`, is not compiled
-    square = commuting_product(gram, gram)
-    first = steps[0]
-    scale = 1 / bound(gram, square)
-    if isinstance(first, Rational):
-        step, image = rational_multiplier(first, gram, scale)
-    else:
-        step = _multiplier(first, gram, square, scale)
-        image = commuting_product(step, gram)
-    product = step
-    for polynomial in polynomials_of(steps[1:]):
-        gram = commuting_product(image, step)
-        step = polynomial_of(polynomial, gram)
-        product = commuting_product(step, product)
-        image = commuting_product(step, gram)
-    return product
-
-
-def _multiplier(polynomial: Polynomial | Array, gram: Gram, square: Gram, scale: Scale) -> Gram:
-    """What takes X to the polynomial of scale · X, so that neither X nor R needs to be scaled."""
-    return scale * matrix_polynomial(polynomial, gram * scale**2, square * scale**4)
-
-
-def _gram_form_pays(x: Matrices, steps: Steps) -> bool:
-    # inverses are of a Gram matrix, and the next one comes with them
-    if isinstance(steps[0], Rational):
-        return True
-    short, long = sorted(x.shape[-2:])
-    # squares go without their Gram matrices, in 13 products instead of 15
-    if short == long:
-        return False
-    # The Gram matrix knows small singular values only to the square root of the rounding, and the iteration amplifies
-    # that error like their square: beyond 1/2, noise would grow to singular values of its own. Quintics of matrices
-    # that are nearly square gain nothing for that loss.
-    noise = float(jnp.finfo(x.dtype).eps) * math.prod(p[0] for p in polynomials_of(steps)) ** 2
-    return noise < (0.5 if long >= 2 * short else 0.02)

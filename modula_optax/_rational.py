@@ -1,21 +1,23 @@
 """The first step of a polar factor by a rational function, whose inverses are found by loops of matrix products."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from modula_optax._coefficients import Rational
-from modula_optax._linalg import Gram, Scale, identity_like, matmul
+from modula_optax._coefficients import Polynomial, Rational
+from modula_optax._linalg import Gram, Scale, commuting_product, identity_like, matmul
 
 Symmetric = Float[Array, "n k k"]
+_Result = TypeVar("_Result")
 
 
 def fastest(
-    rational: Callable[[Array], Array], polynomials: Callable[[Array], Array], x: Float[Array, "*batch m n"]
-) -> Array:
+    rational: Callable[[Array], _Result], polynomials: Callable[[Array], _Result], x: Float[Array, "*batch m n"]
+) -> _Result:
     """One of two functions of matrices, by what is faster where it is computed.
 
     A rational function takes half of the products, but its inverses take loops over columns: accelerators are kept busy
@@ -44,6 +46,28 @@ def rational_multiplier(step: Rational, gram: Gram, scale: Scale) -> tuple[Gram,
     multiplier = sum((residue * inverse for residue, _, inverse in terms), start=identity)
     image = sum((residue * (identity - pole * inverse) for residue, pole, inverse in terms), start=gram)
     return step.gain * scale * multiplier, step.gain / scale * image
+
+
+def squares_after(polynomial: Polynomial, gram: Gram) -> Float[Array, "*batch k"]:
+    r"""The squares of X after a last step X ← (a + b R + c R²) X, summed over its larger side, from R = XXᵀ.
+
+    .. math:: \text{diag} \; R (a + b R + c R^2)^2
+
+    Of the powers the fifth would take another product. In its place is the polynomial of degree four that agrees with
+    it at 0 and at four points of the interval which the rational function leaves: 4e-5 off there, and 1 % of a square
+    where singular values do not reach it.
+    """
+    a, b, c = polynomial
+    # a product that the step itself needs: compilers find it once
+    square = commuting_product(gram, gram)
+    pairs = (gram, gram), (gram, square), (square, square)
+    powers = [jnp.diagonal(gram, axis1=-2, axis2=-1), *(jnp.sum(x * y, axis=-1) for x, y in pairs)]
+    weights = np.array([a * a, 2 * a * b, b * b + 2 * a * c, 2 * b * c]) - c * c * np.poly(_LEFT)[:0:-1]
+    return jnp.tensordot(jnp.stack(powers, -1), jnp.asarray(weights, gram.dtype), 1)
+
+
+# Chebyshev's points of [0.67, 1], where the squares of singular values lie after the first step
+_LEFT = 0.835 + 0.165 * np.cos(np.pi * (2 * np.arange(4) + 1) / 8)
 
 
 @jax.custom_jvp

@@ -63,6 +63,21 @@ def test_fifty_steps_are_those_of_the_formula(shape, arguments):
     np.testing.assert_allclose(ours, expected, atol=1e-5 * abs(expected).max())
 
 
+@pytest.mark.optimized
+@pytest.mark.parametrize("max_size", [300, 2048], ids=["one side", "both sides"])
+@pytest.mark.parametrize("shape", [(24, 40), (256, 320), (320, 256)], ids=str)
+def test_default_coefficients_have_the_direction_of_the_formula_and_its_length(shape, max_size):
+    """By Gram matrices alone: polynomials of small ones, a rational function of large ones."""
+    grads = np.random.default_rng(0).standard_normal((8, *shape)) * np.geomspace(1, 0.3, shape[1])
+    tx = mo.dualize_whitened(mo.NormSpec(mo.Spectral()), every=3, max_size=max_size)
+    ours = updates_of(tx, grads.astype(np.float32))
+    sides = tuple(size <= max_size for size in shape)
+    for u, expected in zip(ours, steepest_by_the_formula(grads, every=3, sides=sides), strict=True):
+        lengths = np.linalg.norm(u), np.linalg.norm(expected)
+        assert lengths[0] == pytest.approx(lengths[1], rel=3e-3)
+        assert np.sum(u * expected) > 0.999 * lengths[0] * lengths[1]
+
+
 def test_no_direction_of_its_norm_is_steeper():
     """<M, u> is the norm of u, the largest singular value of L^1/4 u R^1/4, times the dual norm of M."""
     with enable_x64(True):
@@ -111,7 +126,9 @@ def test_updates_are_as_long_as_those_without_a_metric(norm):
 
 
 @pytest.mark.parametrize(
-    "g", [np.zeros((5, 7)), np.outer(np.arange(5.0), np.ones(7)), np.eye(5, 7)], ids=["zero", "rank one", "identity"]
+    "g",
+    [np.zeros((5, 7)), np.outer(np.arange(5.0), np.ones(7)), np.ones((256, 300)), np.eye(5, 7)],
+    ids=["zero", "rank one", "large, of rank one", "identity"],
 )
 def test_degenerate_gradients_have_the_direction_that_they_have_without_a_metric(g):
     """There is nothing to be learned of a gradient that is always the same, where its singular values are alike."""

@@ -9,10 +9,11 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 from modula_optax._canonical import Canonical, PerAtom, singular_values, spectral_gain
 from modula_optax._checks import as_count, brief_repr, set_fields
 from modula_optax._coefficients import Coefficients, resolve_coefficients
-from modula_optax._linalg import length, one_where_zero, unit
+from modula_optax._gram_form import Multiplier, Squares
+from modula_optax._linalg import Gram, length, one_where_zero, unit
 from modula_optax._norms._norm import Norm, made_of_gaussian
 from modula_optax._norms._orthogonal import orthogonalized, orthogonalized_anew
-from modula_optax._polar import polar_of_stack
+from modula_optax._polar import Factors, polar_of_stack
 from modula_optax._power import leading_direction, power_iteration
 
 
@@ -60,7 +61,7 @@ class Spectral(Norm):
         if self.steps is not None:
             set_fields(self, steps=as_count("steps", self.steps))
         # refuses what does not suit
-        polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
+        _ = self._factors
         if not isinstance(self.coefficients, str):
             # a list from the user would make the norm unhashable
             set_fields(self, coefficients=resolve_coefficients(self.coefficients, self.steps))
@@ -72,8 +73,22 @@ class Spectral(Norm):
         return spectral_gain(g) * jnp.sum(singular_values(g), axis=(-2, -1))
 
     def dualize(self, g: Canonical) -> Canonical:
-        factors = polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
-        return spectral_gain(g) * factors(g)
+        return spectral_gain(g) * self._factors(g)
+
+    def multiplier_for(self, g: Canonical) -> Multiplier | None:
+        multiplier, gain = self._factors.multiplier_for(g), spectral_gain(g)
+        if multiplier is None:
+            return None
+
+        def scaled(gram: Gram) -> tuple[Gram, Squares]:
+            q, squares = multiplier(gram)
+            return gain * q, gain**2 * squares
+
+        return scaled
+
+    @property
+    def _factors(self) -> Factors:
+        return polar_of_stack(self.coefficients, self.steps, self.scaling, self.products)
 
     def project(self, w: Canonical) -> Canonical:
         return spectral_gain(w) * orthogonalized(w / spectral_gain(w))

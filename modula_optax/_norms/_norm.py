@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from modula_optax._axes import Axes
 from modula_optax._canonical import Canonical, PerAtom
+from modula_optax._gram_form import Multiplier
 
 
 @runtime_checkable
@@ -44,6 +45,14 @@ class Norm(Protocol):
     def dualize(self, g: Canonical) -> Canonical:
         """The atom of norm one with the largest inner product with `g`; 0 for 0."""
         ...
+
+    def multiplier_for(self, g: Canonical) -> Multiplier | None:
+        """Where `dualize` is a product with what the Gram matrix of the smaller side says: how that is found.
+
+        `g` gives a shape and a dtype; `None` says that there is no such way.
+        """
+        del g
+        return None
 
     def project(self, w: Canonical) -> Canonical:
         """A retraction to the unit sphere: same direction where the norm leaves a choice; 0 for 0."""
