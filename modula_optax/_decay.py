@@ -71,9 +71,11 @@ def marked(mask: Any, specs: Any, params: Any) -> Any:
 
 def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
     """Whether a decay is this number, as far as it is known before the program runs."""
-    known: Any = weight_decay if is_number(weight_decay) and not is_traced(weight_decay) else np.nan
-    # in single precision, which `optax.inject_hyperparams` rounds numbers to
-    return bool(np.float32(known) == np.float32(value))
+    if not is_number(weight_decay) or is_traced(weight_decay):
+        return False
+    known = np.asarray(weight_decay)
+    # in its own precision: `optax.inject_hyperparams` rounds numbers to that of the parameters
+    return bool(known == np.asarray(value, known.dtype if jnp.issubdtype(known.dtype, jnp.inexact) else float))
 
 
 def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[str, bool]:

@@ -91,7 +91,7 @@ def scale_by_output_moments(
         even = u / one_where_zero(roots + jnp.asarray(eps, u.dtype))
         size, wanted = length(even, ATOM), length(u, ATOM)
         if rms is not None:
-            wanted = jnp.asarray(rms, u.dtype) * (u[0].size ** 0.5) * jnp.sign(wanted)
+            wanted = jnp.asarray(rms, u.dtype) * (u[0].size ** 0.5)
         return even * (wanted / one_where_zero(size))[:, None, None, None], v.astype(kept)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

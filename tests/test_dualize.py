@@ -146,6 +146,28 @@ def test_a_prefix_stands_for_all_below_it(key):
     np.testing.assert_allclose(mo.leaf_norms(everything, vectors)[0]["w"], 1.0, rtol=1e-6)
 
 
+def test_one_transformation_asks_again_where_shapes_or_dtypes_are_others(key):
+    def by_shape(tree):
+        return jax.tree.map(lambda g: mo.NormSpec(mo.RMS() if min(g.shape) == 1 else mo.Spectral()), tree)
+
+    tx = mo.dualize(by_shape)
+    matrix, row = random_like(key, (4, 6)), random_like(key, (1, 6))
+    for g, norm in ((matrix, mo.Spectral()), (row, mo.RMS())):
+        np.testing.assert_allclose(tx.update({"w": g}, tx.init({"w": g}))[0]["w"], step(g, mo.NormSpec(norm)))
+    with pytest.raises(ValueError, match=r"w  int32\[4, 6\]: Spectral needs real floating-point numbers"):
+        tx.update({"w": matrix.astype(jnp.int32)}, optax.EmptyState())
+
+
+def test_members_of_an_ensemble_may_have_gradients_or_weights_in_common(key):
+    spec = mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel())
+    tx, own, common = mo.dualize(spec), random_like(key, (3, 4, 4)), random_like(jax.random.key(1), (4, 4))
+    for axes, arguments in (((0, None), (own, common)), ((None, 0), (common, own))):
+        together = jax.vmap(lambda g, w: tx.update(g, optax.EmptyState(), w)[0], in_axes=axes)(*arguments)
+        for i in range(3):
+            g, w = (x if axis is None else x[i] for x, axis in zip(arguments, axes, strict=True))
+            np.testing.assert_allclose(together[i], tx.update(g, optax.EmptyState(), w)[0], atol=1e-5)
+
+
 def test_a_callable_spec_tree_is_still_a_tree(key):
     """A spec tree shaped like an Equinox module can be called, and must not be."""
     import equinox as eqx

@@ -109,6 +109,12 @@ def test_weights_never_grow_faster_than_half_of_what_the_step_says(key):
         np.testing.assert_allclose(jnp.linalg.norm(after), expected, rtol=1e-5)
 
 
+def test_a_brake_leaves_weights_of_zero_free_and_lets_none_through_zero(key):
+    w, u, tx = random_like(key, (4, 6)), random_like(jax.random.key(1), (4, 6)), untyped(mo.brake_growth(SPEC))
+    np.testing.assert_array_equal(tx.update(u, optax.EmptyState(), jnp.zeros_like(w))[0], u)
+    np.testing.assert_allclose(w + tx.update(-3.0 * w, optax.EmptyState(), w)[0], jnp.zeros_like(w), atol=1e-6)
+
+
 def test_adam_at_fixed_length_is_a_fallback(key):
     specs = {"hidden": SPEC, "head": mo.NormSpec(mo.Unnormed())}
     params = {"hidden": random_like(key, (4, 4)), "head": 3.0 * random_like(key, (4, 6))}
