@@ -88,7 +88,7 @@ def test_every_kind_of_layer_decays_and_nothing_that_a_rule_says_is_none():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_the_default_decay_is_known_as_it_is_rounded_to_the_parameters(dtype):
     vectors = {"bias": jnp.ones(3, dtype)}
-    tx = optax.inject_hyperparams(mo.modular)(learning_rate=0.1, specs=mo.NormSpec(mo.RMS()))
+    tx = untyped(optax.inject_hyperparams(mo.modular)(learning_rate=0.1, specs=mo.NormSpec(mo.RMS())))
     updates, _ = tx.update(vectors, tx.init(vectors), vectors)
     assert updates["bias"].dtype == dtype
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import random_like
+from tests.cases import random_like, untyped
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -150,7 +150,7 @@ def test_one_transformation_asks_again_where_shapes_or_dtypes_are_others(key):
     def by_shape(tree):
         return jax.tree.map(lambda g: mo.NormSpec(mo.RMS() if min(g.shape) == 1 else mo.Spectral()), tree)
 
-    tx = mo.dualize(by_shape)
+    tx = untyped(mo.dualize(by_shape))
     matrix, row = random_like(key, (4, 6)), random_like(key, (1, 6))
     for g, norm in ((matrix, mo.Spectral()), (row, mo.RMS())):
         np.testing.assert_allclose(tx.update({"w": g}, tx.init({"w": g}))[0]["w"], step(g, mo.NormSpec(norm)))
@@ -160,7 +160,7 @@ def test_one_transformation_asks_again_where_shapes_or_dtypes_are_others(key):
 
 def test_members_of_an_ensemble_may_have_gradients_or_weights_in_common(key):
     spec = mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel())
-    tx, own, common = mo.dualize(spec), random_like(key, (3, 4, 4)), random_like(jax.random.key(1), (4, 4))
+    tx, own, common = untyped(mo.dualize(spec)), random_like(key, (3, 4, 4)), random_like(jax.random.key(1), (4, 4))
     for axes, arguments in (((0, None), (own, common)), ((None, 0), (common, own))):
         together = jax.vmap(lambda g, w: tx.update(g, optax.EmptyState(), w)[0], in_axes=axes)(*arguments)
         for i in range(3):
