@@ -15,7 +15,7 @@ from modula_optax._checks import as_float, is_number, is_traced
 from modula_optax._jaxpr import Model, flatten, trace_model
 from modula_optax._lipschitz._interpret import Interpreter
 from modula_optax._lipschitz._states import Bound, Fixed, State, Unproven, over
-from modula_optax._paths import describe, listing
+from modula_optax._paths import describe, refuse
 from modula_optax._specs import NormSpec
 
 Along = int | Sequence[int]
@@ -150,6 +150,5 @@ def _refuse_abstract(model: Model) -> None:
         for path, leaf in zip(model.paths, model.leaves, strict=True)
         if isinstance(leaf, jax.ShapeDtypeStruct | Tracer)
     ]
-    if lines:
-        advice = "The bound depends on the weights: pass concrete arrays, outside jit."
-        raise ValueError(listing("parameter has no values", "parameters have no values", lines, advice))
+    advice = "The bound depends on the weights: pass concrete arrays, outside jit."
+    refuse("parameter has no values", "parameters have no values", lines, advice)
