@@ -382,6 +382,12 @@ def test_power_iteration_keeps_up_with_weights_that_move(key):
     assert norms[50:].max() < 1.01
 
 
+def test_lengths_are_those_of_initialisation_whatever_has_become_of_the_weights(key):
+    tx, w = mo.keep_params_projected(spectral(mo.FixedNorm())), random_like(key, (4, 6))
+    now = 3.0 * w
+    np.testing.assert_allclose(now + untyped(tx).update(jnp.zeros_like(w), tx.init(w), now)[0], w, rtol=1e-5)
+
+
 def test_lengths_are_those_of_initialisation_after_many_steps(key):
     spec = spectral(mo.FixedNorm())
     start = jnp.stack([random_like(key, (4, 6)), 5 * random_like(key, (4, 6))])

@@ -74,6 +74,13 @@ def test_the_modular_norm_is_the_largest_leaf_in_units_of_its_target(key):
     assert mo.modular_norm(weights, SPECS) == pytest.approx(expected, rel=1e-6)
 
 
+def test_layers_of_a_stack_count_in_norms_as_they_do_apart(key):
+    spec, stack = mo.NormSpec(mo.Frobenius(), mass=2.0), random_like(key, (3, 4, 6))
+    apart = dict(enumerate(stack))
+    np.testing.assert_allclose(mo.dual_norm(stack, spec), mo.dual_norm(apart, spec), rtol=1e-6)
+    np.testing.assert_allclose(mo.modular_norm(stack, spec), mo.modular_norm(apart, spec), rtol=1e-6)
+
+
 def test_masking_a_leaf_changes_no_other_leaf(key):
     grads = gradients(key)
     whole, part = step(grads, SPECS), step({**grads, "conv": optax.MaskedNode()}, SPECS)

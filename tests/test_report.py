@@ -84,6 +84,15 @@ def test_a_notebook_shows_every_cell_of_the_table_as_it_is():
     assert {cell.tag for cell in root.iterfind("thead//") if cell.text} == {"th"}
 
 
+def test_a_guess_has_a_question_mark_and_what_is_certain_has_none():
+    specs = {name: mo.NormSpec(mo.RMS(), role="bias", place="head", confidence=name) for name in ("guess", "certain")}
+    table = mo.summarize(specs, dict.fromkeys(specs, jnp.ones(3)))
+    assert dict(zip(column(table), column(table, "role"), strict=True)) == {
+        "certain": "bias (head)",
+        "guess": "bias (head)?",
+    }
+
+
 def test_the_summary_is_text_that_can_be_copied_and_pickled():
     text = awkward()
     assert isinstance(text, str)
@@ -114,11 +123,13 @@ def test_numbered_layers_that_agree_have_one_row_and_one_share():
 
 
 @pytest.mark.parametrize(
-    ("odd", "others"), [(0, "1-4"), (2, "0,1,3,4")], ids=["the others follow each other", "they do not"]
+    ("count", "odd", "others"),
+    [(5, 0, "1-4"), (5, 2, "0,1,3,4"), (3, 2, "0,1")],
+    ids=["the others follow each other", "they do not", "they are two"],
 )
-def test_a_layer_that_differs_has_a_row_of_its_own(odd, others):
-    rows = [path for path in column(mo.summarize(*layers(5, odd))) if "attn" in path]
-    assert sorted(rows) == sorted([f"layers/{odd}/attn/kernel", f"layers/{others}/attn/kernel x4"])
+def test_a_layer_that_differs_has_a_row_of_its_own(count, odd, others):
+    rows = [path for path in column(mo.summarize(*layers(count, odd))) if "attn" in path]
+    assert sorted(rows) == sorted([f"layers/{odd}/attn/kernel", f"layers/{others}/attn/kernel x{count - 1}"])
 
 
 def test_what_is_the_same_everywhere_is_said_once():
