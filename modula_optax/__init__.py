@@ -24,76 +24,44 @@ Measuring: `modular_norm`, `dual_norm`, `leaf_norms`, `initialize`, `monitor`, `
 `lipschitz_bound`.
 """
 
-from modula_optax import constraints as constraints
-from modula_optax import norms as norms
+from modula_optax import constraints as constraints, norms as norms
 from modula_optax._coefficients import polar_express as polar_express
 from modula_optax._polar import polar as polar
 from modula_optax._axes import Axes as Axes
-from modula_optax._norms import Norm as Norm
-from modula_optax._norms import Spectral as Spectral
-from modula_optax._norms import SpectralNormalized as SpectralNormalized
-from modula_optax._norms import Frobenius as Frobenius
-from modula_optax._norms import Embedding as Embedding
-from modula_optax._norms import RowL2 as RowL2
-from modula_optax._norms import Sign as Sign
-from modula_optax._norms import RMS as RMS
-from modula_optax._norms import Diagonal as Diagonal
-from modula_optax._norms import Unnormed as Unnormed
-from modula_optax._norms import Blocks as Blocks
-from modula_optax._constraints import Constraint as Constraint
-from modula_optax._constraints import Manifold as Manifold
-from modula_optax._constraints import Step as Step
-from modula_optax._constraints import UnitSphere as UnitSphere
-from modula_optax._constraints import UnitRows as UnitRows
-from modula_optax._constraints import Orthogonal as Orthogonal
-from modula_optax._constraints import NormBall as NormBall
-from modula_optax._constraints import SpectralNormalize as SpectralNormalize
-from modula_optax._constraints import SpectralCap as SpectralCap
-from modula_optax._constraints import SoftCap as SoftCap
-from modula_optax._constraints import Hammer as Hammer
-from modula_optax._constraints import SpectralDecay as SpectralDecay
-from modula_optax._constraints import Regularize as Regularize
-from modula_optax._constraints import Hypersphere as Hypersphere
-from modula_optax._constraints import FixedNorm as FixedNorm
-from modula_optax._constraints import Stiefel as Stiefel
+from modula_optax._norms import Norm as Norm, Spectral as Spectral, SpectralNormalized as SpectralNormalized
+from modula_optax._norms import Frobenius as Frobenius, Embedding as Embedding, RowL2 as RowL2, Sign as Sign, RMS as RMS
+from modula_optax._norms import Diagonal as Diagonal, Unnormed as Unnormed, Blocks as Blocks
+from modula_optax._constraints import Constraint as Constraint, Manifold as Manifold, Step as Step
+from modula_optax._constraints import UnitSphere as UnitSphere, UnitRows as UnitRows, Orthogonal as Orthogonal
+from modula_optax._constraints import NormBall as NormBall, SpectralNormalize as SpectralNormalize
+from modula_optax._constraints import SpectralCap as SpectralCap, SoftCap as SoftCap, Hammer as Hammer
+from modula_optax._constraints import SpectralDecay as SpectralDecay, Regularize as Regularize
+from modula_optax._constraints import Hypersphere as Hypersphere, FixedNorm as FixedNorm, Stiefel as Stiefel
 from modula_optax._constraints import SpectralSphere as SpectralSphere
-from modula_optax._specs import NormSpec as NormSpec
-from modula_optax._specs import tare as tare
-from modula_optax._registry import NormRegistry as NormRegistry
-from modula_optax._registry import Rule as Rule
+from modula_optax._specs import NormSpec as NormSpec, tare as tare
+from modula_optax._registry import NormRegistry as NormRegistry, Rule as Rule
 from modula_optax._infer import infer_specs as infer_specs
 from modula_optax._jaxpr import register_primitive as register_primitive
-from modula_optax._modular_norm import dual_norm as dual_norm
-from modula_optax._modular_norm import leaf_norms as leaf_norms
-from modula_optax._modular_norm import modular_norm as modular_norm
+from modula_optax._modular_norm import dual_norm as dual_norm, leaf_norms as leaf_norms, modular_norm as modular_norm
 from modula_optax._dualize import dualize as dualize
-from modula_optax._project import keep_params_projected as keep_params_projected
-from modula_optax._project import project as project
+from modula_optax._project import keep_params_projected as keep_params_projected, project as project
 from modula_optax._initialize import initialize as initialize
 from modula_optax._momentum import scale_by_momentum as scale_by_momentum
 from modula_optax._whiten import scale_by_whitened_momentum as scale_by_whitened_momentum
 from modula_optax._dualize_whitened import dualize_whitened as dualize_whitened
 from modula_optax._per_output import scale_by_output_moments as scale_by_output_moments
-from modula_optax._size import floor_relative_update as floor_relative_update
-from modula_optax._size import add_cautious_decay as add_cautious_decay
-from modula_optax._size import brake_growth as brake_growth
-from modula_optax._size import keep_lengths_fixed as keep_lengths_fixed
-from modula_optax._averages import average_params as average_params
-from modula_optax._averages import averaged_params as averaged_params
-from modula_optax._averages import look_along_average as look_along_average
-from modula_optax._averages import params_behind as params_behind
+from modula_optax._size import floor_relative_update as floor_relative_update, add_cautious_decay as add_cautious_decay
+from modula_optax._size import brake_growth as brake_growth, keep_lengths_fixed as keep_lengths_fixed
+from modula_optax._averages import average_params as average_params, averaged_params as averaged_params
+from modula_optax._averages import look_along_average as look_along_average, params_behind as params_behind
 from modula_optax._averages import ParamsAverageState as ParamsAverageState
-from modula_optax._optimizers import modular as modular
-from modula_optax._optimizers import whitened as whitened
-from modula_optax._optimizers import scion as scion
+from modula_optax._optimizers import modular as modular, whitened as whitened, scion as scion
 from modula_optax._muon import muon as muon
-from modula_optax._monitor import monitor as monitor
-from modula_optax._monitor import read_monitor as read_monitor
+from modula_optax._monitor import monitor as monitor, read_monitor as read_monitor
 from modula_optax._plot import plot_norms as plot_norms
 from modula_optax._lipschitz import lipschitz_bound as lipschitz_bound
 from modula_optax._report import summarize as summarize
-from modula_optax._serialize import specs_from_json as specs_from_json
-from modula_optax._serialize import specs_to_json as specs_to_json
+from modula_optax._serialize import specs_from_json as specs_from_json, specs_to_json as specs_to_json
 
 # what was imported above, each name written once, and nothing that an import hook of others puts here
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,32 +1,17 @@
 """Arguments of what makes transformations: refused at once where another was meant, in a line."""
 
 import inspect
-import math
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from modula_optax._checks import as_float, is_number
+from modula_optax._checks import FINITE, Kind, as_float, is_number
 from modula_optax._norms import Norm
 from modula_optax._paths import is_array, kind_of
 from modula_optax._specs import NormSpec
-
-
-class Kind(NamedTuple):
-    """Which numbers an argument may be: in words, and those that are known."""
-
-    words: str
-    holds: Callable[[float], bool]
-
-
-FINITE = Kind("a finite number", math.isfinite)
-AT_LEAST_0 = Kind("a finite number of at least 0", lambda x: 0 <= x < math.inf)
-ABOVE_0 = Kind("a finite number above 0", lambda x: 0 < x < math.inf)
-DECAY = Kind("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
-SHARE = Kind("a number above 0 and at most 1", lambda x: 0 < x <= 1)
 
 
 def check_rates(function: str, **values: Any) -> None:

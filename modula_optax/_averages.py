@@ -9,10 +9,11 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import is_abstract
-from modula_optax._arguments import DECAY, FINITE, check_numbers
+from modula_optax._arguments import check_numbers
+from modula_optax._checks import DECAY, FINITE
 from modula_optax._guard import guarded, refuse_without
 from modula_optax._linalg import working_dtype
-from modula_optax._paths import flatten_with_paths, is_absent, listing, owners_among
+from modula_optax._paths import flatten_with_paths, is_absent, owners_among, refuse
 
 State = TypeVar("State")
 
@@ -205,8 +206,7 @@ def _beside(function: Callable[[Array, Array], Array], params: Any, averages: An
     owners = owners_among(kept, flat)
     known = {path: kept[path] for path, p in flat if not (is_absent(p) or is_absent(kept.get(path)))}
     of_others = [path for path, p in flat if path in known and p.shape != known[path].shape]
-    if strangers := {*owners.missing, *owners.extra, *of_others}:
-        one, many = "parameter is not as this state knows it", "parameters are not as this state knows them"
-        raise ValueError(listing(one, many, sorted(strangers), "Pass the parameters that the optimizer trains."))
-    values = [function(p, known[path]) if path in known else p for path, p in flat]
-    return treedef.unflatten(values)
+    strangers = sorted({*owners.missing, *owners.extra, *of_others})
+    one, many = "parameter is not as this state knows it", "parameters are not as this state knows them"
+    refuse(one, many, strangers, "Pass the parameters that the optimizer trains.")
+    return treedef.unflatten([function(p, known[path]) if path in known else p for path, p in flat])

@@ -49,8 +49,8 @@ class Axes:
         groups: int = 1,
         in_groups: int = 1,
     ):
-        set_fields(self, fan_in=_as_tuple("fan_in", fan_in), fan_out=_as_tuple("fan_out", fan_out))
-        set_fields(self, taps=_as_tuple("taps", taps), groups=as_count("groups", groups))
+        set_fields(self, fan_in=as_axes("fan_in", fan_in), fan_out=as_axes("fan_out", fan_out))
+        set_fields(self, taps=as_axes("taps", taps), groups=as_count("groups", groups))
         set_fields(self, in_groups=as_count("in_groups", in_groups))
         named = self.taps + self.fan_in + self.fan_out
         repeated = sorted({i for i in named if named.count(i) > 1})
@@ -65,7 +65,8 @@ class Axes:
         return f"Axes(fan_in={self.fan_in}, fan_out={self.fan_out}{given})"
 
 
-def _as_tuple(name: str, indices: int | Sequence[int]) -> tuple[int, ...]:
+def as_axes(name: str, indices: Any) -> tuple[int, ...]:
+    """An axis or several as a tuple; what is neither is refused by the name of the argument."""
     entries: Any = indices if isinstance(indices, Sequence) or np.ndim(indices) else (indices,)
     try:
         axes = tuple(operator.index(i) for i in entries)

@@ -5,7 +5,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -33,20 +33,33 @@ def as_count_unless_traced(name: str, value: Any) -> Any:
     return value if is_traced(value) else as_count(name, value)
 
 
+class Kind(NamedTuple):
+    """Which numbers an argument may be: in words, and those that are known."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+FINITE = Kind("a finite number", math.isfinite)
+AT_LEAST_0 = Kind("a finite number of at least 0", lambda x: 0 <= x < math.inf)
+ABOVE_0 = Kind("a finite number above 0", lambda x: 0 < x < math.inf)
+DECAY = Kind("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
+SHARE = Kind("a number above 0 and at most 1", lambda x: 0 < x <= 1)
+
+
 def as_positive(name: str, value: Any) -> float:
     """A finite number above 0, such as a radius or a strength; else refused."""
-    return _as_finite(name, value, "above 0", lambda number: number > 0)
+    return _as_known(name, value, ABOVE_0)
 
 
 def as_mass(name: str, value: Any) -> float:
     """A finite number of at least 0; else refused."""
-    return _as_finite(name, value, "of at least 0", lambda number: number >= 0)
+    return _as_known(name, value, AT_LEAST_0)
 
 
-def _as_finite(name: str, value: Any, kind: str, is_fit: Callable[[float], bool]) -> float:
-    number = as_float(value) if is_number(value) and not is_traced(value) else None
-    if number is None or not math.isfinite(number) or not is_fit(number):
-        raise ValueError(f"{name} must be a finite number {kind}; {_got(value)}.")
+def _as_known(name: str, value: Any, kind: Kind) -> float:
+    if not is_number(value) or is_traced(value) or not kind.holds(number := as_float(value)):
+        raise ValueError(f"{name} must be {kind.words}; {_got(value)}.")
     return number
 
 

@@ -10,7 +10,7 @@ import optax
 
 from modula_optax._checks import is_number, is_traced
 from modula_optax._norms import Embedding, RowL2, Sign
-from modula_optax._paths import flatten_with_paths, is_absent, is_function, listing, owners_among
+from modula_optax._paths import flatten_with_paths, is_absent, is_function, listing, owners_among, refuse
 from modula_optax._specs import NormSpec
 
 # What won on a panel of networks (`benchmarks/panel.py`); of hidden matrices alone, since decay holds a norm to mass
@@ -71,9 +71,11 @@ def marked(mask: Any, specs: Any, params: Any) -> Any:
 
 def is_constant(weight_decay: optax.ScalarOrSchedule, value: float) -> bool:
     """Whether a decay is this number, as far as it is known before the program runs."""
-    known: Any = weight_decay if is_number(weight_decay) and not is_traced(weight_decay) else np.nan
-    # in single precision, which `optax.inject_hyperparams` rounds numbers to
-    return bool(np.float32(known) == np.float32(value))
+    if not is_number(weight_decay) or is_traced(weight_decay):
+        return False
+    known = np.asarray(weight_decay)
+    # in its own precision: `optax.inject_hyperparams` rounds numbers to that of the parameters
+    return bool(known == np.asarray(value, known.dtype if jnp.issubdtype(known.dtype, jnp.inexact) else float))
 
 
 def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[str, bool]:
@@ -82,9 +84,8 @@ def _of_user(mask: Any, params: Any, flat: Sequence[tuple[str, Any]]) -> dict[st
         mask = mask(params)
     marks = {path: mark for path, mark in flatten_with_paths(mask)[0] if not is_absent(mark)}
     wrong = [f"{path or '(root)'}: {mark!r}" for path, mark in marks.items() if not _is_boolean(mark)]
-    if wrong:
-        one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
-        raise ValueError(listing(one, many, wrong, "Write True for what decays and False for what does not."))
+    one, many = "entry of weight_decay_mask is no boolean", "entries of weight_decay_mask are no booleans"
+    refuse(one, many, wrong, "Write True for what decays and False for what does not.")
     owners = owners_among(marks, flat)
     kinds = (
         ("parameter is not in weight_decay_mask", "parameters are not in weight_decay_mask", owners.missing),
@@ -116,14 +117,14 @@ def _refuse_idle(weight_decay: optax.ScalarOrSchedule, mask: Any, lines: list[st
                 'optax.inject_hyperparams(mo.modular, static_args="weight_decay_mask")(...).'
             )
         many = "parameters, and weight_decay_mask decays none of them"
-        raise ValueError(listing("parameter, and weight_decay_mask does not decay it", many, lines, advice))
+        refuse("parameter, and weight_decay_mask does not decay it", many, lines, advice)
     if not any(is_constant(weight_decay, value) for value in (0.0, WEIGHT_DECAY)) and not is_traced(weight_decay):
         advice = (
             "Decay is of hidden matrices unless told otherwise. Write weight_decay_mask=True to decay everything, or\n"
             "weight_decay=0.0."
         )
         many = "parameters, and none is a hidden matrix that could decay"
-        raise ValueError(listing("parameter, and it is no hidden matrix that could decay", many, lines, advice))
+        refuse("parameter, and it is no hidden matrix that could decay", many, lines, advice)
 
 
 def decayed_where(decays: Any, weight_decay: optax.ScalarOrSchedule) -> optax.GradientTransformation:

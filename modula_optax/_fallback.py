@@ -29,8 +29,11 @@ def with_fallback(
     def partition(tree: Any) -> optax.GradientTransformationExtraArgs:
         spec_tree = resolve(specs, tree)
         labels = jax.tree.map(lambda spec: "fallback" if not spec.is_normed else "normed", spec_tree)
+        # what nothing is left to does nothing: Adam promotes dtypes, if only of its count, where JAX may be told not to
+        is_idle = "fallback" not in jax.tree.leaves(labels)
+        others = optax.GradientTransformation(fallback.init, optax.identity().update) if is_idle else fallback
         # as a function: Optax would call labels that are shaped like an Equinox module
-        return optax.partition({"normed": normed(spec_tree, tree), "fallback": fallback}, lambda _: labels)
+        return optax.partition({"normed": normed(spec_tree, tree), "fallback": others}, lambda _: labels)
 
     def init(params: optax.Params) -> Any:
         return partition(params).init(params)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
-from modula_optax._arguments import DECAY, check_dtype, check_numbers
+from modula_optax._arguments import check_dtype, check_numbers
+from modula_optax._checks import DECAY
 from modula_optax._guard import guarded
 
 

@@ -11,8 +11,9 @@ from jaxtyping import DTypeLike
 from optax.contrib import MuonDimensionNumbers
 
 from modula_optax._align import Leaf
-from modula_optax._arguments import AT_LEAST_0, DECAY, FINITE, check_dtype, check_numbers, check_rates, in_words
+from modula_optax._arguments import check_dtype, check_numbers, check_rates, in_words
 from modula_optax._axes import Axes, normalize_axes
+from modula_optax._checks import AT_LEAST_0, DECAY, FINITE
 from modula_optax._decay import decayed, decayed_where, marked
 from modula_optax._dualize import dualize
 from modula_optax._fallback import with_fallback

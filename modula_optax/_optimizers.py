@@ -7,8 +7,8 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
-from modula_optax._arguments import DECAY, SHARE, check_dtype, check_numbers, check_rates, check_specs
-from modula_optax._checks import as_count_unless_traced
+from modula_optax._arguments import check_dtype, check_numbers, check_rates, check_specs
+from modula_optax._checks import DECAY, SHARE, as_count_unless_traced
 from modula_optax._decay import WEIGHT_DECAY, decayed
 from modula_optax._dualize import dualize
 from modula_optax._dualize_whitened import dualize_whitened

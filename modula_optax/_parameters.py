@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_array, listing, path_string, refuse
 from modula_optax._specs import NormSpec
 
 
@@ -23,13 +23,12 @@ def flatten_parameters(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     wrong = [(path, leaf) for path, leaf in flat if not is_absent(leaf) and not is_array(leaf)]
     if any(isinstance(leaf, NormSpec) for _, leaf in wrong):
         raise ValueError("The parameters are specs: are the two arguments in each other's place?")
-    if wrong:
-        one, many = "leaf of the parameters is not an array", "leaves of the parameters are not arrays"
-        advice = (
-            "Leave them out. With Equinox, pass eqx.filter(model, eqx.is_inexact_array); with Flax NNX,\n"
-            "nnx.state(model, nnx.Param). Of a number, make an array."
-        )
-        raise ValueError(listing(one, many, [describe(*leaf) for leaf in wrong], advice))
+    advice = (
+        "Leave them out. With Equinox, pass eqx.filter(model, eqx.is_inexact_array); with Flax NNX,\n"
+        "nnx.state(model, nnx.Param). Of a number, make an array."
+    )
+    one, many = "leaf of the parameters is not an array", "leaves of the parameters are not arrays"
+    refuse(one, many, [describe(*leaf) for leaf in wrong], advice)
     return flat, treedef
 
 

@@ -30,9 +30,8 @@ def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     below = Counter(path[:n] for path, _ in flat for n in range(len(path)))
     named = [(path_string(path[:-1] if _is_boxed(path, below) else path), leaf) for path, leaf in flat]
     repeated = [path for path, count in Counter(path for path, _ in named).items() if count > 1]
-    if repeated:
-        one, many = "path is that of several parameters", "paths are those of several parameters"
-        raise ValueError(listing(one, many, repeated, "Rename one of them, so that rules can tell them apart."))
+    one, many = "path is that of several parameters", "paths are those of several parameters"
+    refuse(one, many, repeated, "Rename one of them, so that rules can tell them apart.")
     return named, treedef
 
 
@@ -139,6 +138,12 @@ def describe(path: str, leaf: Any) -> str:
 def kind_of(leaf: Any) -> str:
     """The dtype and the shape of an array, the class of anything else."""
     return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" if is_array(leaf) else type(leaf).__name__
+
+
+def refuse(one: str, many: str, lines: Sequence[str], advice: str) -> None:
+    """Raises an error with a line for each offender, if there are any."""
+    if lines:
+        raise ValueError(listing(one, many, lines, advice))
 
 
 def listing(one: str, many: str, lines: Sequence[str], advice: str = "", count: int | None = None) -> str:

@@ -8,9 +8,10 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import Leaf, is_abstract
-from modula_optax._arguments import ABOVE_0, AT_LEAST_0, DECAY, check_numbers
+from modula_optax._arguments import check_numbers
 from modula_optax._atomwise import map_atoms
 from modula_optax._canonical import ATOM, Stack
+from modula_optax._checks import ABOVE_0, AT_LEAST_0, DECAY
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._layout import atoms_shape
 from modula_optax._linalg import length, one_where_zero, working_dtype
@@ -91,7 +92,7 @@ def scale_by_output_moments(
         even = u / one_where_zero(roots + jnp.asarray(eps, u.dtype))
         size, wanted = length(even, ATOM), length(u, ATOM)
         if rms is not None:
-            wanted = jnp.asarray(rms, u.dtype) * (u[0].size ** 0.5) * jnp.sign(wanted)
+            wanted = jnp.asarray(rms, u.dtype) * (u[0].size ** 0.5)
         return even * (wanted / one_where_zero(size))[:, None, None, None], v.astype(kept)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any):

@@ -1,6 +1,7 @@
 """Pictures of what a monitor measured over training."""
 
 import io
+import math
 import re
 import statistics
 from collections import defaultdict
@@ -73,23 +74,22 @@ def plot_norms(
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     figure = _shown_in_notebooks(figure_class)(figsize=(4.2 * columns + 2.5, 3.0 * rows), layout="constrained")
+    lines = {}
     for i, metric in enumerate(names):
         title, logarithmic = _PANELS[metric]
         axes = figure.add_subplot(rows, columns, i + 1, title=title, xlabel="step")
         for group, points in curves[metric].items():
             steps = sorted(points)
             low, middle, high = ([of(points[step]) for step in steps] for of in (min, statistics.median, max))
-            axes.plot(steps, middle, color=colors[group], linestyle=styles[group], linewidth=1.6, label=group)
+            line = axes.plot(steps, middle, color=colors[group], linestyle=styles[group], linewidth=1.6, label=group)
+            lines[group] = line[0]
             axes.fill_between(steps, low, high, color=colors[group], alpha=0.15, linewidth=0)
         # zeros, as of biases before their first step, have no logarithm
-        if logarithmic:
+        if logarithmic and any(0 < value < math.inf for line in axes.lines for value in line.get_ydata()):
             axes.set_yscale("log", nonpositive="mask")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    handles = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend([handles[group] for group in groups], groups, loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend([lines[group] for group in groups], groups, loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
@@ -133,5 +133,5 @@ def _curves(by_step: Mapping[int, Measurements], paths: str = ".*") -> dict[str,
         for name, value in measurements.items():
             path, _, metric = name.rpartition("/")
             if pattern.fullmatch(path):
-                curves[metric][re.sub(r"\d+", "*", path)][step].append(value)
+                curves[metric][re.sub(r"\d+", "*", path) or "(root)"][step].append(value)
     return curves

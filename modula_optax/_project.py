@@ -12,7 +12,7 @@ from modula_optax._align import Leaves, Named, is_abstract, refuse_abstract
 from modula_optax._arguments import check_mesh_axes, check_rates
 from modula_optax._guard import guarded
 from modula_optax._match import matching
-from modula_optax._paths import describe, listing, nested, unnested
+from modula_optax._paths import describe, nested, refuse, unnested
 from modula_optax._registry import resolve
 from modula_optax._retract import remember, retract
 from modula_optax._specs import NormSpec
@@ -146,12 +146,12 @@ def _refuse_unknowns(held: Named, leaves: Leaves, params: Any, learning_rate: An
             f"keep_params_projected needs the parameters, to hold {first or 'them'} to its constraint: "
             "call tx.update(grads, state, params)."
         )
-    lines = [
-        f"{describe(leaf.path, leaf.value)}: {leaf.spec.constraint!r}"
-        for leaf in leaves.entries
-        if leaf.spec.constraint is not None and leaf.spec.constraint.needs_learning_rate
-    ]
-    if lines and learning_rate is None:
+    if learning_rate is None:
+        lines = [
+            f"{describe(leaf.path, leaf.value)}: {leaf.spec.constraint!r}"
+            for leaf in leaves.entries
+            if leaf.spec.constraint is not None and leaf.spec.constraint.needs_learning_rate
+        ]
         one, many = "constraint depends on the learning rate", "constraints depend on the learning rate"
         advice = "Write keep_params_projected(specs, learning_rate=...), with the learning rate of the chain."
-        raise ValueError(listing(one, many, lines, advice))
+        refuse(one, many, lines, advice)

@@ -13,7 +13,7 @@ from modula_optax._checks import brief_repr, set_fields
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters, refuse_step
-from modula_optax._paths import describe, flatten_with_paths, is_absent, is_function, listing, pattern_of
+from modula_optax._paths import describe, flatten_with_paths, is_absent, is_function, listing, pattern_of, refuse
 from modula_optax._specs import NormSpec, compile_pattern
 
 
@@ -145,11 +145,7 @@ class NormRegistry:
             )
             if longer := self._longer({path for path, _ in gaps}):
                 advice += "\nPatterns match whole paths: " + "; ".join(longer) + "."
-            raise ValueError(
-                listing(
-                    "parameter matches no rule", "parameters match no rule", [describe(*gap) for gap in gaps], advice
-                )
-            )
+            refuse("parameter matches no rule", "parameters match no rule", [describe(*gap) for gap in gaps], advice)
 
     def _longer(self, paths: set[str]) -> list[str]:
         """Rules for some of these paths that were meant by rules for the ends of paths."""
@@ -162,21 +158,16 @@ class NormRegistry:
 
     def _refuse_idle_rules(self, paths: set[str], owners: list[Rule | None]) -> None:
         idle = [rule for rule in self.rules if not any(rule is owner for owner in owners)]
-        if idle:
-            lines = [
-                f"Rule({rule.pattern!r}, {rule.norm!r}): "
-                + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
-                for rule in idle
-            ]
-            known = "\n".join(f"  {path}" for path in sorted(paths))
-            raise ValueError(
-                listing(
-                    "rule matches no parameter",
-                    "rules match no parameter",
-                    lines,
-                    "\n".join(["Patterns match whole paths. These are:", known, *self._longer(paths)]),
-                )
-            )
+        if not idle:
+            return
+        lines = [
+            f"Rule({rule.pattern!r}, {rule.norm!r}): "
+            + ("earlier rules take all that it matches" if any(map(rule.matches, paths)) else "no path matches")
+            for rule in idle
+        ]
+        known = (f"  {path}" for path in sorted(paths))
+        advice = "\n".join(["Patterns match whole paths. These are:", *known, *self._longer(paths)])
+        refuse("rule matches no parameter", "rules match no parameter", lines, advice)
 
 
 def _below(pattern: str) -> str:

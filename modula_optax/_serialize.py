@@ -9,7 +9,7 @@ from modula_optax._axes import Axes
 from modula_optax._constraints import Constraint
 from modula_optax._norms import Norm
 from modula_optax._parameters import flatten_parameters
-from modula_optax._paths import is_absent, listing, nested, prefixes
+from modula_optax._paths import is_absent, nested, prefixes, refuse
 from modula_optax._specs import NormSpec, spec_leaves
 
 _VERSION = 1
@@ -103,9 +103,8 @@ def specs_from_json(text: str, params: Any = None) -> Any:
     paths = {path for path, leaf in flat if not is_absent(leaf)}
     lines = [f"{path}: has no spec in the text" for path in sorted(paths - entries.keys())]
     lines += [f"{path}: is no parameter" for path in sorted(entries.keys() - paths)]
-    if lines:
-        advice = "The model has changed since the specs were saved: infer them again."
-        raise ValueError(listing("path differs", "paths differ", lines, advice))
+    advice = "The model has changed since the specs were saved: infer them again."
+    refuse("path differs", "paths differ", lines, advice)
     return treedef.unflatten([leaf if is_absent(leaf) else _spec(path, entries[path]) for path, leaf in flat])
 
 

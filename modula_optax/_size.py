@@ -8,9 +8,10 @@ import optax
 from jaxtyping import Array
 
 from modula_optax._align import is_abstract
-from modula_optax._arguments import ABOVE_0, FINITE, SHARE, check_numbers
+from modula_optax._arguments import check_numbers
 from modula_optax._atomwise import link_of_atoms
 from modula_optax._canonical import ATOM, Stack
+from modula_optax._checks import ABOVE_0, FINITE, SHARE
 from modula_optax._decay import is_hidden_matrix
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded, refuse_without
 from modula_optax._linalg import length, one_where_zero, unit, working_dtype

@@ -12,7 +12,7 @@ from modula_optax._checks import as_count, as_mass, as_positive, brief_repr, is_
 from modula_optax._constraints import Constraint
 from modula_optax._deprecation import warn_deprecated
 from modula_optax._norms import Norm, Unnormed
-from modula_optax._paths import describe, flatten_with_paths, is_absent, listing
+from modula_optax._paths import describe, flatten_with_paths, is_absent, refuse
 
 ROLES = (
     *("linear", "embedding", "tied", "conv", "depthwise", "bias", "gain", "positional"),
@@ -207,9 +207,9 @@ def spec_leaves(function: str, specs: Any) -> tuple[list[tuple[str, Any]], Any]:
     if callable(getattr(specs, "resolve", None)):
         raise ValueError(f"{function} takes a spec tree, not a registry: write registry.resolve(params).")
     flat, treedef = flatten_with_paths(specs)
-    if wrong := [describe(path, leaf) for path, leaf in flat if not (isinstance(leaf, NormSpec) or is_absent(leaf))]:
-        one, many = "leaf of the spec tree is no NormSpec", "leaves of the spec tree are no NormSpecs"
-        raise ValueError(listing(one, many, wrong, "Specs are made by infer_specs, NormRegistry.resolve or NormSpec."))
+    wrong = [describe(path, leaf) for path, leaf in flat if not (isinstance(leaf, NormSpec) or is_absent(leaf))]
+    one, many = "leaf of the spec tree is no NormSpec", "leaves of the spec tree are no NormSpecs"
+    refuse(one, many, wrong, "Specs are made by infer_specs, NormRegistry.resolve or NormSpec.")
     return flat, treedef
 
 

@@ -9,8 +9,8 @@ import optax
 from jaxtyping import Array, DTypeLike
 
 from modula_optax._align import Leaves, is_abstract
-from modula_optax._arguments import AT_LEAST_0, DECAY, check_mesh_axes, check_numbers
-from modula_optax._checks import as_count_unless_traced, is_traced
+from modula_optax._arguments import check_mesh_axes, check_numbers
+from modula_optax._checks import AT_LEAST_0, DECAY, as_count_unless_traced, is_traced
 from modula_optax._guard import UNLIKE_PARAMETERS, guarded
 from modula_optax._match import matching
 from modula_optax._mesh import automatic, free_axes, shardings_of, unclaimed, varying_alike, warn_of_idle_mesh

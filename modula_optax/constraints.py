@@ -5,22 +5,11 @@ methods work on stacks of atoms, `[n, taps, fan_in, fan_out]`; the helpers of `m
 """
 
 from modula_optax._canonical import Stack as Stack
-from modula_optax._constraints import Constraint as Constraint
-from modula_optax._constraints import FixedNorm as FixedNorm
-from modula_optax._constraints import Hammer as Hammer
-from modula_optax._constraints import Hypersphere as Hypersphere
-from modula_optax._constraints import Manifold as Manifold
-from modula_optax._constraints import NormBall as NormBall
-from modula_optax._constraints import Orthogonal as Orthogonal
-from modula_optax._constraints import Regularize as Regularize
-from modula_optax._constraints import SoftCap as SoftCap
-from modula_optax._constraints import SpectralCap as SpectralCap
-from modula_optax._constraints import SpectralDecay as SpectralDecay
-from modula_optax._constraints import SpectralNormalize as SpectralNormalize
-from modula_optax._constraints import Step as Step
-from modula_optax._constraints import Stiefel as Stiefel
-from modula_optax._constraints import UnitRows as UnitRows
-from modula_optax._constraints import UnitSphere as UnitSphere
-from modula_optax._constraints._constraint import needs_matrices as needs_matrices
-from modula_optax._constraints._constraint import needs_spectral as needs_spectral
+from modula_optax._constraints import Constraint as Constraint, FixedNorm as FixedNorm, Hammer as Hammer
+from modula_optax._constraints import Hypersphere as Hypersphere, Manifold as Manifold, NormBall as NormBall
+from modula_optax._constraints import Orthogonal as Orthogonal, Regularize as Regularize, SoftCap as SoftCap
+from modula_optax._constraints import SpectralCap as SpectralCap, SpectralDecay as SpectralDecay
+from modula_optax._constraints import SpectralNormalize as SpectralNormalize, Step as Step, Stiefel as Stiefel
+from modula_optax._constraints import UnitRows as UnitRows, UnitSphere as UnitSphere
+from modula_optax._constraints._constraint import needs_matrices as needs_matrices, needs_spectral as needs_spectral
 from modula_optax._serialize import register as register

@@ -326,14 +326,16 @@ def spectrum_after(constraint, values, **rates):
         (mo.NormBall(2.0), {}, [2.0, 0.75, 0.5, 0.25]),
         (mo.NormBall(5.0), {}, [4.0, 1.5, 1.0, 0.5]),
         (mo.SpectralDecay(0.5), {"learning_rate": 0.1}, [3.8, 1.5, 1.0, 0.5]),
+        (mo.SpectralDecay(0.5), {"learning_rate": 3.0}, [0.0, 1.5, 1.0, 0.5]),
         (mo.Regularize(0.5), {"learning_rate": 0.1}, [3.8, 1.425, 0.95, 0.475]),
+        (mo.Regularize(0.5), {"learning_rate": 3.0}, [0.0, 0.0, 0.0, 0.0]),
         (mo.FixedNorm(), {}, [4.0, 1.5, 1.0, 0.5]),
         (mo.Orthogonal(), {}, [1.0, 1.0, 1.0, 1.0]),
     ],
 )
 def test_singular_values_go_where_the_formula_says(constraint, rates, expected):
     found = spectrum_after(constraint, [4.0, 1.5, 1.0, 0.5], **rates)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_root_mean_square_one_whatever_the_norm(key):
@@ -355,6 +357,15 @@ def test_the_first_modulas_regularisation_decays_by_targets_and_keeps_rows_on_th
     np.testing.assert_allclose(jnp.mean(after["table"] ** 2, axis=-1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, 0.0])
+def test_power_iteration_goes_on_after_weights_that_say_nothing(bad, key):
+    tx, w = mo.keep_params_projected(spectral(mo.SpectralNormalize(1.0))), 3.0 * random_like(key, (6, 4))
+    bad = jnp.full_like(w, bad)
+    _, state = tx.update(jnp.zeros_like(w), tx.init(w), bad)
+    after, expected = (w + untyped(tx).update(jnp.zeros_like(w), s, w)[0] for s in (state, tx.init(w)))
+    np.testing.assert_allclose(after, expected, rtol=1e-3)
+
+
 def test_power_iteration_keeps_up_with_weights_that_move(key):
     spec = spectral(mo.SpectralNormalize(1.0))
     tx = mo.keep_params_projected(spec)
@@ -369,6 +380,12 @@ def test_power_iteration_keeps_up_with_weights_that_move(key):
     # at first all singular values are alike, and no vector is theirs
     assert norms.max() < 1.1
     assert norms[50:].max() < 1.01
+
+
+def test_lengths_are_those_of_initialisation_whatever_has_become_of_the_weights(key):
+    tx, w = mo.keep_params_projected(spectral(mo.FixedNorm())), random_like(key, (4, 6))
+    now = 3.0 * w
+    np.testing.assert_allclose(now + untyped(tx).update(jnp.zeros_like(w), tx.init(w), now)[0], w, rtol=1e-5)
 
 
 def test_lengths_are_those_of_initialisation_after_many_steps(key):

@@ -78,6 +78,25 @@ def test_masks_are_those_of_optax(mask):
     assert decays(weight_decay_mask=mask) == decays(weight_decay=lambda step: 0.5, weight_decay_mask=mask) == expected
 
 
+def test_every_kind_of_layer_decays_and_nothing_that_a_rule_says_is_none():
+    params = {name: jnp.full((4, 4), 0.2) for name in ("linear", "conv", "depthwise", "embedding", "one", "vectors")}
+    norms = {"one": mo.NormSpec(mo.Spectral()), "vectors": mo.NormSpec(mo.Frobenius(), mo.Axes((), 1))}
+    specs = {name: norms.get(name) or mo.NormSpec(mo.Spectral(), role=name) for name in params}
+    assert decays(specs, params) == {"linear", "conv", "depthwise", "one"}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_the_default_decay_is_known_as_it_is_rounded_to_the_parameters(dtype):
+    vectors = {"bias": jnp.ones(3, dtype)}
+    tx = untyped(optax.inject_hyperparams(mo.modular)(learning_rate=0.1, specs=mo.NormSpec(mo.RMS())))
+    updates, _ = tx.update(vectors, tx.init(vectors), vectors)
+    assert updates["bias"].dtype == dtype
+
+
+def test_a_mask_of_nothing_is_no_mistake_where_nothing_decays():
+    assert decays(weight_decay=0.0, weight_decay_mask=False) == set()
+
+
 def test_what_has_no_norm_is_left_to_the_fallback():
     rules = mo.NormRegistry(mo.Rule(r".*/kernel", mo.Spectral()), default=mo.Unnormed())
     assert decays(rules, weight_decay_mask=True) == HIDDEN
@@ -155,7 +174,12 @@ def test_constraints_know_which_of_their_parameters_decay(key):
         return untyped(optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0]))
 
     some = moved({"decays": True, "stays": False})
-    np.testing.assert_allclose(some["decays"], moved(True)["decays"], atol=1e-6)
+    by_hand = optax.chain(
+        *(mo.scale_by_momentum(0.9), mo.dualize(specs), optax.add_decayed_weights(0.4), optax.scale(-RATE)),
+        mo.keep_params_projected(specs, learning_rate=RATE, weight_decay=0.4),
+    )
+    expected = untyped(optax.apply_updates(params, by_hand.update(grads, by_hand.init(params), params)[0]))
+    np.testing.assert_allclose(some["decays"], expected["decays"], atol=1e-6)
     np.testing.assert_allclose(some["stays"], moved(None, weight_decay=0.0)["stays"], atol=1e-6)
     assert abs(some["decays"] - some["stays"]).max() > 1e-3
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import modula_optax as mo
-from tests.cases import random_like
+from tests.cases import random_like, untyped
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -72,6 +72,13 @@ def test_the_modular_norm_is_the_largest_leaf_in_units_of_its_target(key):
     flat = zip(jax.tree.leaves(norms), jax.tree.leaves(SPECS), strict=True)
     expected = max(float(norm) / spec.target for norm, spec in flat)
     assert mo.modular_norm(weights, SPECS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_layers_of_a_stack_count_in_norms_as_they_do_apart(key):
+    spec, stack = mo.NormSpec(mo.Frobenius(), mass=2.0), random_like(key, (3, 4, 6))
+    apart = dict(enumerate(stack))
+    np.testing.assert_allclose(mo.dual_norm(stack, spec), mo.dual_norm(apart, spec), rtol=1e-6)
+    np.testing.assert_allclose(mo.modular_norm(stack, spec), mo.modular_norm(apart, spec), rtol=1e-6)
 
 
 def test_masking_a_leaf_changes_no_other_leaf(key):
@@ -144,6 +151,28 @@ def test_a_prefix_stands_for_all_below_it(key):
     np.testing.assert_allclose(step(grads, prefix)[1]["w"], step(grads, full)[1]["w"])
     everything = step(grads, vectors)
     np.testing.assert_allclose(mo.leaf_norms(everything, vectors)[0]["w"], 1.0, rtol=1e-6)
+
+
+def test_one_transformation_asks_again_where_shapes_or_dtypes_are_others(key):
+    def by_shape(tree):
+        return jax.tree.map(lambda g: mo.NormSpec(mo.RMS() if min(g.shape) == 1 else mo.Spectral()), tree)
+
+    tx = untyped(mo.dualize(by_shape))
+    matrix, row = random_like(key, (4, 6)), random_like(key, (1, 6))
+    for g, norm in ((matrix, mo.Spectral()), (row, mo.RMS())):
+        np.testing.assert_allclose(tx.update({"w": g}, tx.init({"w": g}))[0]["w"], step(g, mo.NormSpec(norm)))
+    with pytest.raises(ValueError, match=r"w  int32\[4, 6\]: Spectral needs real floating-point numbers"):
+        tx.update({"w": matrix.astype(jnp.int32)}, optax.EmptyState())
+
+
+def test_members_of_an_ensemble_may_have_gradients_or_weights_in_common(key):
+    spec = mo.NormSpec(mo.Spectral(), constraint=mo.Stiefel())
+    tx, own, common = untyped(mo.dualize(spec)), random_like(key, (3, 4, 4)), random_like(jax.random.key(1), (4, 4))
+    for axes, arguments in (((0, None), (own, common)), ((None, 0), (common, own))):
+        together = jax.vmap(lambda g, w: tx.update(g, optax.EmptyState(), w)[0], in_axes=axes)(*arguments)
+        for i in range(3):
+            g, w = (x if axis is None else x[i] for x, axis in zip(arguments, axes, strict=True))
+            np.testing.assert_allclose(together[i], tx.update(g, optax.EmptyState(), w)[0], atol=1e-5)
 
 
 def test_a_callable_spec_tree_is_still_a_tree(key):

@@ -327,6 +327,15 @@ def test_what_does_not_reach_the_output_needs_no_proof():
     assert mo.lipschitz_bound(apply, np.eye(3, dtype=np.float32), array(2, 3)) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int64, jnp.asarray])
+def test_bounds_and_axes_are_taken_of_every_kind(kind):
+    def bound(*numbers):
+        size, axis = numbers
+        return mo.lipschitz_bound(lambda p, x: x * (x @ p), jnp.eye(3), array(2, 3), input_bound=size, input_axes=axis)
+
+    assert bound(kind(2), np.int64(-1)) == bound(2.0, -1) > 0
+
+
 def test_specs_shapes_and_inputs_that_cannot_move_are_refused():
     weights, spec = {"w": jnp.eye(3)}, {"w": mo.NormSpec(mo.Spectral())}
     with pytest.raises(ValueError, match="specs say what the norm of each leaf is, not how leaves compose"):
@@ -337,5 +346,7 @@ def test_specs_shapes_and_inputs_that_cannot_move_are_refused():
         mo.lipschitz_bound(lambda p, t: jax.nn.one_hot(t, 3) @ p["w"], weights, tokens(4))
     with pytest.raises(ValueError, match="input_axes must be axes of an array of 2 axes; got 2"):
         mo.lipschitz_bound(lambda p, x: x @ p["w"], weights, array(2, 3), input_axes=2)
+    with pytest.raises(ValueError, match=r"output_axes must be an axis or a sequence of axes \(integers\); got 'last'"):
+        mo.lipschitz_bound(lambda p, x: x @ p["w"], weights, array(2, 3), output_axes="last")  # pyright: ignore
     with pytest.raises(ValueError, match="input_bound must be a number above 0"):
         mo.lipschitz_bound(lambda p, x: x @ p["w"], weights, array(2, 3), input_bound=0.0)

@@ -161,6 +161,13 @@ def test_a_gradient_that_is_not_finite_is_seen_once_and_forgotten(bad):
     assert all(np.isfinite(value) for value in mo.read_monitor(state).values())
 
 
+@pytest.mark.parametrize("norm", [mo.Spectral(), mo.Frobenius()])
+def test_no_derivative_goes_through_what_is_measured(norm, key):
+    tx, w = untyped(mo.monitor(mo.NormSpec(norm))), random_like(key, (3, 4))
+    measured = jax.grad(lambda w: sum(map(jnp.sum, jax.tree.leaves(tx.update(w, tx.init(w), w)[1].measurements))))
+    np.testing.assert_array_equal(measured(w), jnp.zeros_like(w))
+
+
 def test_zeros_are_measured_as_zeros():
     zeros = jax.tree.map(jnp.zeros_like, tree(0))
     measured = mo.read_monitor(watched(mo.monitor(REGISTRY), zeros, zeros)[1])

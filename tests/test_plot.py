@@ -69,6 +69,19 @@ def test_zeros_and_a_sequence_of_measurements_are_drawn(tmp_path):
     figure.savefig(tmp_path / "norms.png")
 
 
+NOTHING, NAN = dict.fromkeys(measured(0), 0.0), dict.fromkeys(measured(0), float("nan"))
+
+
+@pytest.mark.parametrize("history", [[NOTHING], [NAN, NAN], [NAN, NOTHING, measured(1)]])
+def test_what_has_no_logarithm_is_drawn_all_the_same(history, tmp_path):
+    mo.plot_norms(history).savefig(tmp_path / "norms.png")
+
+
+def test_private_names_and_a_single_array_are_in_the_legend(tmp_path):
+    figure = mo.plot_norms([{"_hidden/weight_norm": 1.0, "weight_norm": 2.0}])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["(root)", "_hidden"]
+
+
 @pytest.mark.parametrize("history", [[], {}, [{}], [{"w/unknown": 1.0}]])
 def test_an_empty_history_is_refused(history):
     with pytest.raises(ValueError, match="read_monitor"):

@@ -95,6 +95,8 @@ def test_initialization_gives_every_leaf_norm_one_and_depends_on_its_path_alone(
     np.testing.assert_allclose(jax.tree.leaves(mo.leaf_norms(start, SPECS)), 1.0, rtol=1e-5)
     alone = mo.initialize(key, {"w": params["w"]}, SPHERE)
     np.testing.assert_array_equal(start["w"], alone["w"])
+    twins = mo.initialize(key, {"a": params["w"], "b": params["w"]}, SPHERE)
+    assert not np.allclose(twins["a"], twins["b"])
     assert not jnp.array_equal(start["w"], mo.initialize(jax.random.key(1), params, SPECS)["w"])
 
 

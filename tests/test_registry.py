@@ -133,6 +133,15 @@ def test_absent_leaves_keep_their_place():
     assert (specs["static"], specs["masked"], specs["empty"]) == (None, optax.MaskedNode(), {})
 
 
+def test_specs_of_what_is_absent_name_no_unknown_parameter():
+    spec, w = mo.NormSpec(mo.RMS()), jnp.ones(3)
+    specs = {"a": spec, "b": {"inside": spec}, "c": spec}
+    for tree in ({"a": w, "b": None, "c": {"x": None}}, {"a": w, "b": optax.MaskedNode(), "c": None}):
+        assert mo.leaf_norms(tree, specs)["a"] == 1.0
+    with pytest.raises(ValueError, match=r"1 spec names no parameter:\n  c\n"):
+        mo.leaf_norms({"a": w, "b": None}, specs)
+
+
 PARAMS = {"dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}, "scale": jnp.ones(())}
 
 

@@ -29,7 +29,7 @@ def test_every_parameter_has_a_line_with_all_that_decides_its_step():
         "static": None,
     }
     specs = {
-        "conv": mo.NormSpec(mo.Spectral(), mo.Axes(-2, -1, taps=(0, 1), groups=2), mass=0.5, sensitivity=4.0),
+        "conv": mo.NormSpec(mo.Spectral(), mo.Axes(-2, -1, (0, 1), groups=2, in_groups=4), mass=0.5, sensitivity=4.0),
         "gain": mo.NormSpec(mo.Diagonal()),
         "out": mo.NormRegistry(mo.Rule("kernel", mo.RowL2()), default=mo.Unnormed()).resolve(params["out"]),
         "static": None,
@@ -37,7 +37,10 @@ def test_every_parameter_has_a_line_with_all_that_decides_its_step():
     lines = mo.summarize(specs, params).splitlines()
     assert lines[0].split() == ["path", "shape", "norm", "axes", "mass", "sensitivity", "target", "norm", "share"]
     assert [line.split() for line in lines[1:]] == [
-        ["conv", "3x3x4x8", "Spectral", "taps=(0,1)", "in=(2)", "out=(3)", "groups=2", "0.5", "4", "0.125", "76.0%"],
+        [
+            *("conv", "3x3x4x8", "Spectral", "taps=(0,1)", "in=(2)", "out=(3)", "in_groups=4", "groups=2"),
+            *("0.5", "4", "0.125", "76.0%"),
+        ],
         ["gain", "scalar", "Diagonal", "1", "1", "1", "0.3%"],
         ["out/bias", "10", "Unnormed", "2.6%"],
         ["out/kernel", "8x10", "RowL2", "in=(0)", "out=(1)", "1", "1", "1", "21.1%"],
@@ -81,6 +84,15 @@ def test_a_notebook_shows_every_cell_of_the_table_as_it_is():
     assert {cell.tag for cell in root.iterfind("thead//") if cell.text} == {"th"}
 
 
+def test_a_guess_has_a_question_mark_and_what_is_certain_has_none():
+    specs = {name: mo.NormSpec(mo.RMS(), role="bias", place="head", confidence=name) for name in ("guess", "certain")}
+    table = mo.summarize(specs, dict.fromkeys(specs, jnp.ones(3)))
+    assert dict(zip(column(table), column(table, "role"), strict=True)) == {
+        "certain": "bias (head)",
+        "guess": "bias (head)?",
+    }
+
+
 def test_the_summary_is_text_that_can_be_copied_and_pickled():
     text = awkward()
     assert isinstance(text, str)
@@ -111,11 +123,13 @@ def test_numbered_layers_that_agree_have_one_row_and_one_share():
 
 
 @pytest.mark.parametrize(
-    ("odd", "others"), [(0, "1-4"), (2, "0,1,3,4")], ids=["the others follow each other", "they do not"]
+    ("count", "odd", "others"),
+    [(5, 0, "1-4"), (5, 2, "0,1,3,4"), (3, 2, "0,1")],
+    ids=["the others follow each other", "they do not", "they are two"],
 )
-def test_a_layer_that_differs_has_a_row_of_its_own(odd, others):
-    rows = [path for path in column(mo.summarize(*layers(5, odd))) if "attn" in path]
-    assert sorted(rows) == sorted([f"layers/{odd}/attn/kernel", f"layers/{others}/attn/kernel x4"])
+def test_a_layer_that_differs_has_a_row_of_its_own(count, odd, others):
+    rows = [path for path in column(mo.summarize(*layers(count, odd))) if "attn" in path]
+    assert sorted(rows) == sorted([f"layers/{odd}/attn/kernel", f"layers/{others}/attn/kernel x{count - 1}"])
 
 
 def test_what_is_the_same_everywhere_is_said_once():

@@ -107,6 +107,7 @@ TAMPERED = {
     "a mass that is a text": ((["mass"], "1"), "mass must be a finite number"),
     "a mass that is no number": ((["mass"], float("nan")), "mass must be a finite number"),
     "a role that does not exist": ((["role"], "layer"), "role must be one of linear"),
+    "layers beside their old name": ((["atoms"], 2), "NormSpec has no atoms"),
     "layers that count nothing": ((["layers"], 0.5), "layers must be an integer"),
     "blocks that are one number": ((["blocks"], 3), "blocks must be a tuple of sizes"),
 }

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import modula_optax as mo
 from tests.cases import enable_x64, kinds
-from tests.transformations import HELD, SHAPE, WAYS, assert_close
+from tests.transformations import HELD, MATRICES, SHAPE, WAYS, assert_close
 
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 every_transformation = pytest.mark.parametrize(
@@ -210,13 +210,17 @@ def test_a_state_made_of_shapes_trains_as_one_made_of_parameters(way, kind):
 # --- modes of JAX
 
 
-@pytest.mark.parametrize("name", WAYS)
-def test_no_rank_and_no_dtype_is_promoted_and_no_tracer_leaks(name):
-    way = WAYS[name]
-    # Optax's Adam, which parameters of Muon's that are no matrices go to, is not as strict
-    dtypes = "standard" if name.startswith("muon") else "strict"
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion(dtypes), jax.checking_leaks():
+@every_way
+def test_no_rank_and_no_dtype_is_promoted_and_no_tracer_leaks(way):
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.checking_leaks():
         jax.eval_shape(way.call, way.parameters(0), way.parameters(1), 0.05)
+
+
+@pytest.mark.parametrize("alias", [mo.modular, mo.whitened, mo.scion])
+def test_the_default_fallback_promotes_nothing_where_nothing_is_left_to_it(alias):
+    tx, params = alias(0.1, MATRICES), WAYS["muon"].parameters(0)
+    with jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
 
 
 @every_way

@@ -109,6 +109,23 @@ def test_weights_never_grow_faster_than_half_of_what_the_step_says(key):
         np.testing.assert_allclose(jnp.linalg.norm(after), expected, rtol=1e-5)
 
 
+def test_a_brake_leaves_weights_of_zero_free_and_lets_none_through_zero(key):
+    w, u, tx = random_like(key, (4, 6)), random_like(jax.random.key(1), (4, 6)), untyped(mo.brake_growth(SPEC))
+    np.testing.assert_array_equal(tx.update(u, optax.EmptyState(), jnp.zeros_like(w))[0], u)
+    np.testing.assert_allclose(w + tx.update(-3.0 * w, optax.EmptyState(), w)[0], jnp.zeros_like(w), atol=1e-6)
+
+
+@pytest.mark.parametrize("link", [mo.floor_relative_update, mo.brake_growth, mo.add_cautious_decay])
+def test_what_has_no_norm_passes_and_only_hidden_matrices_decay(link):
+    specs = {"w": SPEC, "table": mo.NormSpec(mo.Embedding()), "gain": mo.NormSpec(mo.Diagonal())}
+    specs |= {"other": mo.NormSpec(mo.Unnormed())}
+    w = dict.fromkeys(specs, jnp.ones((2, 3)))
+    u = jax.tree.map(lambda x: 0.1 * x, w)
+    moved = untyped(link(specs)).update(u, optax.EmptyState(), w)[0]
+    changed = {name for name in specs if not np.array_equal(moved[name], u[name])}
+    assert changed == ({"w"} if link is mo.add_cautious_decay else {"w", "table", "gain"})
+
+
 def test_adam_at_fixed_length_is_a_fallback(key):
     specs = {"hidden": SPEC, "head": mo.NormSpec(mo.Unnormed())}
     params = {"hidden": random_like(key, (4, 4)), "head": 3.0 * random_like(key, (4, 6))}

@@ -209,9 +209,23 @@ def divided_by_spectral_norms(model):
     return lambda params, *inputs: model.apply(jax.tree.map(divided, params), *inputs), model.params, model.inputs, ""
 
 
+def printed(model):
+    """Parameters and outputs are shown, by operations that compute nothing."""
+
+    def apply(params, *inputs):
+        jax.debug.print("{}", params)
+        jax.tree.map(lambda w: jax.debug.callback(print, w), params)
+        outputs = model.apply(params, *inputs)
+        jax.debug.print("{}", outputs)
+        return outputs
+
+    return apply, model.params, model.inputs, ""
+
+
 LAWS = (
     *(branches, trained_inside, one_vector, one_of_a_stack, halves, cut_out_of_larger_ones, with_adapters),
     *(beside_its_derivative, in_another_order, behind_a_layer, masked, held_where_it_was, divided_by_spectral_norms),
+    printed,
 )
 # no gradient comes back through its loop
 WITHOUT_GRADIENT = {(trained_inside, "plain.cond_and_while")}

@@ -129,7 +129,8 @@ class _Flattener:
         def read(atom: Any) -> int:
             return self.constant(atom.aval, atom.val) if is_literal(atom) else where[atom]
 
-        for eqn in jaxpr.eqns:
+        # what has no outputs computes nothing, as `jax.debug.print` of a parameter
+        for eqn in (eqn for eqn in jaxpr.eqns if eqn.outvars):
             operands = tuple(map(read, eqn.invars))
             calls, self.calls = self.calls, (eqn, *self.calls)
             results = self._equation(block, eqn, operands)

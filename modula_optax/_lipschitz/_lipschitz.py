@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from modula_optax._axes import as_axes
+from modula_optax._checks import as_float, is_number, is_traced
 from modula_optax._jaxpr import Model, flatten, trace_model
 from modula_optax._lipschitz._interpret import Interpreter
 from modula_optax._lipschitz._states import Bound, Fixed, State, Unproven, over
-from modula_optax._paths import describe, listing
+from modula_optax._paths import describe, refuse
 from modula_optax._specs import NormSpec
 
 Along = int | Sequence[int]
@@ -73,7 +75,7 @@ def lipschitz_bound(
       Optimization in the Modular Norm, arXiv:2405.14813, for norms, composition and attention.
     """
     _refuse_specs(apply_fn)
-    if not (isinstance(input_bound, int | float) and input_bound > 0):
+    if not (is_number(input_bound) and not is_traced(input_bound) and input_bound > 0):
         raise ValueError(f"input_bound must be a number above 0, or math.inf; got {input_bound!r}.")
     model = trace_model(apply_fn, params, inputs, kwargs)
     _refuse_abstract(model)
@@ -87,7 +89,7 @@ def lipschitz_bound(
         shape = tuple(program.avals[position].shape)
         axes = _axes("input_axes", input_axes, len(shape))
         unit = math.sqrt(math.prod(shape[axis] for axis in axes))
-        return Bound(axes, unit * input_bound, unit)
+        return Bound(axes, unit * as_float(input_bound), unit)
 
     def looked_up(position: int, rows: Bound) -> Bound:
         if any(floats):
@@ -126,7 +128,7 @@ def _constant(state: State, along: Along, shape: Sequence[int]) -> float:
 
 def _axes(name: str, along: Along, ndim: int) -> frozenset[int]:
     """Axes counted from the front; a single number has none."""
-    axes = (along,) if isinstance(along, int) else tuple(along)
+    axes = as_axes(name, along)
     if ndim == 0:
         return frozenset()
     if any(not -ndim <= axis < ndim for axis in axes):
@@ -148,6 +150,5 @@ def _refuse_abstract(model: Model) -> None:
         for path, leaf in zip(model.paths, model.leaves, strict=True)
         if isinstance(leaf, jax.ShapeDtypeStruct | Tracer)
     ]
-    if lines:
-        advice = "The bound depends on the weights: pass concrete arrays, outside jit."
-        raise ValueError(listing("parameter has no values", "parameters have no values", lines, advice))
+    advice = "The bound depends on the weights: pass concrete arrays, outside jit."
+    refuse("parameter has no values", "parameters have no values", lines, advice)

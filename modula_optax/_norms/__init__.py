@@ -6,13 +6,8 @@ an atom. Paths, trees and half precision are the business of the files that foll
 
 from modula_optax._norms._norm import Norm as Norm
 from modula_optax._norms._orthogonal import orthogonalized as orthogonalized
-from modula_optax._norms._matrices import Spectral as Spectral
-from modula_optax._norms._matrices import SpectralNormalized as SpectralNormalized
+from modula_optax._norms._matrices import Spectral as Spectral, SpectralNormalized as SpectralNormalized
 from modula_optax._norms._matrices import Frobenius as Frobenius
-from modula_optax._norms._rows import Embedding as Embedding
-from modula_optax._norms._rows import RowL2 as RowL2
-from modula_optax._norms._entries import Sign as Sign
-from modula_optax._norms._entries import RMS as RMS
-from modula_optax._norms._entries import Diagonal as Diagonal
-from modula_optax._norms._entries import Unnormed as Unnormed
+from modula_optax._norms._rows import Embedding as Embedding, RowL2 as RowL2
+from modula_optax._norms._entries import Sign as Sign, RMS as RMS, Diagonal as Diagonal, Unnormed as Unnormed
 from modula_optax._norms._blockwise import Blocks as Blocks
