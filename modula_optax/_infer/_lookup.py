@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._move import combine, select_axes
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import Trace, axes_of, record_content, settle
+from modula_optax._infer._trace import Stack, Trace, axes_of, record_content, settle
 from modula_optax._infer._values import (
     ONE,
     Dims,
@@ -20,9 +20,7 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
-from modula_optax._jaxpr import Kind, Op, named
-
-_LOOKUPS, _VIEWS = named(Kind.LOOKUP), named(Kind.SAME, Kind.RESHAPE)
+from modula_optax._jaxpr import Op
 
 
 def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -74,10 +72,8 @@ def look_up(
     if not operand.is_weight:
         return Value(unmarked(dims), data=data, deep=operand.deep or index.deep)
     if index.data and selected:
-        found = select_axes(operand, selected, Axis.LOOKED)
         trace.note(labels_in(dims[: max(index_dims, default=0)]), Clue.LEADING)
-        found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
-        return found if is_undecided(found) else settle(trace, op, found)
+        return chosen(trace, op, operand, index, selected, dims)
     if index_dims and selected:
         # looked up by constants: the rows stay an axis, for a permuted weight is still a weight
         labels = operand.along(selected)
@@ -89,7 +85,21 @@ def look_up(
     return select_axes(operand, selected, Axis.PICKED)._replace(dims=dims, deep=index.deep)
 
 
-def is_undecided(found: Value) -> bool:
+def chosen(trace: Trace, op: Op, weight: Value, index: Value, selected: Sequence[int], dims: Dims) -> Value:
+    """What data look up of a weight: rows of a table, or one of several layers."""
+    stack = Stack(index.looked_up_by, tuple(size_of(weight.dims[i]) for i in selected))
+    if stack in trace.stacks:
+        trace.picked.update(dict.fromkeys(weight.along(selected), stack))
+        return select_axes(weight, selected, Axis.PICKED)._replace(dims=dims, deep=index.deep)
+    found = select_axes(weight, selected, Axis.LOOKED)
+    found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
+    if not _is_undecided(found):
+        return settle(trace, op, found)
+    trace.undecided[stack] = None
+    return found
+
+
+def _is_undecided(found: Value) -> bool:
     """A looked up matrix may be that of an expert, a looked up vector, of each member as well, is an embedding."""
 
     def is_matrix(part: Part) -> bool:
@@ -97,21 +107,6 @@ def is_undecided(found: Value) -> bool:
         return len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1} - members) > 1
 
     return any(map(is_matrix, found.parts))
-
-
-def is_looked_up(trace: Trace, position: int) -> bool:
-    """Whether a value is what an index found in a parameter, whatever its axes have become."""
-    maker = trace.makers.get(position)
-    while maker is not None and maker.name in _VIEWS:
-        maker = trace.makers.get(maker.ins[-1])
-    return maker is not None and maker.name in _LOOKUPS and trace.values[maker.ins[0]].is_weight
-
-
-def note_looked_up(trace: Trace, kind: UseKind, found: Value) -> None:
-    """Notes whether what an index found scales others, or is added to them."""
-    clue = {UseKind.MUL: Clue.SCALING, UseKind.ADD: Clue.SHIFTING}.get(kind)
-    if clue is not None:
-        trace.note(labels_in(found.dims), clue)
 
 
 def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:
