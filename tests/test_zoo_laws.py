@@ -179,10 +179,10 @@ def behind_a_layer(model):
 
 
 def masked(model):
-    """Data say which entries of matrices there are."""
+    """Data say which entries of parameters there are, but for single numbers."""
 
     def apply(params, masks, *inputs):
-        return model.apply(jax.tree.map(lambda w, m: w * m if is_matrix(w) else w, params, masks), *inputs)
+        return model.apply(jax.tree.map(lambda w, m: w * m if is_real(w) and w.ndim else w, params, masks), *inputs)
 
     return apply, model.params, (model.params, *model.inputs), ""
 
@@ -225,6 +225,13 @@ LAWS = (
 WITHOUT = {
     # no gradient comes back through its loop
     (trained_inside, "plain.cond_and_while"),
+    # vectors that are scaled before a softmax, or a sum of their own, look like gains of the only sample
+    (masked, "plain_agents.ensemble_of_dynamics"),
+    (masked, "plain_further.discretised_state_space"),
+    (masked, "plain_orders.bias_shared_by_several_outputs"),
+    (masked, "plain_orders.vectors_in_another_order"),
+    (masked, "plain_papers.heads_of_torch_with_sinks"),
+    (masked, "plain_sequences.s5"),
     # vectors, or numbers, that an index looks up are rows of tables
     (one_of_a_stack_by_an_index, "plain.linear_regression"),
     (one_of_a_stack_by_an_index, "plain.linear_written_out"),

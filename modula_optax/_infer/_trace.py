@@ -1,5 +1,6 @@
 """What the interpreter has seen: a value for every position, and every meeting of a parameter with data."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
-from modula_optax._jaxpr import Op, Program, carries_of, producers_of, untold
+from modula_optax._jaxpr import Op, Program, carries_of, operations, producers_of, untold
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
 
@@ -49,6 +50,7 @@ class Trace:
         self.picked: dict[Label, Stack] = {}
         # what looked up matrices, which may be layers or tables
         self.undecided: dict[Stack, None] = {}
+        self.program = program
         self.avals = program.avals
         self.consumers = consumers
         self.parameters = parameters
@@ -76,6 +78,26 @@ class Trace:
         self.heads = Heads(self.entries)
         # of primitives whose parameters no rule knows: why, by name
         self.unfamiliar = dict(program.unfamiliar)
+
+    @functools.cached_property
+    def readers(self) -> dict[int, list[Op]]:
+        """The operations that read each value."""
+        readers: dict[int, list[Op]] = {}
+        for op in operations(self.program.block):
+            for position in set(op.ins):
+                readers.setdefault(position, []).append(op)
+        return readers
+
+    @functools.cached_property
+    def of_data(self) -> set[int]:
+        """The values that data go into."""
+        found = {i for i in (*self.program.inputs, *self.program.captured) if self.values[i].data}
+        for _ in range(2 if self.carries else 1):
+            for op in operations(self.program.block):
+                if not found.isdisjoint(op.ins):
+                    found.update(op.outs)
+            found.update(i for i, carry in self.carries.items() if found & {carry.start, carry.end})
+        return found
 
     def shape(self, position: int) -> tuple[int, ...]:
         return tuple(getattr(self.avals[position], "shape", ()))
