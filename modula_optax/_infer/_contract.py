@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._lookup import chosen, settle_apart
+from modula_optax._infer._lookup import as_table, chosen, settle_apart
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import Trace, axes_of, note_gates, settle
@@ -88,7 +88,7 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
     free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] is Axis.OUT)
     dims = unmarked((*batch, *free))
     if left.is_weight and right.is_weight:
-        settled = settle_apart(trace, op, left, right)
+        settled = settle_apart(trace, op, as_table(trace, op, left), as_table(trace, op, right))
         if settled != (left, right):
             return _contract(trace, op, *settled, pairs)
         parts = (
@@ -109,7 +109,8 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
             for i, j in zip(*own.contracted, strict=True):
                 makers = params_in([other.dims[j]])
                 trace.note((x for x in labels_of(one.dims[i]) if makers and x.param not in makers), Clue.MATCHED)
-            trace.meet(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
+            if left.is_activation and right.is_activation:
+                trace.meet(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
     _note_generated(trace, op, left, left_roles, right)
     _note_generated(trace, op, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)
