@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modula_optax._infer._finding import (
     CERTAIN,
-    EVIDENCE,
     GUESS,
     Evidence,
     Finding,
@@ -150,11 +149,6 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     batch = members | {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
     labels = [Label(use.param, axis) for axis in columns]
-    scales, shifts = (any(evidence.has(x, clue) for x in labels) for clue in (Clue.SCALING, Clue.SHIFTING))
-    if use.looked_up_by is not None and use.looked_up_by in evidence.experts:
-        # looked up by what looks up matrices: vectors of the same experts, or tables
-        confidence = EVIDENCE if scales != shifts and len(columns) < 2 else GUESS
-        return Finding("gain" if scales else "bias", fan_out=columns or rows, confidence=confidence, use=use)
     # those that stand before the rows may be members of an ensemble
     leading = (label for label in labels if evidence.has(label, Clue.LEADING))
     sure = all(evidence.has(label, Clue.CONTRACTED, Clue.MERGED) for label in leading)

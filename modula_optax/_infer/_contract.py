@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modula_optax._infer._lookup import is_undecided, settle_apart
+from modula_optax._infer._lookup import as_table, chosen, settle_apart
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import Trace, axes_of, note_gates, settle
@@ -88,7 +88,7 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
     free = (v.dims[i] for v, roles in ((left, left_roles), (right, right_roles)) for i in roles if roles[i] is Axis.OUT)
     dims = unmarked((*batch, *free))
     if left.is_weight and right.is_weight:
-        settled = settle_apart(trace, op, left, right)
+        settled = settle_apart(trace, op, as_table(trace, op, left), as_table(trace, op, right))
         if settled != (left, right):
             return _contract(trace, op, *settled, pairs)
         parts = (
@@ -109,7 +109,8 @@ def _contract(trace: Trace, op: Op, left: Value, right: Value, pairs: Pairs) -> 
             for i, j in zip(*own.contracted, strict=True):
                 makers = params_in([other.dims[j]])
                 trace.note((x for x in labels_of(one.dims[i]) if makers and x.param not in makers), Clue.MATCHED)
-            trace.meet(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
+            if left.is_activation and right.is_activation:
+                trace.meet(Meeting(one.along(free), *map(Value.along, (one, other), own.contracted)))
     _note_generated(trace, op, left, left_roles, right)
     _note_generated(trace, op, right, right_roles, left)
     return Value(dims, data=left.data or right.data, deep=left.deep or right.deep, normaliser=Normaliser.SUM)
@@ -146,7 +147,8 @@ def _meet(
     if one_hot:
         return _look_up(trace, op, weight, other, own, dims)
     if other.is_constant and not other.uniform:
-        return _resampled(weight, roles, dims, as_layer=comes_second)
+        free = [i for i in range(len(other.dims)) if i not in others + pairs.batched[1]]
+        return _resampled(weight, roles, dims, len(free), as_layer=comes_second)
     if not {part.param for part in weight.parts} & {label.param for label in weight.along(own)}:
         return _multiply(trace, op, weight, other, pairs, dims)
     _record_linear(trace, op, weight, other, roles, pairs)
@@ -201,18 +203,19 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
 
 def _look_up(trace: Trace, op: Op, weight: Value, one_hot: Value, rows: Sequence[int], dims: Dims) -> Value:
     """A product with one-hot vectors is a lookup."""
-    lost = weight.along(rows)
-    found = weight._replace(dims=dims, data=weight.data or one_hot.data).losing(lost, Axis.LOOKED)
-    return found if is_undecided(found) else settle(trace, op, found)
+    if one_hot.data:
+        return chosen(trace, op, weight, one_hot, rows, dims)
+    return weight._replace(dims=dims).losing(weight.along(rows), Axis.LOOKED)
 
 
-def _resampled(weight: Value, roles: dict[int, Axis], dims: Dims, as_layer: bool) -> Value:
+def _resampled(weight: Value, roles: dict[int, Axis], dims: Dims, made: int, as_layer: bool) -> Value:
     """A constant matrix mixes entries along an axis: an interpolated table, or a layer whose inputs are constants.
 
-    Inputs are written before the weight that they are multiplied with.
+    Inputs are written before the weight that they are multiplied with; so many axes are `made` of those mixed.
     """
     mixed = weight.along(i for i, role in roles.items() if role is Axis.IN)
-    dims = tuple(dim if labels_of(dim) or size_of(dim) == 1 else (Factor(size_of(dim), mixed),) for dim in dims)
+    first = list(roles.values()).count(Axis.BATCH) if as_layer else len(dims) - made
+    dims = (*dims[:first], *((Factor(size_of(d), mixed),) for d in dims[first : first + made]), *dims[first + made :])
     resampled = weight._replace(dims=dims)
     return resampled.losing(mixed, Axis.MIXED) if as_layer else resampled
 

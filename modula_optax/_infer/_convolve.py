@@ -54,7 +54,7 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
             AxisUse(axis, roles[i], factor.size, i, channels if roles[i] is Axis.IN else NONE)
             for i, axis, factor in axes_of(kernel, part)
         ]
-        own = _within(kernel.dims[numbers.rhs_spec[0]], part.param, groups) if kernel.data else groups
+        own = _within(kernel.dims[numbers.rhs_spec[0]], part.param, groups)
         # an axis of one output is lost where members are run as groups
         seen = {axis.axis for axis in axes} | {axis for axis, _ in part.fixed}
         has_inputs = part.param in params_in([kernel.dims[numbers.rhs_spec[1]]])

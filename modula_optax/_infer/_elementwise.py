@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from modula_optax._infer._lookup import is_looked_up, note_looked_up, settle_apart
+from modula_optax._infer._lookup import settle_apart
 from modula_optax._infer._masks import covered, is_drawn_for, is_masked
 from modula_optax._infer._modulated import is_modulated
 from modula_optax._infer._move import combine, unite
@@ -61,9 +61,6 @@ def binary(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
             for gate, gated in ((a, b), (b, a)):
                 if gate.normaliser is not Normaliser.RECIPROCAL:
                     note_gates(trace, _facing(gate, gated))
-        for position, value in zip(op.ins, ins, strict=True) if op.name in _KINDS else ():
-            if is_looked_up(trace, position):
-                note_looked_up(trace, _KINDS[op.name], value)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=a.deep or b.deep, noise=a.noise and b.noise)
     for one, other in ((a, b), (b, a)):
         if one.is_constant:
@@ -96,7 +93,7 @@ def _one_hot(dims: Dims, chosen: bool = False) -> Dims:
 def _with_constant(trace: Trace, op: Op, constant: Value, other: Value) -> Value:
     dims = join(other.dims, constant.dims)
     if op.name == "eq":
-        return Value(_one_hot(dims, other.chosen), data=other.data, deep=other.deep)
+        return other._replace(dims=_one_hot(dims, other.chosen), chosen=False)
     named = op.name in _KINDS
     if not named:
         other = settle(trace, op, other)
@@ -172,7 +169,6 @@ def _meet(trace: Trace, op: Op, a: Value, b: Value) -> Value:
     if kind is UseKind.ADD and is_step(trace, op, weight, activation):
         return stepped(weight, activation)
     if weight.data:
-        note_looked_up(trace, kind, weight)
         settle(trace, op, weight)
         return Value(unmarked(join(a.dims, b.dims)), data=True, deep=True)
     first = len(trace.uses)

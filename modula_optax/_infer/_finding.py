@@ -74,9 +74,8 @@ def conflict(how: str) -> UnclearError:
 class Evidence:
     """What is known beside a parameter's own uses.
 
-    `has` tells what later uses of its outputs say about an axis; `experts` are the indices that matrices are looked
-    up by, `kernels` what activations that a parameter made do as matrices. What was seen of an axis of one entry is
-    left out: whatever happens to it happens to any axis.
+    `has` tells what later uses of its outputs say about an axis; `kernels` what activations that a parameter made do as
+    matrices. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
     """
 
     def __init__(self, trace: Trace, shapes: Sequence[tuple[int, ...]]):
@@ -84,8 +83,6 @@ class Evidence:
         self.kernels = trace.kernels_by_param()
         self._shapes = shapes
         self._observed: dict[Clue, set[Label]] = {}
-        matrices = (use for use in uses if use.kind in (UseKind.LINEAR, UseKind.CONV))
-        self.experts = {use.looked_up_by for use in matrices if use.looked_up_by is not None}
         # the labels of a sum of many layers are noted as often as there are layers
         for labels, clue in trace.evidence:
             self._observed.setdefault(clue, set()).update(labels)

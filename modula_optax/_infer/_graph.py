@@ -28,11 +28,7 @@ class Graph(NamedTuple):
 
     @classmethod
     def of(cls, program: Program, trace: Trace) -> "Graph":
-        readers: dict[int, list[Op]] = {}
-        for op in operations(program.block):
-            for position in set(op.ins):
-                readers.setdefault(position, []).append(op)
-        return cls(trace.makers, readers, dict(_loops(program.block)), *_numbered(program, trace))
+        return cls(trace.makers, trace.readers, dict(_loops(program.block)), *_numbered(program, trace))
 
     def varies(self, position: int, loop: Loop, numbers: Mapping[int, int]) -> bool:
         """Whether turns of a loop differ in a value, each operand of which is looked up in `numbers`."""

@@ -185,6 +185,11 @@ def analyze(model: Model) -> tuple[list[Finding], Program, Trace]:
 
     def read(latents: Mapping[int, bool]) -> tuple[list[Finding], Trace]:
         trace = run(program, consumers, parameters, inputs, latents)
+        # what an index looks up are tables, but for the layers of a stack, which it picks one of
+        for stack in trace.undecided:
+            attempt = run(program, consumers, parameters, inputs, latents, trace.stacks | {stack})
+            if stack in attempt.stacks_of_layers():
+                trace = attempt
         join_shifted(program, trace)
         join_gated(program, trace)
         join_modulated(trace)

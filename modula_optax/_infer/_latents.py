@@ -29,14 +29,20 @@ def with_latents(read: Callable[[Mapping[int, bool]], Reading]) -> Reading:
     found = read(latents)
     met = {use.param for use in found[1].uses if use.part.made is Made.WHOLE and use.kind in _ENTRYWISE}
     candidates = {i: _partners(i, finding) for i, finding in enumerate(found[0]) if _is_of_product(finding)}
-    for i in sorted(set().union(*candidates.values())):
-        if not any(i in together and _is_of_product(found[0][j]) for j, together in candidates.items()):
-            continue
+
+    def attempted(i: int) -> Reading | None:
+        """The reading with one more table of latents, if it is proven to be one."""
         attempt = read(latents | {i: i in met})
         # a low-rank head has a softmax over its outputs, too, but then neither of its factors is known
         latent = attempt[0][i]
         proven = latent.role != "unknown" and (latent.confidence != GUESS or _unknown(found) == 1)
-        if proven and _unknown(attempt) < _unknown(found):
+        return attempt if proven and _unknown(attempt) < _unknown(found) else None
+
+    for i in sorted(set().union(*candidates.values())):
+        groups = [together for j, together in candidates.items() if i in together and _is_of_product(found[0][j])]
+        attempt = attempted(i) if groups else None
+        # where any factor may be the latents, none is known
+        if attempt is not None and not any(map(attempted, set().union(*groups) - {i})):
             latents, found = latents | {i: i in met}, attempt
     return found
 

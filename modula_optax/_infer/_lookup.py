@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._move import combine, select_axes
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import Trace, axes_of, record_content, settle
+from modula_optax._infer._trace import Stack, Trace, axes_of, record_content, settle
 from modula_optax._infer._values import (
+    CHOSEN,
     ONE,
     Dims,
     Factor,
@@ -16,13 +17,12 @@ from modula_optax._infer._values import (
     labels_in,
     labels_of,
     plain,
+    relabel,
     resize,
     size_of,
     unmarked,
 )
-from modula_optax._jaxpr import Kind, Op, named
-
-_LOOKUPS, _VIEWS = named(Kind.LOOKUP), named(Kind.SAME, Kind.RESHAPE)
+from modula_optax._jaxpr import Op
 
 
 def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
@@ -74,10 +74,8 @@ def look_up(
     if not operand.is_weight:
         return Value(unmarked(dims), data=data, deep=operand.deep or index.deep)
     if index.data and selected:
-        found = select_axes(operand, selected, Axis.LOOKED)
         trace.note(labels_in(dims[: max(index_dims, default=0)]), Clue.LEADING)
-        found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
-        return found if is_undecided(found) else settle(trace, op, found)
+        return chosen(trace, op, operand, index, selected, dims)
     if index_dims and selected:
         # looked up by constants: the rows stay an axis, for a permuted weight is still a weight
         labels = operand.along(selected)
@@ -89,29 +87,38 @@ def look_up(
     return select_axes(operand, selected, Axis.PICKED)._replace(dims=dims, deep=index.deep)
 
 
-def is_undecided(found: Value) -> bool:
-    """A looked up matrix may be that of an expert, a looked up vector, of each member as well, is an embedding."""
-
-    def is_matrix(part: Part) -> bool:
-        members = {axis for axis, role in part.fixed if role is Axis.BATCH}
-        return len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1} - members) > 1
-
-    return any(map(is_matrix, found.parts))
-
-
-def is_looked_up(trace: Trace, position: int) -> bool:
-    """Whether a value is what an index found in a parameter, whatever its axes have become."""
-    maker = trace.makers.get(position)
-    while maker is not None and maker.name in _VIEWS:
-        maker = trace.makers.get(maker.ins[-1])
-    return maker is not None and maker.name in _LOOKUPS and trace.values[maker.ins[0]].is_weight
+def chosen(trace: Trace, op: Op, weight: Value, index: Value, selected: Sequence[int], dims: Dims) -> Value:
+    """What data look up of a weight: rows of a table, or one of several layers."""
+    stack = Stack(index.looked_up_by, tuple(size_of(weight.dims[i]) for i in selected))
+    if stack in trace.stacks:
+        trace.picked.update(dict.fromkeys(weight.along(selected), stack))
+        picked = select_axes(weight, selected, Axis.PICKED)
+        return picked._replace(dims=dims, deep=index.deep, looked_up_by=index.looked_up_by)
+    found = select_axes(weight, selected, Axis.LOOKED)
+    found = found._replace(dims=dims, data=True, deep=index.deep, looked_up_by=index.looked_up_by)
+    if not any(_is_matrix(found, part) for part in found.parts):
+        return settle(trace, op, found)
+    # a looked up matrix may be that of an expert, a looked up vector, of each member as well, is an embedding
+    trace.undecided[stack] = None
+    return found
 
 
-def note_looked_up(trace: Trace, kind: UseKind, found: Value) -> None:
-    """Notes whether what an index found scales others, or is added to them."""
-    clue = {UseKind.MUL: Clue.SCALING, UseKind.ADD: Clue.SHIFTING}.get(kind)
-    if clue is not None:
-        trace.note(labels_in(found.dims), clue)
+def _is_matrix(found: Value, part: Part) -> bool:
+    members = {axis for axis, role in part.fixed if role is Axis.BATCH}
+    return len({axis for _, axis, factor in axes_of(found, part) if factor.size > 1} - members) > 1
+
+
+def as_table(trace: Trace, op: Op, weight: Value) -> Value:
+    """A vector that an index picked, and that goes into a matrix as data do, was a row of a table after all."""
+    picked = {(axis.param, axis.axis) for axis in trace.picked}
+    if weight.looked_up_by is None or any(_is_matrix(weight, part) for part in weight.parts):
+        return weight
+
+    def looked(part: Part) -> Part:
+        fixed = ((axis, Axis.LOOKED if (part.param, axis) in picked else role) for axis, role in part.fixed)
+        return part._replace(fixed=frozenset(fixed))
+
+    return settle(trace, op, weight._replace(parts=tuple(map(looked, weight.parts)), data=True))
 
 
 def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value]:
@@ -123,13 +130,15 @@ def settle_apart(trace: Trace, op: Op, a: Value, b: Value) -> tuple[Value, Value
 
 def scatter(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     """Updates written into an operand, as by segment sums."""
-    operand, _, updates = ins
+    operand, indices, updates = ins
     numbers = op.params["dimension_numbers"]
     inserted = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     windows = [i for i in range(len(operand.dims)) if i not in inserted]
     dims = list(operand.dims)
     for i, j in zip(windows, numbers.update_window_dims, strict=True):
         dims[i] = join_dim(dims[i], resize(updates.dims[j], size_of(dims[i])))
+    for i in numbers.scatter_dims_to_operand_dims if indices.chosen else ():
+        dims[i] = relabel(dims[i], add=frozenset([CHOSEN]))
     facing = _facing(operand, updates, dict(zip(windows, numbers.update_window_dims, strict=True)))
     return _written(trace, op, operand, facing or updates, tuple(dims), aligned=facing is not None)
 

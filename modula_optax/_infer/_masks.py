@@ -1,10 +1,13 @@
 """Data that have a number for each entry of a parameter: noise that is drawn for it, and masks."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from modula_optax._infer._trace import Trace
 from modula_optax._infer._values import SPECIAL, Value, labels_of, params_in, size_of
-from modula_optax._jaxpr import Op
+from modula_optax._jaxpr import Kind, Op, named
+
+_CASTS, _SCALING = named(Kind.SAME), frozenset({"mul", "sub"})
+_VIEWS = named(Kind.SAME, Kind.RESHAPE, Kind.SHIFT, Kind.NEGATION, Kind.ENTRYWISE)
 
 
 def is_drawn_for(weight: Value, noise: Value) -> bool:
@@ -16,13 +19,39 @@ def is_drawn_for(weight: Value, noise: Value) -> bool:
 def is_masked(trace: Trace, op: Op, weight: Value, mask: Value) -> bool:
     """Whether data that no layer made have a number for each entry of a matrix, and no samples.
 
-    They are a mask, or what the matrix was before, of which the difference is taken.
+    They are a mask, or what the matrix was before, of which the difference is taken. A vector may scale the only
+    sample, too, which then goes into a matrix, or is used for something else.
     """
     sizes = [size_of(dim) for dim in weight.dims]
     is_whole = all(any(trace.entries(x) == size_of(dim) for x in labels_of(dim) - SPECIAL) for dim in weight.dims)
-    is_matrix = sum(size > 1 for size in sizes) > 1
+    axes = sum(size > 1 for size in sizes)
     is_mask = op.name in ("mul", "sub") and not mask.deep and sizes == list(map(size_of, mask.dims))
-    return is_matrix and is_whole and is_mask
+    return bool(sizes) and is_whole and is_mask and (axes > 1 or _is_for_vectors(trace, op, mask))
+
+
+def _is_for_vectors(trace: Trace, op: Op, mask: Value) -> bool:
+    """Whether an input does nothing but scale parameters, and what it scales meets other data, or is a loss."""
+    (position,) = {i for i in op.ins if trace.values[i] is mask}
+    readers, maker = trace.readers[position], trace.makers.get(position)
+    if maker is not None and maker.name not in _CASTS:
+        return False
+    # a difference has a length
+    is_loss = op.name == "sub"
+    return all(reader.name in _SCALING for reader in readers) and all(
+        any(i in trace.of_data for i in end.ins if i != made) or (is_loss and set(end.ins) == {made})
+        for reader in readers
+        for end, made in _ends(trace, reader.outs[0])
+    )
+
+
+def _ends(trace: Trace, position: int) -> Iterator[tuple[Op, int]]:
+    """What reads a value, through what only moves or changes its entries one by one."""
+    for reader in trace.readers.get(position, ()):
+        if reader.name in _VIEWS:
+            for out in reader.outs:
+                yield from _ends(trace, out)
+        else:
+            yield reader, position
 
 
 def covered(weight: Value, params: Collection[int], least: int = 2) -> set[int]:

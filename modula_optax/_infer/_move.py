@@ -155,7 +155,8 @@ def combine(ins: Sequence[Value], dims: Dims) -> Value:
     data, deep = any(v.is_activation for v in ins), any(v.deep for v in ins)
     parts = () if data else unite(part for v in ins for part in v.parts)
     looked_up = any(v.data for v in ins)
-    return Value(dims, data or looked_up, parts, all(v.uniform for v in ins), deep, _common_index(ins))
+    uniform, is_chosen = all(v.uniform for v in ins), any(v.chosen for v in ins)
+    return Value(dims, data or looked_up, parts, uniform, deep, _common_index(ins), chosen=is_chosen)
 
 
 def _common_index(ins: Iterable[Value]) -> int | None:

@@ -1,10 +1,10 @@
 """The interpreter: runs a program on abstract values, by a rule for each primitive."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from modula_optax._infer._move import unite, unknown_primitive
 from modula_optax._infer._rules import rule_for
-from modula_optax._infer._trace import Trace, record_content
+from modula_optax._infer._trace import Stack, Trace, record_content
 from modula_optax._infer._values import Value, join, parameter, plain
 from modula_optax._jax import Params, UnfamiliarError, familiar
 from modula_optax._jaxpr import Block, Loop, Op, Program, is_backward
@@ -16,6 +16,7 @@ def run(
     parameters: Sequence[int],
     inputs: frozenset[int],
     latents: Collection[int] = (),
+    stacks: Set[Stack] = frozenset(),
 ) -> Trace:
     """Interprets a program.
 
@@ -25,8 +26,9 @@ def run(
       parameters: positions of the parameters.
       inputs: positions that hold data.
       latents: numbers of the parameters that are taken for tables of vectors, which meet matrices as data do.
+      stacks: see `Trace`.
     """
-    trace = Trace(program, consumers, parameters)
+    trace = Trace(program, consumers, parameters, stacks)
     values = trace.values
     for position in program.constants:
         shape = trace.shape(position)

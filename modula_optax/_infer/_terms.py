@@ -64,8 +64,6 @@ class Clue(enum.Enum):
     CONTRACTED_WITH_OTHERS = enum.auto()  # by a matrix that contracts another axis, too
     BATCHED = enum.auto()  # against another parameter
     SCALED = enum.auto()  # each entry by one of another parameter
-    SCALING = enum.auto()  # what data looked up of its parameter scales others
-    SHIFTING = enum.auto()  # the same, but it is added
     MATCHED = enum.auto()  # contracted with what another parameter made
     UNPACKED = enum.auto()  # each entry was taken by itself, as queries, keys and values are
     MERGED = enum.auto()  # with another axis of the same parameter

@@ -1,7 +1,8 @@
 """What the interpreter has seen: a value for every position, and every meeting of a parameter with data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 from modula_optax._infer._blocks import Pieces
 from modula_optax._infer._heads import Heads
@@ -19,15 +20,37 @@ from modula_optax._infer._values import (
     plain,
     size_of,
 )
-from modula_optax._jaxpr import Op, Program, carries_of, producers_of, untold
+from modula_optax._jaxpr import Op, Program, carries_of, operations, producers_of, untold
 
 Rule = Callable[["Trace", Op, tuple[Value, ...]], "Value | tuple[Value, ...]"]
 
 
-class Trace:
-    """State of the interpreter: what is known of each value, and what was seen."""
+class Stack(NamedTuple):
+    """What an index picks from: the index, as `Value` has it, and how many entries there are."""
 
-    def __init__(self, program: Program, consumers: Mapping[int, int], parameters: Sequence[int]):
+    looked_up_by: int | None
+    sizes: tuple[int, ...]
+
+
+class Trace:
+    """State of the interpreter: what is known of each value, and what was seen.
+
+    `stacks` are taken for layers of which an index picks one.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        consumers: Mapping[int, int],
+        parameters: Sequence[int],
+        stacks: Set[Stack] = frozenset(),
+    ):
+        self.stacks = stacks
+        # axes of parameters that these stacks have
+        self.picked: dict[Label, Stack] = {}
+        # what looked up matrices, which may be layers or tables
+        self.undecided: dict[Stack, None] = {}
+        self.program = program
         self.avals = program.avals
         self.consumers = consumers
         self.parameters = parameters
@@ -55,6 +78,26 @@ class Trace:
         self.heads = Heads(self.entries)
         # of primitives whose parameters no rule knows: why, by name
         self.unfamiliar = dict(program.unfamiliar)
+
+    @functools.cached_property
+    def readers(self) -> dict[int, list[Op]]:
+        """The operations that read each value."""
+        readers: dict[int, list[Op]] = {}
+        for op in operations(self.program.block):
+            for position in set(op.ins):
+                readers.setdefault(position, []).append(op)
+        return readers
+
+    @functools.cached_property
+    def of_data(self) -> set[int]:
+        """The values that data go into."""
+        found = {i for i in (*self.program.inputs, *self.program.captured) if self.values[i].data}
+        for _ in range(2 if self.carries else 1):
+            for op in operations(self.program.block):
+                if not found.isdisjoint(op.ins):
+                    found.update(op.outs)
+            found.update(i for i, carry in self.carries.items() if found & {carry.start, carry.end})
+        return found
 
     def shape(self, position: int) -> tuple[int, ...]:
         return tuple(getattr(self.avals[position], "shape", ()))
@@ -120,6 +163,13 @@ class Trace:
         part = Part(param)
         axes = (AxisUse(axis, roles[i], factor.size, i) for i, axis, factor in axes_of(kernel, part))
         self.kernels.append(Use(param, kind, tuple(axes), op, part, **details))
+
+    def stacks_of_layers(self) -> set[Stack]:
+        """Those stacks that hold matrices which data meet as layers."""
+        matrices = (use for use in self.uses if use.kind in (UseKind.LINEAR, UseKind.CONV))
+        layers = [use for use in matrices if use.part.made is Made.WHOLE]
+        axes = {Label(use.param, x.axis) for use in layers for x in use.axes if x.role is Axis.PICKED}
+        return {self.picked[axis] for axis in axes & self.picked.keys()}
 
     def kernels_by_param(self) -> dict[int, list[Use]]:
         found: dict[int, list[Use]] = {}

@@ -12,9 +12,13 @@ from tests.zoo import plain_agents as plain_agents
 from tests.zoo import plain_conventions as plain_conventions
 from tests.zoo import plain_copies as plain_copies
 from tests.zoo import plain_derivatives as plain_derivatives
+from tests.zoo import plain_finetuned as plain_finetuned
 from tests.zoo import plain_further as plain_further
+from tests.zoo import plain_generators as plain_generators
 from tests.zoo import plain_graphs as plain_graphs
+from tests.zoo import plain_hybrids as plain_hybrids
 from tests.zoo import plain_images as plain_images
+from tests.zoo import plain_learners as plain_learners
 from tests.zoo import plain_members as plain_members
 from tests.zoo import plain_modulated as plain_modulated
 from tests.zoo import plain_nets as plain_nets
@@ -23,6 +27,7 @@ from tests.zoo import plain_papers as plain_papers
 from tests.zoo import plain_products as plain_products
 from tests.zoo import plain_published as plain_published
 from tests.zoo import plain_recent as plain_recent
+from tests.zoo import plain_sciences as plain_sciences
 from tests.zoo import plain_sequences as plain_sequences
 from tests.zoo import plain_signals as plain_signals
 from tests.zoo import plain_tables as plain_tables
