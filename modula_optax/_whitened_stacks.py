@@ -103,7 +103,8 @@ def _where_they_lie(
     """Names of groups, what comes of the gradients of each parameter, and what is known after."""
 
     def work(matrices: Matrices, metric: Metric) -> tuple[Matrices, Metric]:
-        return _worked(norm, Work(matrices, metric), _for_each(numbers, matrices))
+        work = _worked(norm, Work(matrices, metric), _for_each(numbers, matrices))
+        return work.matrices, work.metric
 
     for name, group in groups.items():
         yield name, *apply_beside(work, _matrices(group, gradients, metrics[name]), metrics[name])

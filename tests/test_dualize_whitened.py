@@ -245,3 +245,10 @@ def test_a_function_in_place_of_specs_is_asked_once():
     tx = mo.dualize_whitened(specs)
     tx.update(grads, tx.init(grads))
     assert len(asked) == 1
+
+
+def test_more_layers_than_fit_a_turn_are_each_whitened_as_alone():
+    """Ninety layers of one stack, where some forty are worked on at a time."""
+    grads = gradients((90, 64, 64), 5, dtype=np.float32)
+    tx = mo.dualize_whitened(mo.NormSpec(mo.Spectral()), every=2)
+    np.testing.assert_allclose(updates_of(tx, grads)[:, 77], updates_of(tx, grads[:, 77]), atol=2e-4)
