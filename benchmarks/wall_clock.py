@@ -71,8 +71,9 @@ def main() -> None:
     for result in results.values():
         ratios = [a / b for a, b in zip(result["seconds"], results["muon"]["seconds"], strict=True)]
         result |= {"ratio": statistics.median(ratios), "ratios": ratios, "loss": statistics.fmean(result["losses"])}
-    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    record |= {"machine": machine(), f"{arguments.task}, {arguments.batch} x {base.context} bytes": results}
+    before = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else {}
+    setting = f"{arguments.task}, {arguments.batch} x {base.context} bytes"
+    record = {"machine": machine(), "results": before | {setting: results}}
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(results, indent=1))
 

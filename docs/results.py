@@ -155,6 +155,23 @@ SHARDED = {
 }
 
 
+def wall_clock() -> Lines:
+    """Whole runs to the loss of tuned Muon, by the clock."""
+    record = load("wall_clock")
+    rows = [
+        [
+            setting,
+            panel_tables.NAMES[name],
+            str(result["steps"]),
+            f"{result['loss']:.4f}",
+            f"{result['ratio']:.2f} ({min(result['ratios']):.2f} to {max(result['ratios']):.2f})",
+        ]
+        for setting, results in record["results"].items()
+        for name, result in results.items()
+    ]
+    return table(["", "optimizer", "steps", "loss", "time of Muon's run"], rows) + measured("wall_clock")
+
+
 def constraints() -> Lines:
     """Time to keep a constraint, relative to the dual map of the spectral norm."""
     rows = [
@@ -249,6 +266,7 @@ BLOCKS: dict[str, Callable[[], Lines]] = {
     "sharded work": sharded_work,
     "sharded layouts": sharded_layouts,
     "whitened step": whitened_step,
+    "wall clock": wall_clock,
     "constraints": constraints,
     "lipschitz": lipschitz,
     "weight erasure": weight_erasure,
