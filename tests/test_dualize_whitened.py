@@ -177,6 +177,21 @@ def test_other_norms_and_constraints_have_their_own_dual_map():
     assert abs(ours["taps"] - chained["taps"]).max() > 0.01
 
 
+class Half(mo.Spectral):
+    """Steps of half the length."""
+
+    def dualize(self, g):
+        return 0.5 * super().dualize(g)
+
+
+def test_a_norm_derived_from_another_has_its_own_dual_map():
+    grads = gradients((5, 9), 4, dtype=np.float32)
+    whole, half = (
+        updates_of(mo.dualize_whitened(mo.NormSpec(norm), every=2), grads) for norm in (mo.Spectral(), Half())
+    )
+    np.testing.assert_allclose(half, whole / 2, atol=1e-4)
+
+
 def test_specs_may_be_a_registry_or_a_function():
     grads = gradients((4, 6, 5), 4, dtype=np.float32)
     rules = mo.NormRegistry(mo.Rule(r".*", mo.Spectral()))

@@ -77,7 +77,8 @@ class Spectral(Norm):
 
     def multiplier_for(self, g: Canonical) -> Multiplier | None:
         multiplier, gain = self._factors.multiplier_for(g), spectral_gain(g)
-        if multiplier is None:
+        # a norm derived from this one may have a dual map of its own
+        if multiplier is None or type(self).dualize is not Spectral.dualize:
             return None
 
         def scaled(gram: Gram) -> tuple[Gram, Squares]:
