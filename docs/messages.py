@@ -33,6 +33,12 @@ class Explanation(NamedTuple):
 # the first that fits a message explains it; what no pattern fits is explained by where it stands
 EXPLANATIONS = (
     Explanation(
+        r"of the shape that they are given|for atoms",
+        "A norm or a constraint of your own returned another shape",
+        "`dualize`, `project`, `retract` and `tangent` map arrays `[..., taps, fan_in, fan_out]` to arrays of this shape.",
+        "Look for a transposition or a sum that loses an axis (`keepdims=True`); see `examples/extend.py`.",
+    ),
+    Explanation(
         r"match(es)? no rule",
         "A parameter matches no rule",
         "A registry is strict: every parameter needs a rule, and patterns match *whole* paths (`re.fullmatch`).",

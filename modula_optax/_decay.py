@@ -20,12 +20,12 @@ _LAYERS = ("linear", "conv", "depthwise")
 
 
 def is_hidden_matrix(spec: NormSpec) -> bool:
-    """Whether a parameter is a matrix between others, as far as its spec says so.
+    """Whether a parameter is a matrix between others that moves, as far as its spec says so.
 
     Roles and places say it where inference or a rule gave them. Without, it is by the norm: one that tells inputs from
-    outputs, and none of those for tables and heads.
+    outputs, and none of those for tables and heads. One of mass 0 is to stay where it is.
     """
-    if not spec.is_normed or spec.place not in (None, "hidden"):
+    if not spec.is_normed or spec.mass == 0 or spec.place not in (None, "hidden"):
         return False
     if spec.role is not None:
         return spec.role in _LAYERS

@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float
 from modula_optax._axes import Axes, batch_shape, canonical_shape, from_canonical, normalize_axes, to_canonical
 from modula_optax._canonical import stacked
 from modula_optax._linalg import working_dtype
+from modula_optax._paths import kind_of
 from modula_optax._specs import NormSpec
 
 
@@ -65,6 +66,14 @@ def restored(
         back = partial(restored, spec=spec, like=one, scale=scale, members=members - 1)
         return jax.vmap(back)(w.reshape(like.shape[0], -1, *w.shape[-3:]))
     axes = resolve_axes(spec, like.shape)
+    expected = canonical_shape(axes, tuple(like.shape))[1:]
+    if getattr(w, "shape", ())[-3:] != expected:
+        # what has as many entries would be taken for a parameter of this shape, in another order
+        makers = f"{spec.norm!r}{'' if spec.constraint is None else f', or {spec.constraint!r},'}"
+        raise ValueError(
+            f"{makers} returned {kind_of(w)} for atoms {list(expected)} of a parameter {list(like.shape)}: methods of\n"
+            "norms and constraints return arrays of the shape that they are given."
+        )
     if devices > 1 and w.ndim == 4:
         batch = batch_shape(axes, like.shape)
         first = _over(batch, devices)

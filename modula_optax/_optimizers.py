@@ -47,8 +47,8 @@ def modular(
         `update` needs the parameters.
       weight_decay_mask: which parameters decay: a tree of booleans, a prefix of one (`True` for everything), or a
         function from parameters to either, as in `optax.adamw`. `None`: hidden matrices, by the `role` and the `place`
-        of their specs, or, where these say nothing, by a norm that is meant for them, such as `Spectral`. `Unnormed`
-        parameters never do.
+        of their specs, or, where these say nothing, by a norm that is meant for them, such as `Spectral`; not those of
+        mass 0. `Unnormed` parameters never do.
       accumulator_dtype: dtype of the momentum; `None`: that of the parameters.
       fallback: what updates `Unnormed` parameters, learning rate included.
       mesh_axes: axes of the mesh in force to share out the work over; see `dualize`.

@@ -89,7 +89,11 @@ def plot_norms(
             axes.set_yscale("log", nonpositive="mask")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend([lines[group] for group in groups], groups, loc="outside right upper", fontsize=8, frameon=False)
+    handles, labels = [lines[group] for group in groups], [*map(str, range(len(groups)))]
+    legend = figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    # afterwards, since what begins with an underscore was no label before matplotlib 3.10
+    for text, group in zip(legend.get_texts(), groups, strict=True):
+        text.set_text(group)
     return figure
 
 

@@ -219,6 +219,8 @@ def _has_mass(spec: Any) -> bool:
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Regular expression of a path, with an error that names it."""
+    if isinstance(pattern, bytes):
+        raise ValueError(f"{pattern!r} is not a valid regular expression of a path, which is a text: leave the b out.")
     try:
         return re.compile(pattern)
     except (re.error, TypeError) as error:

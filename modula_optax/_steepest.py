@@ -1,6 +1,7 @@
 """The chain that `modular` and `whitened` share: from steepest directions to weights."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from modula_optax._decay import decayed_where, decaying
 from modula_optax._fallback import with_fallback
 from modula_optax._project import keep_params_projected
 from modula_optax._rate import warn_of_small_rate
-from modula_optax._specs import NormSpec
 
 Links = tuple[optax.GradientTransformation, ...]
 
@@ -34,18 +34,16 @@ def steepest(
 
     def normed(specs: Any, tree: Any) -> optax.GradientTransformation:
         decays = decaying(weight_decay, weight_decay_mask, specs, tree)
+        stays = jax.tree.map(operator.not_, decays)
         return optax.chain(
             *direction(specs),
             # after the dual map, so that decay is not normalised away
             decayed_where(decays, weight_decay),
             optax.scale_by_learning_rate(learning_rate),
-            # last, since any later link would lead out of the constraints
-            keep_params_projected(constrained(specs, decays, False), learning_rate=learning_rate, mesh_axes=mesh_axes),
+            # last, since any later link would lead out of the constraints; two, since each tells all its own one decay
+            keep_params_projected(_held(specs, stays), learning_rate=learning_rate, mesh_axes=mesh_axes),
             keep_params_projected(
-                constrained(specs, decays, True),
-                learning_rate=learning_rate,
-                weight_decay=weight_decay,
-                mesh_axes=mesh_axes,
+                _held(specs, decays), learning_rate=learning_rate, weight_decay=weight_decay, mesh_axes=mesh_axes
             ),
         )
 
@@ -58,10 +56,8 @@ def steepest(
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
-def constrained(specs: Any, decays: Any, which: bool) -> Any:
-    """The specs, with the constraints only of what decays, or of what does not: each have to know how much they do."""
-
-    def held(spec: NormSpec, does: bool) -> NormSpec:
-        return spec if does is which else dataclasses.replace(spec, constraint=None)
-
-    return jax.tree.map(held, specs, decays)
+def _held(specs: Any, some: Any) -> Any:
+    """The specs, with the constraints of some parameters alone, by a tree of booleans."""
+    return jax.tree.map(
+        lambda spec, is_one: spec if is_one else dataclasses.replace(spec, constraint=None), specs, some
+    )

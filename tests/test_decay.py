@@ -93,6 +93,13 @@ def test_the_default_decay_is_known_as_it_is_rounded_to_the_parameters(dtype):
     assert updates["bias"].dtype == dtype
 
 
+def test_a_matrix_of_mass_zero_stays_where_it_is_unless_a_mask_says_that_it_decays():
+    specs = SPECS | {"more": mo.NormSpec(mo.Spectral(), mass=0.0)}
+    params = PARAMS | {"more": jnp.full((4, 4), 0.2)}
+    assert decays(specs, params) == HIDDEN
+    assert decays(specs, params, weight_decay_mask=True) == ALL | {"more"}
+
+
 def test_a_mask_of_nothing_is_no_mistake_where_nothing_decays():
     assert decays(weight_decay=0.0, weight_decay_mask=False) == set()
 

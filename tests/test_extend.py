@@ -7,11 +7,13 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.extend.core import Primitive
 
 import modula_optax as mo
 from examples import extend  # pyright: ignore[reportAttributeAccessIssue]  (not tests/examples)
+from tests.cases import random_like
 from tests.zoo._model import array
 
 KY_FAN = extend.KyFan(2)
@@ -87,6 +89,26 @@ class Nowhere(mo.Constraint):
 def test_what_a_class_of_ones_own_lacks_is_named_when_the_spec_is_made(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed(mo.Frobenius):
+    def dualize(self, g):
+        return super().dualize(g).mT
+
+
+@dataclasses.dataclass(frozen=True)
+class Summed(mo.Constraint):
+    def retract(self, norm, w, memory, step):
+        return w.sum(-1), memory
+
+
+def test_an_array_of_another_shape_is_told_by_who_made_it_and_never_taken_for_the_parameter(key):
+    w = random_like(key, (4, 3))
+    with pytest.raises(ValueError, match=r"Transposed\(\) returned float32\[1, 1, 3, 4\] for atoms \[1, 4, 3\] of"):
+        mo.dualize(mo.NormSpec(Transposed())).update(w, optax.EmptyState())
+    with pytest.raises(ValueError, match=r"RMS\(\), or Summed\(\), returned float32\[1, 1, 1\] for atoms"):
+        mo.project(w, mo.NormSpec(mo.RMS(), constraint=Summed()))
 
 
 @dataclasses.dataclass(frozen=True)

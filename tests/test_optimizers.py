@@ -1,5 +1,6 @@
 """The aliases: what each step is, and that Muon is the Muon of Optax."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -426,6 +427,30 @@ def test_aliases_tell_their_constraints_the_learning_rate():
         assert decays(alias(schedule, DECAY)) == [0.6, 0.7, 0.8]
     injected = optax.inject_hyperparams(mo.modular, static_args="specs")
     assert decays(injected(schedule, DECAY)) == [0.6, 0.7, 0.8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(mo.Constraint):
+    """Weights that are the decay which they are told of."""
+
+    def retract(self, norm, w, memory, step):
+        return step.weight_decay[:, None, None, None] * jnp.ones_like(w), memory
+
+
+@pytest.mark.parametrize(
+    ("alias", "options", "decay"),
+    [
+        (mo.modular, {"weight_decay": 0.5, "weight_decay_mask": True}, 0.5),
+        (mo.whitened, {"weight_decay": lambda step: 0.25, "weight_decay_mask": True}, 0.25),
+        (mo.modular, {}, 0.0),
+        (mo.scion, {"constrained": True}, 1.0),
+        (mo.scion, {}, 0.0),
+    ],
+)
+def test_aliases_tell_their_constraints_the_decay(alias, options, decay):
+    tx = alias(0.1, mo.NormSpec(mo.RMS(), constraint=Told()), **options)
+    updates, _ = tx.update(ZEROS, tx.init(ONES), ONES)
+    np.testing.assert_allclose(ONES["w"] + updates["w"], decay, atol=1e-6)
 
 
 def test_without_a_learning_rate_those_that_need_it_say_so():

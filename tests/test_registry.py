@@ -194,6 +194,8 @@ def test_invalid_patterns_are_named():
         mo.Rule(r"(kernel", mo.Spectral())
     with pytest.raises(ValueError, match=r"None is not a valid regular expression"):
         mo.Rule(None, mo.Spectral())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"b'kernel' is not a valid .* of a path, which is a text: leave the b out"):
+        mo.Rule(b"kernel", mo.Spectral())  # pyright: ignore[reportArgumentType]
 
 
 def test_a_registry_is_made_of_rules():
