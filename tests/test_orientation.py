@@ -178,6 +178,9 @@ DOUBTFUL = {
     r"plain_agents.(impala: wh|implicit_quantiles: (cos|w2))|plain_graphs.egnn: head|plain_images.max_vit: down": MANY,
     r"plain_graphs.graph_attention_v2: out|plain_texts.experts_that_choose: tail1/.": MANY,
     r"plain_images.swin_v2: cpb.|plain_signals.(conformer: up4|wav2vec: score)|plain_tables.tab_transformer: q": MANY,
+    r"plain_finetuned.pixels_shuffled_into_channels: (head|w)|plain_generators.magnitude_preserving: [ct]": MANY,
+    r"plain_generators.next_scale_prediction: (decode|in)|plain_learners.tab_m: w1": MANY,
+    r"plain_sciences.attention_pooled_windows: mouse": MANY,
     r"plain_recent.latent_attention_with_(absorbed_kernels: uk|an_absorbed_kernel_of_both: ukv)": "queries absorb it",
     r"linen.gpt_scan: .*/key/kernel|linen.gpt_remat_bfloat16: .*/(query|key)/kernel": "jax.checkpoint hides values",
     r"plain.fourier_neural_operator: i": "its outputs are complex, which are not looked at",
@@ -187,6 +190,7 @@ DOUBTFUL = {
     r"plain_papers.dora: [ab]|plain_images.dino_v2: v": "a normalised weight acts through its length, too",
     r"plain_papers.quantised_straight_through: w": "rounding jumps",
     r"plain_published.(generator_of_columns: .|slots_drawn_from_a_key_of_the_function: [oq])": "noise is never alike",
+    r"plain_finetuned.adapters_beside_quantised_weights: [ab]": "noise is never alike",
     r"plain_published.noisy_weights: deviation": "it meets inputs through noise alone",
     r"plain_varied.synthesizer: r": "a softmax of a weight moves all its rows' entries at once",
 }

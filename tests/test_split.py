@@ -80,6 +80,41 @@ HEADS = {
     "plain_published.attention_pooled_by_queries": OWN,
     "plain_published.attention_pooled_by_two_queries": OWN,
     "plain_members.queries_keys_and_values_of_a_stack_of_layers": {"qkv": "linear 2 > 4", "o": "linear 2 > 3"},
+    **dict.fromkeys(
+        [
+            "plain_finetuned.pixels_shuffled_into_channels",
+            "plain_finetuned.prefixes_adapters_and_scales",
+            "plain_finetuned.prompts_before_tokens",
+            "plain_hybrids.attention_to_indexed_tokens",
+            "plain_hybrids.llama_4",
+        ],
+        FLAT,
+    ),
+    **dict.fromkeys(
+        [
+            "plain_generators.masked_autoregressive_with_long_skips",
+            "plain_generators.next_scale_prediction",
+            "plain_learners.decision_transformer",
+            "plain_learners.patches_of_a_series",
+        ],
+        FUSED,
+    ),
+    "plain_finetuned.vectors_between_random_matrices": {"[qkv]/w": "linear 0 > 1 / 2", "o/w": r"linear 0 \ 2 > 1"},
+    "plain_generators.deformable_attention": {
+        "s[qkv]|offset|weight|value": "linear 0 > 1 / 2",
+        "so|out": r"linear 0 \ 2 > 1",
+    },
+    "plain_generators.diffusion_transformer": {".*/qkv": "linear 0 > 1 / 6", ".*/o": r"linear 0 \ 2 > 1"},
+    "plain_generators.two_streams_of_modalities": {".*/qkv": "linear 0 > 1 / 6", "[it]/o": r"linear 0 \ 2 > 1"},
+    # queries and keys are mixed over time before they are heads
+    "plain_hybrids.gated_delta_net": {"o": r"linear 0 \ 2 > 1"},
+    "plain_hybrids.gpt_oss": {"q": "linear 0 > 1 / 4", "[kv]": "linear 0 > 1 / 2", "o": r"linear 0 \ 4 > 1"},
+    "plain_hybrids.three_layers_of_states_and_one_of_attention": {
+        "full/[qkv]": "linear 0 > 2",
+        "full/o": "linear 1 > 2",
+    },
+    # a gate reads heads as the output layer does
+    "plain_sciences.pair_former": {"[st][qkv]": "linear 0 > 1 / 2", "[st]o|tg": r"linear 0 \ 2 > 1"},
     "plain_products.detection_transformer": {"[sc][qkv]": "linear 0 > 1 / 2", "[sc]o": r"linear 0 \ 2 > 1"},
     "plain_products.memory_of_learned_vectors": {"[qkv]": "linear 0 > 1 / 2", "o": r"linear 0 \ 2 > 1"},
     "plain_products.perceiver_with_output_queries": {"[io][qkv]": "linear 0 > 1 / 2", "[io]o": r"linear 0 \ 2 > 1"},
@@ -269,3 +304,17 @@ def test_sensitivities_of_parts_are_refused():
 def test_blocks_that_do_not_fit_are_told(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_of_a_kernel_of_heads_and_units_only_heads_are_split():
+    """Queries, keys and values beside the hidden units of a perceptron, whose number heads divide, too."""
+
+    def apply(p, x):
+        q, k, v, h = jnp.split(x @ p["in"], [8, 16, 24], -1)
+        q, k, v = (y.reshape(*y.shape[:2], 2, 4) for y in (q, k, v))
+        w = jax.nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k))
+        y = jnp.einsum("bhqk,bkhc->bqhc", w, v).reshape(*x.shape[:2], 8)
+        return jnp.concatenate([y, jax.nn.gelu(h)], -1) @ p["out"]
+
+    specs = infer(apply, shapes(**{"in": (8, 36)}, out=(20, 8)), array(2, 7, 8), split="heads")
+    assert specs["in"].norm == mo.norms.Blocks(mo.Spectral(), (4, 4, 4, 4, 4, 4, 12))

@@ -146,7 +146,10 @@ def find_lookup(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding
     roles = roles_by_axis(use)
     rows = tuple(axis for axis in range(len(shape)) if Axis.LOOKED in roles.get(axis, ()))
     members = {axis for axis in range(len(shape)) if evidence.is_member(Label(use.param, axis))}
-    batch = members | {axis for axis in range(len(shape)) if roles.get(axis, set()) & {Axis.PICKED, Axis.BATCH}}
+    # of an axis that was cut into pieces, one of which was taken, the entries of the piece are left
+    left = {piece.axis for piece in use.axes if piece.role is Axis.OUT and piece.size > 1}
+    picked = {axis for axis, its in roles.items() if Axis.PICKED in its} - left
+    batch = members | picked | {axis for axis, its in roles.items() if Axis.BATCH in its}
     columns = tuple(axis for axis in range(len(shape)) if axis not in rows and axis not in batch)
     labels = [Label(use.param, axis) for axis in columns]
     # those that stand before the rows may be members of an ensemble

@@ -1,5 +1,6 @@
 """Heads of attention: parts of axes along which two activations are multiplied one by one."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -27,6 +28,8 @@ class Heads:
         # how many entries of the axis one entry of its part is, where reshapes cut it
         self._within: dict[Part, set[int]] = {}
         self._widths: set[Part] = set()
+        # of pieces of an axis, those that were cut further
+        self._whole: set[Part] = set()
         self._summed: set[int] = set()
         self._inputs: dict[Label, set[Dim]] = {}
 
@@ -60,6 +63,7 @@ class Heads:
         old, new = _sizes(before), _sizes(after)
         for label, sizes in new.items():
             if len(sizes) > len(old.get(label, ())):
+                self._whole.add((label, math.prod(sizes)))
                 for i, size in enumerate(sizes):
                     self._within.setdefault((label, size), set()).add(math.prod(sizes[i + 1 :]))
 
@@ -91,6 +95,14 @@ class Heads:
         }
         widths = {width // pieces.equal(label, size) for size in seen_as}
         return min((narrow for narrow in widths if (label, narrow) in self._widths), default=width)
+
+    def of_pieces(self, label: Label, pieces: Sequence[int], width: int) -> tuple[int, ...]:
+        """The pieces of an axis of which some are heads, in these: no sizes, if all are or it was not cut first."""
+        are_heads = [(label, size) in self._whole for size in pieces]
+        if all(are_heads) or not any(are_heads):
+            return ()
+        found = ((width,) * (n // width) if is_one else (n,) for n, is_one in zip(pieces, are_heads, strict=True))
+        return tuple(itertools.chain(*found))
 
     def of_inputs(self, label: Label) -> int:
         """How many heads an axis of inputs is of."""

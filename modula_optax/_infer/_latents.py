@@ -65,7 +65,10 @@ def _unknown(reading: Reading) -> int:
 def find_latents(shape: tuple[int, ...], param: int, met: bool, evidence: Evidence, trace: Trace) -> Finding:
     """A table of learned vectors, by what became of its axes, and by whether data `met` it entry by entry, too."""
     columns = tuple(axis for axis in range(len(shape)) if evidence.has(Label(param, axis), Clue.CONTRACTED))
-    rows = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
+    others = tuple(axis for axis in range(len(shape)) if axis not in columns and shape[axis] > 1)
+    # of a stack, each layer has latents of its own
+    soft = tuple(axis for axis in others if evidence.has(Label(param, axis), Clue.ATTENDING, Clue.COMPETING))
+    rows = others if len(others) == 1 else soft
     if not columns or len(rows) != 1:
         return product().finding()
     row, taken = Label(param, rows[0]), {Label(param, i) for i in columns}

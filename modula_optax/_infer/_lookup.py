@@ -41,6 +41,10 @@ def gather(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
         dims[out] = dims[out] if i in selected else resize(operand.dims[i], shape[out])
     for out, dim in zip(n_indices, indices.dims[:-1], strict=True):
         dims[out] = dim
+    single = [i for i in numbers.collapsed_slice_dims if size_of(operand.dims[i]) == 1]
+    if len(single) == len(n_indices) == 1 == shape[n_indices[0]]:
+        # the only entry of an axis was taken, and stays
+        dims[n_indices[0]] = operand.dims[single[0]]
     for i, j in zip(batching, numbers.start_indices_batching_dims, strict=True):
         dims[n_indices[j]] = join_dim(dims[n_indices[j]], operand.dims[i])
     operand = select_axes(operand, batching, Axis.BATCH)

@@ -49,7 +49,10 @@ def _of_outputs(param: int, finding: Finding, shape: tuple[int, ...], trace: Tra
             finding = dataclasses.replace(finding, fan_out=rest) if rest else finding
         elif axis == finding.fan_out[0]:
             width = trace.heads.cut(label, width, trace.pieces)
-            finding = dataclasses.replace(finding, groups=finding.groups * (entries // width))
+            sizes = trace.heads.of_pieces(label, trace.pieces.tiles(label, entries), width)
+            # channels that are convolved apart are so within heads
+            groups = finding.groups if sizes else math.lcm(finding.groups, entries // width)
+            finding = dataclasses.replace(finding, groups=groups, sizes=sizes)
     return finding
 
 
@@ -67,6 +70,8 @@ def _of_inputs(param: int, finding: Finding, shape: tuple[int, ...], trace: Trac
 
 def _of_blocks(param: int, finding: Finding, shape: tuple[int, ...], trace: Trace) -> Finding:
     """Blocks of one size are groups, of several sizes a norm of each."""
+    if finding.sizes:
+        return finding
     outputs = math.prod(shape[axis] for axis in finding.fan_out)
     blocks = trace.pieces.blocks(param, finding.fan_out, shape)
     if finding.groups > 1:

@@ -62,7 +62,10 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence, findings: Ma
     runs = {axis: runs_along(axis, size, use, evidence, findings) for axis, size in enumerate(shape)}
     labels = frozenset().union(*(piece.labels for piece in use.axes))
     makers = (label for label in labels if label.param in findings and label.param != use.param)
-    sureness = GUESS if any(is_guessed(findings[label.param], label, use, evidence) for label in makers) else CERTAIN
+    # beside what it is multiplied with, none of which is known, it may be a table of latents
+    unknown = any(i in findings and findings[i].role == "unknown" for i in use.partners)
+    guessed = any(is_guessed(findings[label.param], label, use, evidence) for label in makers)
+    sureness = GUESS if unknown or guessed else CERTAIN
 
     def axes(*along: Along) -> tuple[int, ...]:
         return tuple(axis for axis in runs if runs[axis] in along)

@@ -38,15 +38,15 @@ def vectors_between_random_matrices():
 def adapters_beside_quantised_weights():
     """QLoRA: integers times a scale for each block are the frozen weight; adapters have a dropout before them."""
 
-    def apply(p, x, key):
+    def apply(p, x):
         w = (p["codes"].reshape(8, 2, 4) * lax.stop_gradient(p["scales"])[..., None]).reshape(8, 8)
-        kept = jax.random.bernoulli(key, 0.9, x.shape)
+        kept = jax.random.bernoulli(jax.random.key(0), 0.9, x.shape)
         h = jnp.where(kept, x / 0.9, 0.0)
         y = jax.nn.relu(x @ w + 2.0 * (h @ p["a"]) @ p["b"])
         return y @ p["head"]
 
     params = shapes(scales=(8, 2), a=(8, 3), b=(3, 8), head=(8, 4)) | {"codes": array(8, 8, dtype=jnp.int8)}
-    return apply, params, (X, jax.eval_shape(lambda: jax.random.key(0)))
+    return apply, params, (X,)
 
 
 @zoo_model(truth={"[kv]p": "positional 1 > 2", "g.*": "gain > 0", ".*b": "bias > 0"} | LINEAR)

@@ -1,4 +1,4 @@
-"""Plain JAX: language models with states in place of attention, with sinks, chunks, several streams."""
+"""Plain JAX: language models of the last two years, with states in place of attention, sinks."""
 
 import jax
 import jax.numpy as jnp
