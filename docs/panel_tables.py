@@ -73,7 +73,8 @@ def base(task: str) -> Where:
 def title(where: Where) -> str:
     """A setting in a reader's words."""
     data = DATA.get(where.data, Path(where.data).name)
-    return f"{TASKS[where.task]}; {data}, {where.width} x {where.depth}, {where.steps:,} steps"
+    batch = "" if where.batch == SETTINGS[where.task].batch else f" of {where.batch} sequences"
+    return f"{TASKS[where.task]}; {data}, {where.width} x {where.depth}, {where.steps:,} steps{batch}"
 
 
 def table(header: Lines, rows: list[Lines]) -> Lines:
