@@ -29,6 +29,8 @@ MODELS = sorted(ZOO)
 # what a leaf with the role "unknown" in the zoo is, of those whose axes are seen
 TRUE_AXES = {
     "plain.hypernetwork": {"hyper1": "linear 0 > 1", "hyper_b": "bias > 0"},
+    "plain_hybrids.alternating_updates": {"predict": "linear 0 > 1"},
+    "plain_sciences.neural_controlled_differential_equation": {"f2": "linear 0 > 1", "f2b": "bias > 0"},
     "plain_graphs.frames_of_a_protein": {"ipa/vp": "linear 0 > 1"},
     "plain_nets.learned_threshold": {"t": "bias > 0"},
     "plain_products.vector_as_query": {"qb": "bias > 0"},

@@ -144,9 +144,9 @@ def beside_its_derivative(model):
     """And how it changes along a constant direction, where its inputs are numbers."""
 
     def apply(params, *inputs):
-        if not all(map(is_real, inputs)):
+        if not all(map(is_real, jax.tree.leaves(inputs))):
             return model.apply(params, *inputs)
-        along = tuple(map(jnp.ones_like, inputs))
+        along = jax.tree.map(jnp.ones_like, inputs)
         return jax.jvp(functools.partial(model.apply, params), inputs, along)
 
     return apply, model.params, model.inputs, ""
@@ -239,9 +239,17 @@ LAWS = (
 WITHOUT = {
     # no gradient comes back through its loop
     (trained_inside, "plain.cond_and_while"),
+    (trained_inside, "plain_tables.adaptive_time"),
+    # an axis of one entry is lost where halves are joined, or a product is added, before the whole is flattened
+    (halves, "plain_members.ensemble_of_convolutions"),
+    (halves, "plain_orders.field_of_one_coordinate_as_a_vector"),
+    (with_adapters, "plain_orders.field_of_one_coordinate_as_a_vector"),
+    # no layer makes a mask
+    (behind_a_layer, "plain_papers.weights_dropped_at_random"),
     # vectors that are scaled before a softmax, or a sum of their own, look like gains of the only sample
     (masked, "plain_agents.ensemble_of_dynamics"),
     (masked, "plain_further.discretised_state_space"),
+    (masked, "plain_hybrids.gpt_oss"),
     (masked, "plain_orders.bias_shared_by_several_outputs"),
     (masked, "plain_orders.vectors_in_another_order"),
     (masked, "plain_papers.heads_of_torch_with_sinks"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from modula_optax._infer._lookup import as_table, chosen, settle_apart
+from modula_optax._infer._masks import primal_of
 from modula_optax._infer._move import unite
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
 from modula_optax._infer._trace import Trace, axes_of, note_gates, settle
@@ -25,9 +26,7 @@ from modula_optax._infer._values import (
     size_of,
     unmarked,
 )
-from modula_optax._jaxpr import Kind, Op, named
-
-_SUMS = named(Kind.SUM)
+from modula_optax._jaxpr import Op
 
 
 class Pairs(NamedTuple):
@@ -56,21 +55,10 @@ def dot_general(trace: Trace, op: Op, ins: tuple[Value, ...]) -> Value:
     left, right = ins
     contracted, batched = op.params["dimension_numbers"]
     for i, j in ((0, 1), (1, 0)):
-        primal = _primal(trace, op, i, j) if ins[i].is_weight and ins[j].is_activation and not ins[j].deep else None
+        primal = primal_of(trace, op, i, j) if ins[i].is_weight and ins[j].is_activation and not ins[j].deep else None
         if primal is not None:
             left, right = (primal, ins[1]) if i else (ins[0], primal)
     return _contract(trace, op, left, right, Pairs(_tuples(contracted), _tuples(batched)))
-
-
-def _primal(trace: Trace, op: Op, i: int, j: int) -> Value | None:
-    """What data are a tangent of: a product of it with the weight is differentiated, and the other term is added."""
-    sums = (reader for reader in trace.readers.get(op.outs[0], ()) if reader.name in _SUMS)
-    terms = (trace.makers.get(k) for reader in sums for k in reader.ins if k != op.outs[0])
-    factors = {term.ins[j] for term in terms if term is not None and term.name == op.name}
-    for product in trace.readers.get(op.ins[i], ()):
-        if (product.name, product.params) == (op.name, op.params) and product.ins[j] in factors - {op.ins[j]}:
-            return trace.values.get(product.ins[j])
-    return None
 
 
 def _tuples(pair: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:

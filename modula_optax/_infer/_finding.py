@@ -75,7 +75,8 @@ class Evidence:
     """What is known beside a parameter's own uses.
 
     `has` tells what later uses of its outputs say about an axis; `kernels` what activations that a parameter made do as
-    matrices. What was seen of an axis of one entry is left out: whatever happens to it happens to any axis.
+    matrices, `heads` axes of what is weighed and summed over heads. What was seen of an axis of one entry is left out:
+    whatever happens to it happens to any axis.
     """
 
     def __init__(self, trace: Trace, shapes: Sequence[tuple[int, ...]]):
@@ -86,6 +87,13 @@ class Evidence:
         # the labels of a sum of many layers are noted as often as there are layers
         for labels, clue in trace.evidence:
             self._observed.setdefault(clue, set()).update(labels)
+        # axes that are summed with the weights that each head has
+        self.heads = {
+            label
+            for meeting in trace.meetings
+            if any(self.has(x, Clue.ATTENDING) and not self.has(x, Clue.COMPETING) for x in meeting.summed)
+            for label in meeting.others
+        }
         # entries of vectors that may be the rows of a matrix, of which the next one is then no layer
         layers = {use.param for use in uses if use.kind is UseKind.LINEAR}
         tables = (use for use in uses if use.param not in layers and self.may_be_table(use))

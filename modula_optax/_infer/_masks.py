@@ -1,4 +1,4 @@
-"""Data that have a number for each entry of a parameter: noise that is drawn for it, and masks."""
+"""Data that have a number for each entry of a parameter: noise that is drawn for it, masks, tangents."""
 
 from collections.abc import Collection, Iterator
 
@@ -6,7 +6,7 @@ from modula_optax._infer._trace import Trace
 from modula_optax._infer._values import SPECIAL, Value, labels_of, params_in, size_of
 from modula_optax._jaxpr import Kind, Op, named
 
-_CASTS, _SCALING = named(Kind.SAME), frozenset({"mul", "sub"})
+_CASTS, _SUMS, _SCALING = named(Kind.SAME), named(Kind.SUM), frozenset({"mul", "sub"})
 _VIEWS = named(Kind.SAME, Kind.RESHAPE, Kind.SHIFT, Kind.NEGATION, Kind.ENTRYWISE)
 
 
@@ -52,6 +52,17 @@ def _ends(trace: Trace, position: int) -> Iterator[tuple[Op, int]]:
                 yield from _ends(trace, out)
         else:
             yield reader, position
+
+
+def primal_of(trace: Trace, op: Op, i: int, j: int) -> Value | None:
+    """What data are a tangent of: a product of it with the weight is differentiated, and the other term is added."""
+    sums = (reader for reader in trace.readers.get(op.outs[0], ()) if reader.name in _SUMS)
+    terms = (trace.makers.get(k) for reader in sums for k in reader.ins if k != op.outs[0])
+    factors = {term.ins[j] for term in terms if term is not None and term.name == op.name}
+    for product in trace.readers.get(op.ins[i], ()):
+        if (product.name, product.params) == (op.name, op.params) and product.ins[j] in factors - {op.ins[j]}:
+            return trace.values.get(product.ins[j])
+    return None
 
 
 def covered(weight: Value, params: Collection[int], least: int = 2) -> set[int]:

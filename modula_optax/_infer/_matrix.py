@@ -61,7 +61,7 @@ def _find_one(shape: tuple[int, ...], use: Use, evidence: Evidence) -> Finding:
     roles = {axis: _one_role(axis, shape, seen.get(axis, set())) for axis in range(len(shape))}
     layout = _Layout(roles, _groups(shape, use, roles))
     layout = _with_channels(_with_blocks(layout, shape, use), use, evidence)
-    layout = _with_heads(_with_gates(layout, use, evidence), use, evidence)
+    layout = _with_heads(_with_gates(_with_weighed_heads(layout, use, evidence), use, evidence), use, evidence)
     fan_in, fan_out, taps = map(layout.axes, (Axis.IN, Axis.OUT, Axis.TAP))
     if evidence.makes_matrix(use.param, fan_out):
         raise UnclearError("its output is used as a matrix: a mixture of weights, or a hypernetwork")
@@ -139,6 +139,12 @@ def _with_channels(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
     return layout
 
 
+def _with_weighed_heads(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
+    """The output layer of attention, which meets the values of each head before these are weighed, and summed."""
+    heads = [axis for axis in layout.axes(Axis.BATCH) if Label(use.param, axis) in evidence.heads]
+    return layout.with_roles(dict.fromkeys(heads, Axis.IN), EVIDENCE) if heads else layout
+
+
 def _with_gates(layout: _Layout, use: Use, evidence: Evidence) -> _Layout:
     """Experts whose gated outputs are summed look like heads, but for the gates."""
     pieces = {piece.axis: piece for piece in use.axes if piece.axis in layout.axes(Axis.IN) and piece.position >= 0}
@@ -197,7 +203,7 @@ def _kept_role(
     leading = piece is not None and piece.position < contracted
     if leading and evidence.has(label, Clue.GATED):
         return Axis.BATCH, GUESS
-    if evidence.has(label, Clue.CONTRACTED):
+    if evidence.has(label, Clue.CONTRACTED) or label in evidence.heads:
         return Axis.OUT, EVIDENCE if leading else CERTAIN
     if evidence.has(label, Clue.BATCHED):
         # heads with layers of their own look like members, but these come before the inputs, by custom

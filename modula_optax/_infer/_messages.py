@@ -1,5 +1,6 @@
 """What inference tells: the error of unknown roles, the warning of what it is not sure of, the reason for a role."""
 
+import ast
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -52,15 +53,18 @@ def refuse_unknown(
             overrides.append((path, leaf, _suggestion(path, leaf, finding, layouts, usual)))
     if remarks:
         advice = _to_paste(
-            "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):", overrides
+            "Say what they are (or pass unknown=mo.Unnormed() to leave them to another optimizer):",
+            overrides,
+            model.paths,
         )
         one, many = "parameter has a role that cannot be told", "parameters have a role that cannot be told"
         raise ValueError(listing(one, many, _lines(remarks), advice, count=len(remarks)))
 
 
-def _to_paste(advice: str, overrides: "Sequence[Remark]") -> str:
+def _to_paste(advice: str, overrides: "Sequence[Remark]", everyone: Sequence[str]) -> str:
     """Rules as an argument, under what to do with them."""
-    rules = [f"    {rule}".replace("PATH", _pattern(paths)) for (_, _, rule), paths in _layers_together(overrides)]
+    together = _layers_together(overrides)
+    rules = [f"    {rule}".replace("PATH", _pattern(paths, everyone)) for (_, _, rule), paths in together]
     return "\n".join([advice, "  overrides=mo.NormRegistry(", *rules, "  )"])
 
 
@@ -97,10 +101,12 @@ def _varied(paths: Sequence[str], number: str, path: str) -> str:
     return _NUMBER.sub(lambda _: next(supply), path)
 
 
-def _pattern(paths: Sequence[str]) -> str:
-    """The regular expression of a rule for these paths, as it is written in a program."""
+def _pattern(paths: Sequence[str], everyone: Sequence[str]) -> str:
+    """The regular expression of a rule for these paths and no others, as it is written in a program."""
     patterns = list(map(pattern_of, paths))
-    return _varied(patterns, r"\d+", patterns[0])
+    pattern = _varied(patterns, r"\d+", patterns[0])
+    matched = {path for path in everyone if re.fullmatch(ast.literal_eval(pattern), path)}
+    return pattern if matched <= {*paths} else f'r"{"|".join(map(ast.literal_eval, patterns))}"'
 
 
 def _unfamiliar(finding: Finding, unfamiliar: Mapping[str, str]) -> str | None:
@@ -228,7 +234,7 @@ def warn(
         for path, leaf, finding, spec in zip(model.paths, model.leaves, findings, specs, strict=True)
         if finding is not None and finding.confidence == GUESS
     ]
-    advice = _to_paste("What is guessed right is settled by", guesses) if guesses else ""
+    advice = _to_paste("What is guessed right is settled by", guesses, model.paths) if guesses else ""
     message = listing(one, many, _lines(remarks) + others, advice, count=len(remarks) + len(others))
     if strict:
         raise ValueError(message)

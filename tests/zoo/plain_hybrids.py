@@ -204,6 +204,18 @@ def attention_to_indexed_tokens():
     return apply, params, (X,)
 
 
+@zoo_model(truth={"[qkv]": "linear 0 > 1 2", "o": "linear 0 1 > 2"})
+def values_through_the_output_layer_first():
+    """What each head adds is made of the values of single tokens, and weighed, and summed over heads, after that."""
+
+    def apply(p, x):
+        q, k, v = (jnp.einsum("btd,dhc->bthc", x, p[n]) for n in "qkv")
+        w = jax.nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k))
+        return jnp.einsum("bhqk,bkhd->bqd", w, jnp.einsum("bkhc,hcd->bkhd", v, p["o"]))
+
+    return apply, shapes(**dict.fromkeys("qkv", (10, 3, 4)), o=(3, 4, 10)), (X,)
+
+
 @zoo_model(truth={"predict": "unknown", "table|layers": "embedding 0 > 1", "scale|g": "gain > 0"} | LINEAR)
 def alternating_updates():
     """Several streams, of which a layer computes one and predicts the others; rows of a table for each layer."""
