@@ -6,8 +6,9 @@ from typing import NamedTuple
 from modula_optax._infer._lookup import as_table, chosen, settle_apart
 from modula_optax._infer._masks import primal_of
 from modula_optax._infer._move import unite
+from modula_optax._infer._notes import note_gates, settle
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import Trace, axes_of, note_gates, settle
+from modula_optax._infer._trace import Trace, axes_of
 from modula_optax._infer._uses import AxisUse, Meeting
 from modula_optax._infer._values import (
     ONE,

@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 
+from modula_optax._infer._notes import settle
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import Trace, axes_of, settle
+from modula_optax._infer._trace import Trace, axes_of
 from modula_optax._infer._uses import AxisUse
 from modula_optax._infer._values import NONE, Dim, Value, labels_of, params_in, plain, resize, unmarked
 from modula_optax._jaxpr import Op

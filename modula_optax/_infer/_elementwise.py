@@ -6,9 +6,10 @@ from modula_optax._infer._lookup import settle_apart
 from modula_optax._infer._masks import covered, is_drawn_for, is_masked
 from modula_optax._infer._modulated import is_modulated
 from modula_optax._infer._move import combine, unite
+from modula_optax._infer._notes import alignment, note_gates, record_content, settle
 from modula_optax._infer._step import is_scaled_by_task, is_step, stepped
 from modula_optax._infer._terms import Axis, Clue, Made, Normaliser, UseKind
-from modula_optax._infer._trace import Trace, alignment, note_gates, record_content, settle
+from modula_optax._infer._trace import Trace
 from modula_optax._infer._uses import AxisUse
 from modula_optax._infer._values import (
     CHOSEN,

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from modula_optax._infer._move import combine, select_axes
+from modula_optax._infer._notes import record_content, settle
 from modula_optax._infer._terms import Axis, Clue, UseKind
-from modula_optax._infer._trace import Stack, Trace, axes_of, record_content, settle
+from modula_optax._infer._trace import Stack, Trace, axes_of
 from modula_optax._infer._values import (
     CHOSEN,
     ONE,

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from modula_optax._infer._blocks import folded
+from modula_optax._infer._notes import record_content
 from modula_optax._infer._terms import Axis, Clue, Made
-from modula_optax._infer._trace import Trace, operand_of, record_content
+from modula_optax._infer._trace import Trace, operand_of
 from modula_optax._infer._values import (
     COUNTING,
     NONE,

@@ -1,7 +1,8 @@
 """Rules of reductions: sums of products are layers written out, sums of exponentials a softmax."""
 
+from modula_optax._infer._notes import settle
 from modula_optax._infer._terms import Axis, Clue, Made, UseKind
-from modula_optax._infer._trace import Trace, settle
+from modula_optax._infer._trace import Trace
 from modula_optax._infer._uses import AxisUse, Use
 from modula_optax._infer._values import NONE, Labels, Part, Value, labels_in, unmarked
 from modula_optax._jaxpr import Op

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence, Set
 
 from modula_optax._infer._move import unite, unknown_primitive
+from modula_optax._infer._notes import record_content
 from modula_optax._infer._rules import rule_for
-from modula_optax._infer._trace import Stack, Trace, record_content
+from modula_optax._infer._trace import Stack, Trace
 from modula_optax._infer._values import Value, join, parameter, plain
 from modula_optax._jax import Params, UnfamiliarError, familiar
 from modula_optax._jaxpr import Block, Loop, Op, Program, is_backward
