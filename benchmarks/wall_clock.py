@@ -20,17 +20,17 @@ from measure import machine
 from panel import RESULTS as PANEL_RUNS
 from panel import seeds_of
 from sweeps.panel import SETTINGS
-from sweeps.report import Where, chosen, read
+from sweeps.report import Runs, Where, chosen, read
 from sweeps.run import Hyper, Run, Setting
 from sweeps.whole import arguments_of, compiled, task_of
 
 RESULTS = Path(__file__).parent / "results" / "wall_clock.json"
 
 
-def tuned(setting: Setting, contender: str) -> Hyper:
+def tuned(runs: Runs, setting: Setting, contender: str) -> Hyper:
     """The numbers that the panel chose for a contender in a setting."""
     where = Where(data=task_of(setting, None).name, **{k: getattr(setting, k) for k in Where._fields if k != "data"})
-    return Hyper(**chosen(contender, read(PANEL_RUNS)[where][contender]).numbers)
+    return Hyper(**chosen(contender, runs[where][contender]).numbers)
 
 
 def timed(runs: dict[str, Run], seeds: list[int]) -> dict[str, Any]:
@@ -66,7 +66,8 @@ def main() -> None:
     steps = {"muon": arguments.steps} | {name: int(n) for name, _, n in (x.partition("=") for x in arguments.fewer)}
     base = dataclasses.replace(SETTINGS[arguments.task], batch=arguments.batch)
     settings = {name: dataclasses.replace(base, steps=count) for name, count in steps.items()}
-    runs = {name: Run(setting, name, tuned(setting, name)) for name, setting in settings.items()}
+    found = read(PANEL_RUNS)
+    runs = {name: Run(setting, name, tuned(found, setting, name)) for name, setting in settings.items()}
     results = timed(runs, seeds_of(arguments.seeds))
     for result in results.values():
         ratios = [a / b for a, b in zip(result["seconds"], results["muon"]["seconds"], strict=True)]

@@ -123,18 +123,21 @@ def sharded_work() -> Lines:
 def sharded_layouts() -> Lines:
     """What each device sends in the layouts of trainers."""
     record = load("sharded_layouts")
-    columns = ["`mo.dualize`", "in bfloat16", "all-to-all over layers", "Optax main", "bound"]
     rows = [
-        [f"{devices}: {layout}", *(f"{cost['megabytes']:.1f}" for cost in _of_interest(costs))]
+        [f"{devices}: {layout}", *(f"{costs[name]['megabytes']:.1f}" for name in LAYOUTS.values())]
         for devices, layouts in record["results"].items()
         for layout, costs in layouts.items()
     ]
-    return table(["MB sent by each device, of", *columns], rows) + measured("sharded_layouts")
+    return table(["MB sent by each device, of", *LAYOUTS], rows) + measured("sharded_layouts")
 
 
-def _of_interest(costs: Any) -> list[Any]:
-    ours, theirs = "modula_optax.dualize", "optax.contrib.muon, main"
-    return [costs[name] for name in (ours, f"{ours}, exchange in bfloat16", "all-to-all over layers", theirs, "bound")]
+LAYOUTS = {
+    "`mo.dualize`": "modula_optax.dualize",
+    "in bfloat16": "modula_optax.dualize, exchange in bfloat16",
+    "all-to-all over layers": "all-to-all over layers",
+    "Optax main": "optax.contrib.muon, main",
+    "bound": "bound",
+}
 
 
 def whitened_step() -> Lines:

@@ -103,8 +103,7 @@ def _where_they_lie(
     """Names of groups, what comes of the gradients of each parameter, and what is known after."""
 
     def work(matrices: Matrices, metric: Metric) -> tuple[Matrices, Metric]:
-        work = _worked(norm, Work(matrices, metric), _for_each(numbers, matrices))
-        return work.matrices, work.metric
+        return _step_of(norm)(matrices, metric, _for_each(numbers, matrices))
 
     for name, group in groups.items():
         yield name, *apply_beside(work, _matrices(group, gradients, metrics[name]), metrics[name])
@@ -119,9 +118,13 @@ def _on_devices(
         stacks = [(x,) for x in _matrices(group, gradients, metrics[name])]
         (stack,) = joined(stacks, len(metrics[name].scale), axes)
         items.append((Work(stack, metrics[name]), _for_each(numbers, stack)))
-    works = apply_alike(partial(_worked, norm), items, axes=axes, in_turns=True, stays=_STAYS)
-    for (name, group), work in zip(groups.items(), works, strict=True):
-        yield name, apart(work.matrices, list(map(_count, group.members)), axes), work.metric
+
+    def work(known: Work, numbers: Step) -> Work:
+        return Work(*_step_of(norm)(known.matrices, known.metric, numbers))
+
+    works = apply_alike(work, items, axes=axes, in_turns=True, stays=_STAYS)
+    for (name, group), done in zip(groups.items(), works, strict=True):
+        yield name, apart(done.matrices, list(map(_count, group.members)), axes), done.metric
 
 
 class Work(NamedTuple):
@@ -135,10 +138,9 @@ class Work(NamedTuple):
 _STAYS = (Work(False, True), False)  # pyright: ignore[reportArgumentType]
 
 
-def _worked(norm: Norm | None, work: Work, numbers: Step) -> Work:
-    """One visit: the average in the metric, or the steepest direction of a norm there."""
-    step = whitened if norm is None else partial(steepest, norm)
-    return Work(*step(work.matrices, work.metric, numbers))
+def _step_of(norm: Norm | None) -> Callable[[Matrices, Metric, Step], tuple[Matrices, Metric]]:
+    """What a visit does: the average in the metric, or the steepest direction of a norm there."""
+    return whitened if norm is None else partial(steepest, norm)
 
 
 def _for_each(numbers: Step, stack: Matrices) -> Step:

@@ -192,7 +192,6 @@ def _record_linear(trace: Trace, op: Op, weight: Value, other: Value, roles: dic
         trace.use(
             *(op, weight, part, UseKind.LINEAR, axes),
             deep=other.deep,
-            looked_up_by=weight.looked_up_by,
             weak=other.is_constant,
             kept=kept,
             summed=summed,

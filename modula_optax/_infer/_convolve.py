@@ -63,8 +63,7 @@ def _record_convolution(trace: Trace, op: Op, image: Value, kernel: Value, roles
         if groups > 1 and has_inputs and len(lost) == 1:
             axes.append(AxisUse(lost.pop(), Axis.OUT))
         axes, left = _split_off_batch(axes, own)
-        details = {"deep": image.deep, "weak": image.is_constant, "looked_up_by": kernel.looked_up_by}
-        trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, **details)
+        trace.use(op, kernel, part, UseKind.CONV, axes, groups=left, deep=image.deep, weak=image.is_constant)
     _note_inputs(trace, image.dims[numbers.lhs_spec[1]], groups, groups // left)
     return left
 

@@ -115,12 +115,11 @@ def _is_matrix(found: Value, part: Part) -> bool:
 
 def as_table(trace: Trace, op: Op, weight: Value) -> Value:
     """A vector that an index picked, and that goes into a matrix as data do, was a row of a table after all."""
-    picked = {(axis.param, axis.axis) for axis in trace.picked}
     if weight.looked_up_by is None or any(_is_matrix(weight, part) for part in weight.parts):
         return weight
 
     def looked(part: Part) -> Part:
-        fixed = ((axis, Axis.LOOKED if (part.param, axis) in picked else role) for axis, role in part.fixed)
+        fixed = ((axis, Axis.LOOKED if (part.param, axis) in trace.picked else role) for axis, role in part.fixed)
         return part._replace(fixed=frozenset(fixed))
 
     return settle(trace, op, weight._replace(parts=tuple(map(looked, weight.parts)), data=True))

@@ -23,7 +23,7 @@ def settle(trace: Trace, op: Op, value: Value) -> Value:
         lost = {axis for axis, role in part.fixed if role is Axis.MIXED}
         fixed = frozenset((axis, Axis.IN if role is Axis.MIXED else role) for axis, role in part.fixed)
         axes = [AxisUse(axis, Axis.OUT, f.size, i) for i, axis, f in axes_of(value, part) if axis not in lost]
-        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep, looked_up_by=value.looked_up_by)
+        trace.use(op, value, part._replace(fixed=fixed), kind, axes, deep=value.deep)
     return Value(value.dims, data=True, deep=True)
 
 

@@ -40,7 +40,6 @@ class Use(NamedTuple):
     groups: int = 1
     partners: tuple[int, ...] = ()  # the other parameters that the same weight is made of
     deep: bool = False  # the data come from another matrix or table
-    looked_up_by: int | None = None  # which integers
     weak: bool = False  # met a constant in place of data
     kept: Labels = frozenset()  # axes of all its parameters that the output has
     summed: bool = False  # some parameter is a whole term of the weight: it alone, or one of a sum
